@@ -1,0 +1,1 @@
+"""Stage one: video files in, feature shards out. The only place where pixels exist."""

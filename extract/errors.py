@@ -1,0 +1,38 @@
+"""Every error this project raises on purpose. Only `cli.py` turns one into an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class Ma2lError(Exception):
+    """Base of all; the text says what, how many, the first example and what to do next."""
+
+
+class ConfigError(Ma2lError, ValueError):
+    """Options that contradict each other or are out of range."""
+
+
+class ManifestError(Ma2lError):
+    """A manifest or a folder of videos that cannot be turned into one."""
+
+
+class WeightsError(Ma2lError):
+    """Backbone weights that cannot be found, read or used."""
+
+
+class DecodeError(Ma2lError):
+    """One video that cannot be decoded completely; the run goes on."""
+
+
+class StoreError(Ma2lError):
+    """Cached features that are absent, damaged or made differently."""
+
+
+class RunError(Ma2lError):
+    """A training run that cannot start, or a run folder that cannot be read."""
+
+
+def first_of(items: Sequence[object]) -> str:
+    """The first example for a message, e.g. `(first: v_Archery_g01_c01)`."""
+    return f"(first: {items[0]})"
