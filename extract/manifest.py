@@ -226,6 +226,27 @@ def from_folders(
     return videos, left_out
 
 
+def refuse_name_clash(
+    benchmark: str, videos: Mapping[str, Sequence[Video]], root: Path = MANIFESTS
+) -> None:
+    """Make sure that a new benchmark's domains do not take the name of other videos.
+
+    A data set is the union of its domain over all benchmarks, so one name must mean one pile of videos.
+
+    Raises:
+        ManifestError: a name is a data set's, or another benchmark has that domain with no video in common.
+    """
+    table = _dataset_table(root)
+    for domain, rows in videos.items():
+        others = [b for b, names in benchmarks(root).items() if domain in names and b != benchmark]
+        known = {v.id for b in others for v in read_manifest(root / b / f"{domain}.csv")}
+        if table.get(domain, domain) != domain or (known and known.isdisjoint(v.id for v in rows)):
+            owner = others[0] if others else "datasets.csv"
+            raise ManifestError(
+                f"The name {domain!r} is taken by other videos ({owner}). Choose another, e.g. my-{domain}."
+            )
+
+
 def _ids_by_class(folder: Path) -> dict[str, list[str]]:
     paths = find_videos(folder)
     stems = Counter(path.stem for path in paths)

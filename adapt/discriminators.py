@@ -1,0 +1,80 @@
+"""Domain discriminators: all slots of a level as one batched product."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SOURCE, TARGET = 0.0, 1.0
+"""Domain labels d, here and nowhere else."""
+
+DROPOUT = 0.2
+"""Of the authors' discriminators."""
+
+
+class _Reverse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, coefficient: float) -> Tensor:  # type: ignore[no-untyped-def, override]  # noqa: ANN001
+        ctx.coefficient = coefficient
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def, override]  # noqa: ANN001
+        return -ctx.coefficient * gradient, None
+
+
+def reverse(x: Tensor, coefficient: float) -> Tensor:
+    """Gradient reversal (Ganin et al.): the identity forward, minus `coefficient` times the gradient back."""
+    result: Tensor = _Reverse.apply(x, coefficient)  # type: ignore[no-untyped-call]
+    return result
+
+
+class Discriminators(nn.Module):
+    """Slot discriminators D_1 .. D_S of one level, each with its own parameters.
+
+    Each is Linear(C, W), ReLU, Dropout, Linear(W, W), ReLU, Dropout, Linear(W, 1), started as
+    `nn.Linear` starts. The parameters are stacked as (S, in, out): three batched products instead of
+    3 S small ones. With `shared` there is one set of parameters for all slots.
+    """
+
+    def __init__(self, slots: int, width: int, hidden: int, *, shared: bool = False) -> None:
+        super().__init__()
+        self.slots = slots
+        sizes = (width, hidden, hidden, 1)
+        stack = 1 if shared else slots
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.empty(stack, n_in, n_out)) for n_in, n_out in zip(sizes, sizes[1:])
+        )
+        self.biases = nn.ParameterList(
+            nn.Parameter(torch.empty(stack, 1, n_out)) for n_out in sizes[1:]
+        )
+        for weight, bias in zip(self.weights, self.biases):
+            bound = 1 / math.sqrt(weight.shape[1])
+            nn.init.uniform_(weight, -bound, bound)
+            nn.init.uniform_(bias, -bound, bound)
+
+    def forward(self, features_BSC: Tensor) -> Tensor:
+        """(B, S, C) -> domain logits z_j (B, S).
+
+        Raises:
+            ValueError: another number of slots.
+        """
+        B, S, C = features_BSC.shape
+        if self.slots != S:
+            raise ValueError(f"{self.slots} slot discriminators got features of {S} slots.")
+        stack = len(self.weights[0])
+        x = features_BSC.transpose(0, 1) if stack == S else features_BSC.reshape(1, B * S, C)
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases)):
+            if layer:
+                x = F.dropout(F.relu(x), DROPOUT, self.training)
+            x = torch.baddbmm(bias, x, weight)
+        return x.squeeze(2).transpose(0, 1) if stack == S else x.view(B, S)
+
+
+def domain_losses(logits: Tensor, domains_B: Tensor) -> Tensor:
+    """Binary cross entropy of every logit against its video's domain, (B, ...) -> (B, ...)."""
+    expanded = domains_B.view(-1, *(1 for _ in logits.shape[1:])).expand_as(logits)
+    return F.binary_cross_entropy_with_logits(logits, expanded, reduction="none")  # eq. 11

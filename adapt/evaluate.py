@@ -1,0 +1,70 @@
+"""Predictions and accuracies."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adapt.config import AdaptConfig
+from adapt.data import FeatureBank
+from adapt.model import VideoClassifier
+from adapt.schedule import generator
+
+_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Accuracies in percent over `videos` videos."""
+
+    overall: float
+    class_mean: float
+    """Mean over the classes that have videos of each one's accuracy."""
+    low: float
+    high: float
+    """95 % Wilson interval of `overall`: what the finite number of videos alone leaves open."""
+    videos: int
+
+
+@torch.inference_mode()
+def predict(model: VideoClassifier, bank: FeatureBank, config: AdaptConfig) -> Tensor:
+    """Logits (V, N) on the CPU: at segment centres, or the mean over `eval_draws` seeded random draws.
+
+    The draws depend on the seed only, so the same checkpoint always gives the same answer.
+    """
+    model.eval()
+    random = generator(config.seed, "evaluate")
+    logits = []
+    for videos_B in torch.arange(len(bank)).split(_BATCH):
+        draws = [
+            model(bank.draw(videos_B, config.frames, random if config.eval_draws else None))
+            for _ in range(max(1, config.eval_draws))
+        ]
+        logits.append(torch.stack(draws).mean(dim=0).cpu())
+    return torch.cat(logits)
+
+
+def accuracy(predicted_V: Tensor, labels_V: Tensor) -> Accuracy:
+    """Compare predicted classes (V,) with the truth (V,)."""
+    right_V = (predicted_V == labels_V).double()
+    per_class = [right_V[labels_V == label].mean() for label in labels_V.unique()]
+    low, high = wilson(int(right_V.sum()), len(right_V))
+    return Accuracy(
+        overall=100 * right_V.mean().item(),
+        class_mean=100 * torch.stack(per_class).mean().item(),
+        low=100 * low,
+        high=100 * high,
+        videos=len(right_V),
+    )
+
+
+def wilson(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % confidence interval of a proportion (Wilson 1927)."""
+    p = right / total
+    centre = p + z * z / (2 * total)
+    spread = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)

@@ -1,0 +1,178 @@
+"""The run folder: a run describes itself.
+
+    config.json       what was asked, resolved, and which features it was trained on
+    environment.json  versions, machine, command
+    metrics.jsonl     one line per epoch
+    checkpoint.pt     encoder and classifier, all that prediction needs
+    predictions.csv   the target's evaluation videos, truth and prediction
+    done.json         written last: the accuracies and the rule by which the epoch was chosen
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from adapt.config import AdaptConfig
+from adapt.evaluate import Accuracy
+from adapt.model import VideoClassifier
+from extract.errors import ConfigError, RunError
+from extract.files import replacing, write_text
+from extract.manifest import Video
+
+SELECTION = "last epoch"
+"""The rule that chooses the checkpoint: no label of the target is looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Where a run's features and manifests lie, beside the config that decides the numbers."""
+
+    features: str
+    manifests: str
+    store: str
+    """Folder name, the same for both domains."""
+    feature_config_sha256: str
+    allow_missing: bool
+
+
+class RunFolder:
+    """One training run on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def create(self, config: AdaptConfig, inputs: Inputs) -> None:
+        """Make the folder and write config and environment.
+
+        Raises:
+            RunError: a run stands there already.
+        """
+        if self.path.exists() and any(self.path.iterdir()):
+            raise RunError(f"{self.path} is not empty. Give another --run, or remove it.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        record = {"config": dataclasses.asdict(config), "inputs": dataclasses.asdict(inputs)}
+        self._write_json("config.json", record)
+        self._write_json("environment.json", _environment())
+
+    def read(self) -> tuple[AdaptConfig, Inputs]:
+        """What the run was asked to do.
+
+        Raises:
+            RunError: no run stands there, or its config is of another version.
+        """
+        record = self._read_json("config.json")
+        try:
+            return AdaptConfig(**record["config"]), Inputs(**record["inputs"])
+        except (KeyError, TypeError, ConfigError) as error:
+            raise RunError(f"{self.path / 'config.json'} does not fit this version: {error}") from error
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def save_model(self, model: VideoClassifier, width: int, classes: Sequence[str]) -> None:
+        """Write checkpoint.pt: tensors, numbers and names only, nothing that runs."""
+        state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+        checkpoint = {"backbone_width": width, "classes": list(classes), "model": state}
+        with replacing(self.path / "checkpoint.pt") as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_model(self, config: AdaptConfig) -> tuple[VideoClassifier, list[str]]:
+        """The trained model in evaluation mode, and the class names.
+
+        Raises:
+            RunError: the run did not finish, or the file is no checkpoint.
+        """
+        path = self.path / "checkpoint.pt"
+        if not path.is_file():
+            raise RunError(f"{self.path} has no checkpoint.pt: the run did not finish.")
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            classes: list[str] = checkpoint["classes"]
+            model = VideoClassifier(
+                checkpoint["backbone_width"], config.width, len(classes), config.dropout
+            )
+            model.load_state_dict(checkpoint["model"])
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise RunError(f"{path} is not a checkpoint of this program: {reason}") from error
+        return model.eval(), classes
+
+    def finish(
+        self,
+        result: Accuracy,
+        *,
+        videos: Sequence[Video],
+        logits_VN: Tensor,
+        classes: Sequence[str],
+        seconds: float,
+    ) -> None:
+        """Write predictions.csv, then the done mark."""
+        probabilities, predicted = logits_VN.softmax(dim=1).max(dim=1)
+        table = pd.DataFrame(
+            {
+                "video": [v.id for v in videos],
+                "class": [v.class_name for v in videos],
+                "predicted": [classes[i] for i in predicted.tolist()],
+                "probability": [round(p, 4) for p in probabilities.tolist()],
+            }
+        )
+        write_text(self.path / "predictions.csv", table.to_csv(index=False, lineterminator="\n"))
+        self._write_json(
+            "done.json",
+            {
+                "target_eval": dataclasses.asdict(result),
+                "selection": SELECTION,
+                "seconds": round(seconds, 1),
+            },
+        )
+
+    def result(self) -> Accuracy:
+        """The accuracy that the run ended with.
+
+        Raises:
+            RunError: the run did not finish.
+        """
+        return Accuracy(**self._read_json("done.json")["target_eval"])
+
+    def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        write_text(self.path / name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        try:
+            value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{self.path} has no {name}: no run, or one that did not finish.") from None
+        except ValueError as error:
+            raise RunError(f"{path} is damaged: {error}") from error
+        return value
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "h5py": h5py.__version__,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }

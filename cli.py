@@ -1,0 +1,493 @@
+"""The commands. Only here are options parsed, texts printed and errors turned into exit codes.
+
+Exit codes: 0 all done; 1 failed; 2 wrong usage; 3 done, but some videos are missing or failed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from adapt.config import PRESETS, AdaptConfig
+from extract import manifest as manifests
+from extract.config import ExtractConfig
+from extract.errors import ConfigError, Ma2lError, ManifestError, RunError, first_of
+
+# torch is imported inside the commands, so that --help answers at once and decoders start light.
+if TYPE_CHECKING:
+    from adapt.evaluate import Accuracy
+    from extract.run import Progress, Report
+
+SOME_FAILED = 3
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+Command = Callable[..., Any]
+
+
+class _Errors(click.Group):
+    """Turns this project's errors into one message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click declares it
+        try:
+            return super().invoke(ctx)
+        except (Ma2lError, OSError) as error:
+            failure = click.ClickException(str(error))
+            failure.exit_code = 2 if isinstance(error, ConfigError) else 1
+            raise failure from error
+        except KeyboardInterrupt:
+            click.echo("\nStopped. What was finished is kept; run the same command to go on.", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_Errors, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Unsupervised video domain adaptation in two stages: extract features once, adapt many times.
+
+    \b
+    Example:
+      python cli.py extract --dataset ucf101
+      python cli.py extract --dataset hmdb51
+      python cli.py adapt --source ucf --target hmdb
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+
+
+def options_of(config: type, *, leave_out: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+    """One click option per field of a config: name, type, default, choices and help from the field."""
+
+    def decorate(command: Command) -> Command:
+        for f in reversed(dataclasses.fields(config)):
+            if f.name not in leave_out:
+                command = _option_of(f, resolved_later=config is AdaptConfig)(command)
+        return command
+
+    return decorate
+
+
+def _option_of(f: dataclasses.Field[Any], *, resolved_later: bool) -> Callable[[Command], Command]:
+    flag = "--" + f.name.replace("_", "-")
+    choices = f.metadata.get("choices")
+    kind: Any = (
+        click.Choice(choices) if choices else {"int": int, "float": float, "str": str}.get(str(f.type))
+    )
+    shown = f.metadata.get("default_text")
+    if shown is None and f.name in PRESETS["paper"]:
+        shown = ", ".join(f"{preset}: {values[f.name]}" for preset, values in PRESETS.items())
+    if shown is None and f.default is not dataclasses.MISSING:
+        shown = str(f.default)
+    return click.option(
+        f"{flag}/--no-{flag[2:]}" if f.type == "bool" else flag,
+        f.name,
+        type=None if f.type == "bool" else kind,
+        required=f.metadata.get("required", False),
+        default=None if resolved_later else f.default,
+        help=f.metadata["help"],
+        show_default=shown or False,
+    )
+
+
+FEATURES = click.option(
+    "--features",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("features"),
+    show_default=True,
+    help="Folder of the feature stores.",
+)
+MANIFESTS = click.option(
+    "--manifests",
+    "root",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=manifests.MANIFESTS,
+    show_default="data/manifests beside cli.py",
+    help="Folder of the benchmarks.",
+)
+DEVICE = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto: a GPU if there is one.",
+)
+VIDEOS = click.option(
+    "--videos",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder with the videos, in any layout.",
+    show_default="data/videos/<dataset>",
+)
+
+
+@main.command("extract")
+@click.option("--dataset", required=True, help="ucf101, hmdb51, ... or a domain of your own.")
+@VIDEOS
+@FEATURES
+@MANIFESTS
+@options_of(ExtractConfig)
+def extract_command(
+    dataset: str, videos: Path | None, features: Path, root: Path, **options: Any
+) -> None:
+    """Compute the features of a data set's frames and store them.
+
+    Every video that any benchmark lists for the data set is looked up by name anywhere below --videos.
+    Finished shards are kept: running again goes on where the last run stopped. Missing and unreadable
+    videos are named in failures.csv, and the exit code is then 3.
+
+    \b
+    Example:
+      python cli.py extract --dataset ucf101 --videos /data/UCF-101
+    """
+    config = ExtractConfig(**options)
+    listed = manifests.dataset_videos(dataset, root)
+    folder = videos or Path("data/videos") / dataset
+    if not folder.is_dir():
+        raise ManifestError(
+            f"There is no folder {folder} with the videos of {dataset}. Put or link them there, or give "
+            "--videos DIR; the layout below it does not matter."
+        )
+    from extract.run import extract
+
+    with _ExtractProgress(dataset) as progress:
+        report = extract(
+            dataset=dataset,
+            videos=listed,
+            video_root=folder,
+            features=features,
+            options=config,
+            on_progress=progress,
+        )
+    _say_extracted(dataset, listed, report)
+    totals = report.index["totals"]
+    if totals["missing"] or totals["failed"]:
+        sys.exit(SOME_FAILED)
+
+
+def _say_extracted(dataset: str, listed: Mapping[str, int | None], report: Report) -> None:
+    from extract.run import unlike_published
+
+    totals = report.index["totals"]
+    rate = report.new_frames / report.seconds
+    click.echo(
+        f"{dataset}: {totals['stored']:,} of {totals['listed']:,} listed videos are stored, "
+        f"{totals['frames']:,} frames, in {report.folder}\n"
+        f"  made now: {report.new_videos:,} videos, {report.new_frames:,} frames in {report.seconds:,.0f} s "
+        f"({rate:,.1f} frames/s), weights {report.weights}, on {report.index['run']['device']}"
+    )
+    reasons = {"missing": "have no file", "failed": "could not be stored", "pending": "are left to do"}
+    for status, what in reasons.items():
+        bad = [r for r in report.records.values() if r.status == status]
+        if bad:
+            reason = f": {bad[0].error}" if status == "failed" else ""
+            click.echo(f"  {len(bad):,} {what} (first: {bad[0].video}{reason})")
+    if totals["missing"] or totals["failed"]:
+        click.echo(f"  all of them with their reasons: {report.folder / 'failures.csv'}")
+    unlike = unlike_published(dict(listed), list(report.records.values()))
+    if unlike:
+        first = unlike[0]
+        click.echo(
+            f"  {len(unlike):,} have another number of frames than published, stored as decoded "
+            f"(first: {first.video}: {first.decoded_frames}, published {listed[first.video]})"
+        )
+
+
+@main.command("adapt")
+@FEATURES
+@MANIFESTS
+@click.option("--store", help="Which features, where several fit: a store's folder name or its beginning.")
+@click.option("--allow-missing", is_flag=True, help="Go on without listed videos that have no features.")
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of this run.",
+    show_default="runs/<source>-<target>/<method>-<time>",
+)
+@DEVICE
+@options_of(AdaptConfig)
+def adapt_command(
+    features: Path,
+    root: Path,
+    store: str | None,
+    allow_missing: bool,
+    run: Path | None,
+    device: str,
+    **given: Any,
+) -> None:
+    """Train on the labelled source and the unlabelled target, and test on the target's evaluation split.
+
+    Works from cached features alone. Prints overall and class-mean accuracy after the last epoch; no
+    target label is used before that.
+
+    \b
+    Example:
+      python cli.py adapt --source ucf --target hmdb
+      python cli.py adapt --source ucf --target hmdb --method source-only
+    """
+    benchmark = manifests.choose_benchmark(
+        given["source"], given["target"], given.pop("benchmark"), root
+    )
+    preset = given.pop("preset") or "paper"
+    config = AdaptConfig.make(benchmark=benchmark, preset=preset, given=given)
+    from extract.device import pick_device
+    from adapt.experiment import Places, adapt
+    from adapt.runs import RunFolder
+
+    name = config.method if config.method == "source-only" else f"{config.method}-{preset}"
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = run or Path("runs") / f"{config.source}-{config.target}" / f"{name}-seed{config.seed}-{stamp}"
+    with _AdaptProgress(config) as progress:
+        result = adapt(
+            config,
+            Places(features=features, manifests=root, store=store, allow_missing=allow_missing),
+            RunFolder(folder),
+            pick_device(device),
+            progress,
+        )
+    _say_accuracy(config, result, folder)
+
+
+@main.command("evaluate")
+@click.argument("run", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--features", type=click.Path(path_type=Path), help="Where the features lie now, if they have moved."
+)
+@click.option(
+    "--manifests",
+    "root",
+    type=click.Path(path_type=Path),
+    help="Where the manifests lie now, if they have moved.",
+)
+@DEVICE
+def evaluate_command(run: Path, features: Path | None, root: Path | None, device: str) -> None:
+    """Repeat a run's accuracy from its checkpoint.
+
+    \b
+    Example:
+      python cli.py evaluate runs/ucf-hmdb/ma2l-td-paper-seed0-20260101-120000
+    """
+    from extract.device import pick_device
+    from adapt.experiment import evaluate
+    from adapt.runs import RunFolder
+
+    folder = RunFolder(run)
+    config, result = evaluate(folder, pick_device(device), features, root)
+    _say_accuracy(config, result, run)
+    recorded = folder.result()
+    if (recorded.overall, recorded.class_mean) != (result.overall, result.class_mean):
+        raise RunError(
+            f"The run recorded {recorded.overall:.2f} overall and {recorded.class_mean:.2f} class mean, "
+            f"now it is {result.overall:.2f} and {result.class_mean:.2f}: another machine or version "
+            "rounds otherwise, or the features or manifests were changed."
+        )
+    click.echo("  the same as the run recorded")
+
+
+def _say_accuracy(config: AdaptConfig, result: Accuracy, folder: Path) -> None:
+    from adapt.runs import SELECTION
+
+    method = config.method if config.method == "source-only" else f"{config.method} ({config.preset})"
+    click.echo(
+        f"{config.source} -> {config.target} ({config.benchmark}), {method}, seed {config.seed}, {SELECTION}\n"
+        f"  {result.videos} target evaluation videos: overall {result.overall:.2f} % "
+        f"(95 % interval {result.low:.1f} to {result.high:.1f}), class mean {result.class_mean:.2f} %\n"
+        f"  run folder: {folder}"
+    )
+
+
+@main.group("manifest")
+def manifest_group() -> None:
+    """Say which videos exist: list benchmarks, make one of your own folders, check what is there."""
+
+
+@manifest_group.command("list")
+@MANIFESTS
+def manifest_list(root: Path) -> None:
+    """List the benchmarks with their domains, data sets and numbers of videos.
+
+    \b
+    Example:
+      python cli.py manifest list
+    """
+    click.echo(f"{'benchmark':<20} {'domain':<12} {'data set':<16} {'train':>7} {'eval':>6} {'classes':>8}")
+    for benchmark, domains in manifests.benchmarks(root).items():
+        for domain in domains:
+            videos = manifests.read_manifest(root / benchmark / f"{domain}.csv")
+            train = sum(video.split == "train" for video in videos)
+            classes = len({video.label for video in videos})
+            dataset = manifests.dataset_of(domain, root)
+            click.echo(
+                f"{benchmark:<20} {domain:<12} {dataset:<16} {train:>7} {len(videos) - train:>6} {classes:>8}"
+            )
+
+
+@manifest_group.command("check")
+@click.option("--dataset", required=True, help="ucf101, hmdb51, ... or a domain of your own.")
+@VIDEOS
+@MANIFESTS
+def manifest_check(dataset: str, videos: Path | None, root: Path) -> None:
+    """Say how many of a data set's listed videos are in a folder, and which is the first that is not.
+
+    \b
+    Example:
+      python cli.py manifest check --dataset ucf101 --videos /data/UCF-101
+    """
+    from extract.files import VideoFolder
+
+    listed = manifests.dataset_videos(dataset, root)
+    folder = VideoFolder(videos or Path("data/videos") / dataset)
+    found = {video: folder.candidates(video) for video in listed}
+    missing = [video for video, paths in found.items() if not paths]
+    unclear = [video for video, paths in found.items() if len(paths) > 1]
+    click.echo(
+        f"{dataset}: {len(listed) - len(missing):,} of {len(listed):,} listed videos are in {folder.root} "
+        f"({len(folder):,} video files in all)"
+    )
+    if unclear:
+        names = ", ".join(str(path) for path in found[unclear[0]])
+        click.echo(f"  {len(unclear):,} could be several files (first: {unclear[0]}: {names})")
+    if missing:
+        click.echo(f"  {len(missing):,} are missing {first_of(missing)}")
+    if missing or unclear:
+        sys.exit(SOME_FAILED)
+
+
+@manifest_group.command("from-folder")
+@click.option("--benchmark", required=True, help="Name of the new benchmark.")
+@click.option(
+    "--domain", "domains", required=True, multiple=True, metavar="NAME=DIR", help="Twice or more."
+)
+@click.option("--eval-fraction", default=0.3, show_default=True, help="Share of each class for evaluation.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the split.")
+@click.option("--overwrite", is_flag=True, help="Replace a benchmark of that name.")
+@MANIFESTS
+def manifest_from_folder(
+    benchmark: str,
+    domains: tuple[str, ...],
+    eval_fraction: float,
+    seed: int,
+    overwrite: bool,
+    root: Path,
+) -> None:
+    """Make a benchmark of your own folders: one folder per domain, in it one folder per class.
+
+    Only classes that all domains share are kept. Of each class a seeded share goes to evaluation.
+
+    \b
+    Example:
+      python cli.py manifest from-folder --benchmark mine --domain phone=videos/phone --domain cctv=videos/cctv
+    """
+    folders = _parse_domains(benchmark, domains)
+    if (root / benchmark).exists() and not overwrite:
+        raise ManifestError(f"{root / benchmark} exists. Choose another --benchmark, or give --overwrite.")
+    root.mkdir(parents=True, exist_ok=True)
+    videos, left_out = manifests.from_folders(folders, eval_fraction=eval_fraction, seed=seed)
+    manifests.refuse_name_clash(benchmark, videos, root)
+    for domain, rows in videos.items():
+        manifests.write_manifest(root / benchmark / f"{domain}.csv", rows)
+        train = sum(video.split == "train" for video in rows)
+        click.echo(f"{root / benchmark / domain}.csv: {train} train, {len(rows) - train} eval")
+        if left_out[domain]:
+            skipped = ", ".join(f"{name} ({n})" for name, n in left_out[domain].items())
+            click.echo(f"  left out, because not every domain has them: {skipped}")
+    click.echo(f"classes: {', '.join(manifests.classes_of(*videos.values()))}\nNext:")
+    elsewhere = "" if root == manifests.MANIFESTS else f" --manifests {root}"
+    for domain, folder in folders.items():
+        click.echo(f"  python cli.py extract --dataset {domain} --videos {folder}{elsewhere}")
+    source, target, *_ = folders
+    click.echo(f"  python cli.py adapt --source {source} --target {target}{elsewhere}")
+
+
+def _parse_domains(benchmark: str, domains: tuple[str, ...]) -> dict[str, Path]:
+    folders: dict[str, Path] = {}
+    for item in domains:
+        name, equals, folder = item.partition("=")
+        if not equals or not folder or name in folders:
+            raise ConfigError(f"--domain must be NAME=DIR with different names, got {item!r}.")
+        folders[name] = Path(folder)
+    for name in (benchmark, *folders):
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"A name must be letters, digits, '.', '_' or '-', got {name!r}.")
+    return folders
+
+
+@main.command("demo")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs/demo"),
+    show_default=True,
+    help="Where videos, manifests, features and runs of the demo go; it is made anew.",
+)
+def demo_command(folder: Path) -> None:
+    """Show the whole road on videos that it makes itself: manifest, extract, adapt, evaluate.
+
+    \b
+    Example:
+      python cli.py demo
+    """
+    from demo import run_demo
+
+    run_demo(folder, main)
+
+
+class _Lines:
+    """A progress bar on a terminal; elsewhere a line every ten seconds, so that logs stay readable."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._bar: Any = None
+        self._said = time.monotonic()
+
+    def __enter__(self) -> Any:  # noqa: ANN401 - a subclass, which is callable
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.render_finish()
+
+    def show(self, done: int, total: int, detail: str, left: str) -> None:
+        """Show that `done` of `total` are done."""
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = click.progressbar(
+                    length=total, label=self._label, show_pos=True, item_show_func=str, file=sys.stderr
+                )
+            self._bar.update(done - self._bar.pos, detail)
+        elif time.monotonic() - self._said > 10 or done == total:
+            self._said = time.monotonic()
+            click.echo(f"{self._label}: {done:,}/{total:,}, {detail}, {left} left", err=True)
+
+
+class _ExtractProgress(_Lines):
+    def __call__(self, progress: Progress) -> None:
+        rate = progress.frames_done / max(progress.seconds, 1e-9)
+        per_video = progress.seconds / progress.videos_done
+        left = _duration(per_video * (progress.videos - progress.videos_done))
+        self.show(progress.videos_done, progress.videos, f"{rate:,.1f} frames/s", left)
+
+
+class _AdaptProgress(_Lines):
+    def __init__(self, config: AdaptConfig) -> None:
+        super().__init__(f"{config.source} -> {config.target}")
+        self._epochs = config.epochs
+        self._begin = time.monotonic()
+
+    def __call__(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        seconds = (time.monotonic() - self._begin) / epoch * (self._epochs - epoch)
+        names = ("source", "entropy", "adversarial")
+        losses = " ".join(f"{name} {metrics[name]:.3f}" for name in names if name in metrics)
+        self.show(epoch, self._epochs, losses, _duration(seconds))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+if __name__ == "__main__":
+    main()

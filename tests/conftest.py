@@ -1,0 +1,82 @@
+"""Shared fixtures. Real clips are looked for in ../shared/clips or $MA2L_CLIPS; without them tests skip."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from extract.manifest import Video, write_manifest
+from extract.store import ShardWriter, VideoRecord, store_folder, write_index
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+CONFIG = {"backbone": "fake", "weights_sha256": "0" * 64, "stride": 1}
+
+
+@pytest.fixture(scope="session")
+def clips() -> Path:
+    folder = Path(os.environ.get("MA2L_CLIPS", SHARED / "clips"))
+    if not folder.is_dir():
+        pytest.skip(f"no real clips in {folder} (set MA2L_CLIPS)")
+    return folder
+
+
+@pytest.fixture
+def cli():
+    """Run a command as a user does; returns click's result."""
+    from cli import main
+
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(main, [str(a) for a in arguments])
+
+    return run
+
+
+def make_store(features: Path, dataset: str, videos: dict[str, np.ndarray], config=CONFIG) -> Path:
+    """A store written through the store's own writer."""
+    folder = store_folder(features, dataset, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    with ShardWriter(folder, 0, config) as writer:
+        records = [writer.add(VideoRecord(video=v), x) for v, x in videos.items()]
+    width = next(iter(videos.values())).shape[1]
+    write_index(folder, dataset=dataset, config=config, width=width, records=records, run={"weights": "none"})
+    return folder
+
+
+def make_problem(root: Path, *, classes=3, per_class=12, frames=12, width=16, shift=1.0, seed=0) -> None:
+    """Two domains of noisy class prototypes, the target shifted: manifests and features below `root`."""
+    random = np.random.default_rng(seed)
+    prototypes = random.normal(size=(classes, width)) * 2
+    for domain, offset in (("left", 0.0), ("right", shift)):
+        rows, features = [], {}
+        for label in range(classes):
+            for number in range(per_class):
+                video = f"{domain}_{label}_{number}"
+                split = "eval" if number < per_class // 3 else "train"
+                rows.append(
+                    Video(id=video, label=label, class_name=f"c{label}", split=split, frames=None)
+                )
+                count = frames + number % 3
+                features[video] = prototypes[label] + offset + random.normal(size=(count, width))
+        write_manifest(root / "manifests" / "toy" / f"{domain}.csv", rows)
+        make_store(root / "features", domain, features)
+
+
+@pytest.fixture
+def problem(tmp_path: Path) -> Path:
+    make_problem(tmp_path)
+    return tmp_path
+
+
+def toy_arguments(root: Path, run: str, *more: object) -> list[object]:
+    """`adapt` on `make_problem`, small and quick."""
+    return [
+        *("adapt", "--source", "left", "--target", "right", "--device", "cpu"),
+        *("--features", root / "features", "--manifests", root / "manifests", "--run", root / run),
+        *("--levels", 3, "--epochs", 3, "--batch-size", 8, "--discriminator-width", 16, "--width", 16),
+        *more,
+    ]

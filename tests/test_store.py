@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import CONFIG, make_store
+
+from extract.errors import StoreError
+from extract.files import VideoFolder, replacing
+from extract.store import (
+    FeatureStore,
+    ShardWriter,
+    VideoRecord,
+    config_sha256,
+    find_stores,
+    stored_records,
+)
+
+RANDOM = np.random.default_rng(0)
+ODD_IDS = ["#1 [x] (y) & z!", "-7Y7_0", "walk/001", "walk/002", "naïve+"]
+
+
+@pytest.fixture
+def features() -> dict[str, np.ndarray]:
+    return {v: RANDOM.normal(size=(5 + i, 8)).astype(np.float32) for i, v in enumerate(ODD_IDS)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, features: dict[str, np.ndarray]) -> Path:
+    return make_store(tmp_path, "toy", features)
+
+
+def test_what_is_written_is_read(folder: Path, features: dict[str, np.ndarray]) -> None:
+    with FeatureStore(folder) as store:
+        assert set(store.records) == set(features)
+        for video, expected in features.items():
+            assert store.read(video).dtype == np.float16
+            np.testing.assert_array_equal(store.read(video), expected.astype(np.float16))
+        assert store.index["complete"] is True
+        assert store.index["totals"]["frames"] == sum(map(len, features.values()))
+        assert "walk" not in store
+        with pytest.raises(StoreError, match="has no features of other"):
+            store.read("other")
+
+
+def test_layout_is_the_documented_one(folder: Path) -> None:
+    assert folder.name == f"fake-{config_sha256(CONFIG)[:8]}"
+    assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=folder).returncode == 0
+    with h5py.File(folder / "shard-00000.h5") as file:
+        dataset = file["-7Y7_0"]
+        assert dataset.chunks is None and dataset.compression is None
+        assert dataset.id.get_offset() is not None  # contiguous: can be mapped
+        assert json.loads(file.attrs["config"]) == CONFIG
+
+
+def test_the_shards_alone_rebuild_the_records(folder: Path) -> None:
+    with FeatureStore(folder) as store:
+        assert stored_records(folder, CONFIG) == store.records
+    with pytest.raises(StoreError, match="made with another config"):
+        stored_records(folder, {**CONFIG, "stride": 2})
+
+
+def test_same_input_gives_the_same_bytes(tmp_path: Path, features: dict[str, np.ndarray]) -> None:
+    shards = [make_store(tmp_path / n, "toy", features) / "shard-00000.h5" for n in "ab"]
+    assert shards[0].read_bytes() == shards[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(np.nan, "nan"), (np.inf, "inf"), (7e4, "70000"), (-7e4, "70000")]
+)
+def test_what_float16_cannot_hold_is_refused(tmp_path: Path, value: float, text: str) -> None:
+    bad = np.zeros((2, 3))
+    bad[1, 2] = value
+    with ShardWriter(tmp_path, 0, CONFIG) as writer:
+        with pytest.raises(StoreError, match=f"largest feature is {text}"):
+            writer.add(VideoRecord(video="a"), bad)
+        with pytest.raises(StoreError, match=r"shape \(0, 3\)"):
+            writer.add(VideoRecord(video="a"), np.zeros((0, 3)))
+
+
+def test_an_interrupted_shard_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), ShardWriter(tmp_path, 0, CONFIG) as writer:
+        writer.add(VideoRecord(video="a"), np.zeros((2, 3)))
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RuntimeError), replacing(tmp_path / "x") as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_flipped_byte_of_features_is_found(folder: Path, features: dict[str, np.ndarray]) -> None:
+    path = folder / "shard-00000.h5"
+    clean = path.read_bytes()
+    with h5py.File(path) as file:
+        spans = {v: (file[v].id.get_offset(), file[v].id.get_storage_size()) for v in features}
+    for video, (offset, size) in spans.items():
+        for position in RANDOM.integers(offset, offset + size, 5):
+            damaged = bytearray(clean)
+            damaged[position] ^= 1 << int(RANDOM.integers(8))
+            path.write_bytes(damaged)
+            with FeatureStore(folder) as store, pytest.raises(StoreError, match="were damaged"):
+                store.read(video)
+    path.write_bytes(clean[:-1])
+    with FeatureStore(folder) as store, pytest.raises(StoreError, match="the index says"):
+        store.read("naïve+")
+
+
+def replace_dataset(folder: Path, name: str, make) -> None:
+    """Exchange a dataset and keep the index true to the file's new size: only the link is wrong."""
+    path = folder / "shard-00000.h5"
+    with h5py.File(path, "a") as file:
+        del file[name]
+        make(file)
+    index = json.loads((folder / "index.json").read_text())
+    index["shards"][0]["bytes"] = path.stat().st_size
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+def test_links_inside_a_shard_are_refused(tmp_path: Path, features: dict[str, np.ndarray]) -> None:
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as file:
+        file["x"] = features["naïve+"].astype(np.float16)
+    layout = h5py.VirtualLayout((9, 8), np.float16)
+    layout[:] = h5py.VirtualSource(secret, "x", (9, 8))
+    attempts = {
+        "is a link": lambda f: f.__setitem__("naïve+", h5py.SoftLink("/walk/001")),
+        "is a link,": lambda f: f.__setitem__("naïve+", h5py.ExternalLink(str(secret), "x")),
+        "is not a plain dataset": lambda f: f.create_virtual_dataset("naïve+", layout),
+        "not a plain dataset": lambda f: f.create_dataset(
+            "naïve+", (9, 8), np.float16, external=[(str(secret), 0, h5py.h5f.UNLIMITED)]
+        ),
+        "has type float64": lambda f: f.create_dataset("naïve+", data=np.zeros((9, 8))),
+        "does not contain": lambda f: None,
+    }
+    for number, (message, make) in enumerate(attempts.items()):
+        folder = make_store(tmp_path / str(number), "toy", features)
+        replace_dataset(folder, "naïve+", make)
+        with FeatureStore(folder) as store, pytest.raises(StoreError, match=message):
+            store.read("naïve+")
+
+
+def test_names_in_an_index_never_leave_the_folder(folder: Path) -> None:
+    original = (folder / "index.json").read_text()
+    for name in ("../../secret.h5", "/etc/passwd", "shard-1.h5"):
+        (folder / "index.json").write_text(original.replace("shard-00000.h5", name))
+        with pytest.raises(StoreError, match="files that are no shards"):
+            FeatureStore(folder)
+    (folder / "index.json").write_text(original.replace('"stride": 1', '"stride": 2'))
+    with pytest.raises(StoreError, match="does not have the sha256"):
+        FeatureStore(folder)
+    (folder / "index.json").write_text("{")
+    with pytest.raises(StoreError, match="is damaged"):
+        FeatureStore(folder)
+    (folder / "index.json").unlink()
+    assert find_stores(folder.parent.parent, "toy") == {}
+    (folder / "index.json").write_text(original)
+    (folder / "shard-00000.h5").rename(folder.parent / "elsewhere.h5")
+    (folder / "shard-00000.h5").symlink_to(folder.parent / "elsewhere.h5")
+    with FeatureStore(folder) as store, pytest.raises(StoreError, match="link to another folder"):
+        store.read("walk/001")
+
+
+def test_lookup_below_a_folder(tmp_path: Path) -> None:
+    for name in ("A/x.avi", "A/y.avi", "B/y.mp4", "B/deep/[1].mkv", "B/.x.avi", "B/x.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "B" / "loop").symlink_to(tmp_path)
+    folder = VideoFolder(tmp_path)
+    assert len(folder) == 4
+    assert folder.candidates("x") == [tmp_path / "A/x.avi"]
+    assert folder.candidates("[1]") == [tmp_path / "B/deep/[1].mkv"]
+    assert len(folder.candidates("y")) == 2
+    assert folder.candidates("B/y") == [tmp_path / "B/y.mp4"]
+    assert folder.candidates("*") == folder.candidates("../A/x") == []
