@@ -34,15 +34,16 @@ Command = Callable[..., Any]
 class _Errors(click.Group):
     """Turns this project's errors into one message and an exit code."""
 
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click declares it
+    def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (Ma2lError, OSError) as error:
-            failure = click.ClickException(str(error))
-            failure.exit_code = 2 if isinstance(error, ConfigError) else 1
-            raise failure from error
+            failure = click.UsageError if isinstance(error, ConfigError) else click.ClickException
+            raise failure(str(error)) from error
         except KeyboardInterrupt:
-            click.echo("\nStopped. What was finished is kept; run the same command to go on.", err=True)
+            click.echo(
+                "\nStopped. What was finished is kept; run the same command to go on.", err=True
+            )
             ctx.exit(130)
 
 
@@ -75,7 +76,9 @@ def _option_of(f: dataclasses.Field[Any], *, resolved_later: bool) -> Callable[[
     flag = "--" + f.name.replace("_", "-")
     choices = f.metadata.get("choices")
     kind: Any = (
-        click.Choice(choices) if choices else {"int": int, "float": float, "str": str}.get(str(f.type))
+        click.Choice(choices)
+        if choices
+        else {"int": int, "float": float, "str": str}.get(str(f.type))
     )
     shown = f.metadata.get("default_text")
     if shown is None and f.name in PRESETS["paper"]:
@@ -178,7 +181,11 @@ def _say_extracted(dataset: str, listed: Mapping[str, int | None], report: Repor
         f"  made now: {report.new_videos:,} videos, {report.new_frames:,} frames in {report.seconds:,.0f} s "
         f"({rate:,.1f} frames/s), weights {report.weights}, on {report.index['run']['device']}"
     )
-    reasons = {"missing": "have no file", "failed": "could not be stored", "pending": "are left to do"}
+    reasons = {
+        "missing": "have no file",
+        "failed": "could not be stored",
+        "pending": "are left to do",
+    }
     for status, what in reasons.items():
         bad = [r for r in report.records.values() if r.status == status]
         if bad:
@@ -198,8 +205,12 @@ def _say_extracted(dataset: str, listed: Mapping[str, int | None], report: Repor
 @main.command("adapt")
 @FEATURES
 @MANIFESTS
-@click.option("--store", help="Which features, where several fit: a store's folder name or its beginning.")
-@click.option("--allow-missing", is_flag=True, help="Go on without listed videos that have no features.")
+@click.option(
+    "--store", help="Which features, where several fit: a store's folder name or its beginning."
+)
+@click.option(
+    "--allow-missing", is_flag=True, help="Go on without listed videos that have no features."
+)
 @click.option(
     "--run",
     type=click.Path(path_type=Path, file_okay=False),
@@ -232,13 +243,16 @@ def adapt_command(
     )
     preset = given.pop("preset") or "paper"
     config = AdaptConfig.make(benchmark=benchmark, preset=preset, given=given)
-    from extract.device import pick_device
     from adapt.experiment import Places, adapt
     from adapt.runs import RunFolder
+    from extract.device import pick_device
 
     name = config.method if config.method == "source-only" else f"{config.method}-{preset}"
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = run or Path("runs") / f"{config.source}-{config.target}" / f"{name}-seed{config.seed}-{stamp}"
+    folder = (
+        run
+        or Path("runs") / f"{config.source}-{config.target}" / f"{name}-seed{config.seed}-{stamp}"
+    )
     with _AdaptProgress(config) as progress:
         result = adapt(
             config,
@@ -253,7 +267,9 @@ def adapt_command(
 @main.command("evaluate")
 @click.argument("run", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
-    "--features", type=click.Path(path_type=Path), help="Where the features lie now, if they have moved."
+    "--features",
+    type=click.Path(path_type=Path),
+    help="Where the features lie now, if they have moved.",
 )
 @click.option(
     "--manifests",
@@ -269,9 +285,9 @@ def evaluate_command(run: Path, features: Path | None, root: Path | None, device
     Example:
       python cli.py evaluate runs/ucf-hmdb/ma2l-td-paper-seed0-20260101-120000
     """
-    from extract.device import pick_device
     from adapt.experiment import evaluate
     from adapt.runs import RunFolder
+    from extract.device import pick_device
 
     folder = RunFolder(run)
     config, result = evaluate(folder, pick_device(device), features, root)
@@ -289,9 +305,12 @@ def evaluate_command(run: Path, features: Path | None, root: Path | None, device
 def _say_accuracy(config: AdaptConfig, result: Accuracy, folder: Path) -> None:
     from adapt.runs import SELECTION
 
-    method = config.method if config.method == "source-only" else f"{config.method} ({config.preset})"
+    method = (
+        config.method if config.method == "source-only" else f"{config.method} ({config.preset})"
+    )
     click.echo(
-        f"{config.source} -> {config.target} ({config.benchmark}), {method}, seed {config.seed}, {SELECTION}\n"
+        f"{config.source} -> {config.target} ({config.benchmark}), {method}, "
+        f"seed {config.seed}, {SELECTION}\n"
         f"  {result.videos} target evaluation videos: overall {result.overall:.2f} % "
         f"(95 % interval {result.low:.1f} to {result.high:.1f}), class mean {result.class_mean:.2f} %\n"
         f"  run folder: {folder}"
@@ -312,7 +331,9 @@ def manifest_list(root: Path) -> None:
     Example:
       python cli.py manifest list
     """
-    click.echo(f"{'benchmark':<20} {'domain':<12} {'data set':<16} {'train':>7} {'eval':>6} {'classes':>8}")
+    click.echo(
+        f"{'benchmark':<20} {'domain':<12} {'data set':<16} {'train':>7} {'eval':>6} {'classes':>8}"
+    )
     for benchmark, domains in manifests.benchmarks(root).items():
         for domain in domains:
             videos = manifests.read_manifest(root / benchmark / f"{domain}.csv")
@@ -360,7 +381,9 @@ def manifest_check(dataset: str, videos: Path | None, root: Path) -> None:
 @click.option(
     "--domain", "domains", required=True, multiple=True, metavar="NAME=DIR", help="Twice or more."
 )
-@click.option("--eval-fraction", default=0.3, show_default=True, help="Share of each class for evaluation.")
+@click.option(
+    "--eval-fraction", default=0.3, show_default=True, help="Share of each class for evaluation."
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of the split.")
 @click.option("--overwrite", is_flag=True, help="Replace a benchmark of that name.")
 @MANIFESTS
@@ -378,11 +401,13 @@ def manifest_from_folder(
 
     \b
     Example:
-      python cli.py manifest from-folder --benchmark mine --domain phone=videos/phone --domain cctv=videos/cctv
+      python cli.py manifest from-folder --benchmark mine --domain phone=DIR --domain cctv=DIR
     """
     folders = _parse_domains(benchmark, domains)
     if (root / benchmark).exists() and not overwrite:
-        raise ManifestError(f"{root / benchmark} exists. Choose another --benchmark, or give --overwrite.")
+        raise ManifestError(
+            f"{root / benchmark} exists. Choose another --benchmark, or give --overwrite."
+        )
     root.mkdir(parents=True, exist_ok=True)
     videos, left_out = manifests.from_folders(folders, eval_fraction=eval_fraction, seed=seed)
     manifests.refuse_name_clash(benchmark, videos, root)
@@ -442,7 +467,7 @@ class _Lines:
         self._bar: Any = None
         self._said = time.monotonic()
 
-    def __enter__(self) -> Any:  # noqa: ANN401 - a subclass, which is callable
+    def __enter__(self) -> Any:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -454,7 +479,11 @@ class _Lines:
         if sys.stderr.isatty():
             if self._bar is None:
                 self._bar = click.progressbar(
-                    length=total, label=self._label, show_pos=True, item_show_func=str, file=sys.stderr
+                    length=total,
+                    label=self._label,
+                    show_pos=True,
+                    item_show_func=str,
+                    file=sys.stderr,
                 )
             self._bar.update(done - self._bar.pos, detail)
         elif time.monotonic() - self._said > 10 or done == total:

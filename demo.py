@@ -45,17 +45,48 @@ def run_demo(folder: Path, main: click.Group) -> None:
 
     places = ["--manifests", str(folder / "manifests")]
     pairs = [f"{domain}={folder / 'videos' / domain}" for domain in DOMAINS]
-    run("manifest", "from-folder", "--benchmark", "demo", "--domain", pairs[0], "--domain", pairs[1], *places)
+    run(
+        "manifest",
+        "from-folder",
+        "--benchmark",
+        "demo",
+        "--domain",
+        pairs[0],
+        "--domain",
+        pairs[1],
+        *places,
+    )
 
     weights = _weights()
     places += ["--features", str(folder / "features")]
     for domain in DOMAINS:
         videos = ["--videos", str(folder / "videos" / domain)]
-        run("extract", "--dataset", domain, *videos, "--backbone", BACKBONE, "--weights", weights, *places)
+        run(
+            "extract",
+            "--dataset",
+            domain,
+            *videos,
+            "--backbone",
+            BACKBONE,
+            "--weights",
+            weights,
+            *places,
+        )
 
     for name, method in METHODS.items():
         path = folder / "runs" / name.replace(" ", "-").lower()
-        run("adapt", "--source", source, "--target", target, *method, *TRAINING, "--run", str(path), *places)
+        run(
+            "adapt",
+            "--source",
+            source,
+            "--target",
+            target,
+            *method,
+            *TRAINING,
+            "--run",
+            str(path),
+            *places,
+        )
     run("evaluate", str(path))
     _table(folder, weights, time.monotonic() - begin)
 
@@ -63,7 +94,9 @@ def run_demo(folder: Path, main: click.Group) -> None:
 def _weights() -> str:
     from extract.backbone import has_weights
 
-    click.echo(f"\nLooking for ImageNet weights of {BACKBONE} (the default of extract is resnet101) ...")
+    click.echo(
+        f"\nLooking for ImageNet weights of {BACKBONE} (the default of extract is resnet101) ..."
+    )
     if has_weights(BACKBONE, "imagenet1k_v1"):
         click.echo("Found: features of a network that has seen ImageNet.")
         return "imagenet1k_v1"
@@ -75,7 +108,9 @@ def _table(folder: Path, weights: str, seconds: float) -> None:
     from adapt.runs import RunFolder
 
     click.echo(f"\n{' -> '.join(DOMAINS)}, {BACKBONE} with {weights}, one seed, last epoch")
-    click.echo(f"{'method':<14} {'overall':>8} {'95 % interval':>16} {'class mean':>11} {'videos':>7}")
+    click.echo(
+        f"{'method':<14} {'overall':>8} {'95 % interval':>16} {'class mean':>11} {'videos':>7}"
+    )
     for name in METHODS:
         result = RunFolder(folder / "runs" / name.replace(" ", "-").lower()).result()
         interval = f"{result.low:.1f} to {result.high:.1f}"

@@ -57,7 +57,7 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
 }
 
 
-def _option(help_: str, *choices: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401
+def _option(help_: str, *choices: str, **more: Any) -> dict[str, Any]:
     return {"help": help_, **({"choices": choices} if choices else {}), **more}
 
 
@@ -72,7 +72,9 @@ class AdaptConfig:
     source: str = field(metadata=_option("Labelled domain, e.g. ucf.", required=True))
     target: str = field(metadata=_option("Unlabelled domain, e.g. hmdb.", required=True))
     benchmark: str = field(
-        metadata=_option("Folder of data/manifests.", default_text="the fullest that has both domains")
+        metadata=_option(
+            "Folder of data/manifests.", default_text="the fullest that has both domains"
+        )
     )
     method: str = field(default="ma2l-td", metadata=_option("What to train.", *METHODS))
     preset: str = field(
@@ -84,7 +86,8 @@ class AdaptConfig:
     )
     seed: int = field(default=0, metadata=_option("Seed of every random choice."))
     epochs: int = field(
-        default=300, metadata=_option("Passes over the target's training videos (300: the authors').")
+        default=300,
+        metadata=_option("Passes over the target's training videos (300: the authors')."),
     )
     batch_size: int = field(
         default=32,
@@ -218,9 +221,13 @@ class AdaptConfig:
     @property
     def discriminated_levels(self) -> tuple[int, ...]:
         """Level numbers, counted from 1, that have slot discriminators."""
-        levels = (1, self.levels) if self.adversarial_levels == "frame-video" else range(1, self.levels + 1)
+        levels = (
+            (1, self.levels)
+            if self.adversarial_levels == "frame-video"
+            else range(1, self.levels + 1)
+        )
         return tuple(level for level in levels if level > 1 or self.first_level)
 
 
-def _default(name: str) -> Any:  # noqa: ANN401 - a field's default
+def _default(name: str) -> Any:
     return AdaptConfig.__dataclass_fields__[name].default

@@ -128,7 +128,8 @@ def choose_stores(
         fitting = [name for name in common if name.startswith(chosen)]
         if len(fitting) != 1:
             raise StoreError(
-                f"--store {chosen} fits {len(fitting)} stores; both domains have: {', '.join(common) or 'none'}."
+                f"--store {chosen} fits {len(fitting)} stores; both domains have: "
+                f"{', '.join(common) or 'none'}."
             )
         return source[fitting[0]], target[fitting[0]]
     if not common:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -17,18 +18,18 @@ DROPOUT = 0.2
 
 class _Reverse(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, coefficient: float) -> Tensor:  # type: ignore[no-untyped-def, override]  # noqa: ANN001
+    def forward(ctx, x: Tensor, coefficient: float) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.coefficient = coefficient
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def, override]  # noqa: ANN001
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         return -ctx.coefficient * gradient, None
 
 
 def reverse(x: Tensor, coefficient: float) -> Tensor:
     """Gradient reversal (Ganin et al.): the identity forward, minus `coefficient` times the gradient back."""
-    result: Tensor = _Reverse.apply(x, coefficient)  # type: ignore[no-untyped-call]
+    result: Tensor = _Reverse.apply(x, coefficient)
     return result
 
 
@@ -46,7 +47,8 @@ class Discriminators(nn.Module):
         sizes = (width, hidden, hidden, 1)
         stack = 1 if shared else slots
         self.weights = nn.ParameterList(
-            nn.Parameter(torch.empty(stack, n_in, n_out)) for n_in, n_out in zip(sizes, sizes[1:])
+            nn.Parameter(torch.empty(stack, n_in, n_out))
+            for n_in, n_out in itertools.pairwise(sizes)
         )
         self.biases = nn.ParameterList(
             nn.Parameter(torch.empty(stack, 1, n_out)) for n_out in sizes[1:]

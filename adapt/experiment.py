@@ -115,7 +115,9 @@ def evaluate(
     dataset = dataset_of(config.target, places.manifests)
     with FeatureStore(places.features / dataset / inputs.store) as store:
         if store.index["config_sha256"] != inputs.feature_config_sha256:
-            raise StoreError(f"{store.folder} was made with another config than the run's features.")
+            raise StoreError(
+                f"{store.folder} was made with another config than the run's features."
+            )
         videos = _videos(config, places, config.target, "eval", store)
         bank = load_bank(store, videos, device)
     model, classes = run.load_model(config)
@@ -161,5 +163,11 @@ def _videos(
         allow_missing=places.allow_missing,
     )
     if len(found) < len(listed):
-        log.warning("Going on without %d of %d %s %s videos.", len(listed) - len(found), len(listed), domain, split)
+        log.warning(
+            "Going on without %d of %d %s %s videos.",
+            len(listed) - len(found),
+            len(listed),
+            domain,
+            split,
+        )
     return found

@@ -99,9 +99,7 @@ class AdaptationBranch(nn.Module):
             else {}
         )
 
-    def forward(
-        self, features_BTC: Tensor, domains_B: Tensor, coefficient: float
-    ) -> PyramidLosses:
+    def forward(self, features_BTC: Tensor, domains_B: Tensor, coefficient: float) -> PyramidLosses:
         """Losses of a batch of both domains.
 
         Args:
@@ -129,7 +127,9 @@ class AdaptationBranch(nn.Module):
                 if config.bound == "layernorm":
                     f_BSC = F.layer_norm(f_BSC, f_BSC.shape[-1:])
         reduce = torch.sum if config.slot_reduction == "sum" else torch.mean
-        level_losses_BL = torch.stack([reduce(l, dim=1) for l in slot_losses], dim=1)  # eq. 3
+        level_losses_BL = torch.stack(
+            [reduce(loss_BS, dim=1) for loss_BS in slot_losses], dim=1
+        )  # eq. 3
         weights_BL, trained = self._level_weights(level_features, domains_B)
         return PyramidLosses(
             adversarial=(weights_BL * level_losses_BL).sum(dim=1).mean(),  # eq. 8

@@ -1,11 +1,11 @@
 """The run folder: a run describes itself.
 
-    config.json       what was asked, resolved, and which features it was trained on
-    environment.json  versions, machine, command
-    metrics.jsonl     one line per epoch
-    checkpoint.pt     encoder and classifier, all that prediction needs
-    predictions.csv   the target's evaluation videos, truth and prediction
-    done.json         written last: the accuracies and the rule by which the epoch was chosen
+config.json       what was asked, resolved, and which features it was trained on
+environment.json  versions, machine, command
+metrics.jsonl     one line per epoch
+checkpoint.pt     encoder and classifier, all that prediction needs
+predictions.csv   the target's evaluation videos, truth and prediction
+done.json         written last: the accuracies and the rule by which the epoch was chosen
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ class RunFolder:
         try:
             return AdaptConfig(**record["config"]), Inputs(**record["inputs"])
         except (KeyError, TypeError, ConfigError) as error:
-            raise RunError(f"{self.path / 'config.json'} does not fit this version: {error}") from error
+            raise RunError(
+                f"{self.path / 'config.json'} does not fit this version: {error}"
+            ) from error
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
@@ -158,7 +160,9 @@ class RunFolder:
         try:
             value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise RunError(f"{self.path} has no {name}: no run, or one that did not finish.") from None
+            raise RunError(
+                f"{self.path} has no {name}: no run, or one that did not finish."
+            ) from None
         except ValueError as error:
             raise RunError(f"{path} is damaged: {error}") from error
         return value

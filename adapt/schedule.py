@@ -15,7 +15,7 @@ def ramp(p: float) -> float:
 
 def annealed(p: float) -> float:
     """Factor of the learning rate: 1 / (1 + 10 p)^0.75 (Ganin et al., DANN)."""
-    return (1 + 10 * p) ** -0.75
+    return float((1 + 10 * p) ** -0.75)
 
 
 def named_seed(seed: int, name: str) -> int:

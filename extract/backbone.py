@@ -1,7 +1,6 @@
 """RGB frames -> features: a torchvision classification model without its last layer.
 
-Preprocessing follows the plain PIL + torchvision pipeline to within one grey level here and there
-(antialiased bilinear resize, rounded to whole grey levels), but runs on the device.
+Preprocessing (`extract/preprocess.py`) gives the pixels of the plain PIL + torchvision pipeline.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import re
 import urllib.error
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +17,15 @@ import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from extract.config import ExtractConfig
 from extract.device import pick_device
 from extract.errors import ConfigError, WeightsError
+from extract.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CALIBRATION_IMAGES = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """Resize the shorter side, crop the centre, normalise. Sizes in pixels."""
-
-    resize: int
-    crop: int
-    interpolation: str = "bilinear"
-    mean: tuple[float, ...] = _IMAGENET_MEAN
-    std: tuple[float, ...] = _IMAGENET_STD
-
-    def __call__(self, frames: Tensor) -> Tensor:
-        """(F, 3, H, W) uint8 -> (F, 3, crop, crop) float32, normalised."""
-        # torchvision rounds a resized uint8 tensor back to whole grey levels, as PIL does.
-        frames = F.resize(
-            frames, [self.resize], InterpolationMode(self.interpolation), antialias=True
-        )
-        frames = F.center_crop(frames, [self.crop, self.crop])
-        return F.normalize(frames.float().div_(255), list(self.mean), list(self.std), inplace=True)
 
 
 class Backbone:
@@ -73,7 +50,7 @@ class Backbone:
         self.preprocessing = _preprocessing(options)
         self.width = _remove_head(model, options.backbone)
         self._model = model.eval().requires_grad_(False)
-        self._model.to(self.device, memory_format=torch.channels_last)
+        self._model.to(self.device).to(memory_format=torch.channels_last)
         self._check_output(options)
         p = self.preprocessing
         self.config: dict[str, Any] = {
@@ -161,7 +138,7 @@ def _no_warning(backbone: str) -> dict[str, Any]:
     return {"init_weights": False} if backbone in ("googlenet", "inception_v3") else {}
 
 
-def _published(backbone: str, weights: str) -> Any:  # noqa: ANN401 - torchvision's enum member
+def _published(backbone: str, weights: str) -> Any:
     members = torchvision.models.get_model_weights(backbone)
     for member in members:
         if member.name.lower() == weights:
@@ -197,7 +174,9 @@ def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0]
-        raise WeightsError(f"{path} is not a state dict that can be loaded safely: {reason}") from error
+        raise WeightsError(
+            f"{path} is not a state dict that can be loaded safely: {reason}"
+        ) from error
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{path} is not a plain state dict (a mapping of names to tensors).")
     return state
@@ -229,7 +208,7 @@ def _random_model(backbone: str, seed: int) -> tuple[nn.Module, str]:
         generator = torch.Generator().manual_seed(seed)
         coarse = torch.rand(_CALIBRATION_IMAGES, 3, 9, 9, generator=generator)
         images = nn.functional.interpolate(coarse, size=(224, 224), mode="bicubic").clamp(0, 1)
-        images = F.normalize(images, list(_IMAGENET_MEAN), list(_IMAGENET_STD))
+        images = F.normalize(images, list(IMAGENET_MEAN), list(IMAGENET_STD))
         model.eval()
         for norm in norms:
             norm.train()
@@ -243,7 +222,9 @@ def _remove_head(model: nn.Module, backbone: str) -> int:
     """Replace the last linear layer by the identity; returns its input width."""
     linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
     outputs = 1000
-    heads = [(name, m) for name, m in linear if m.out_features == outputs and "aux" not in name.lower()]
+    heads = [
+        (name, m) for name, m in linear if m.out_features == outputs and "aux" not in name.lower()
+    ]
     if not heads:
         raise ConfigError(f"{backbone} has no linear layer at its end to take off; choose another.")
     name, head = heads[-1]

@@ -25,11 +25,16 @@ class ExtractConfig:
     )
     weights: str = field(
         default="imagenet1k_v1",
-        metadata={"help": "A torchvision name (imagenet1k_v1), random:SEED, or the path of a state dict."},
+        metadata={
+            "help": "A torchvision name (imagenet1k_v1), random:SEED, or the path of a state dict."
+        },
     )
     preset: str = field(
         default="ta3n",
-        metadata={"choices": tuple(PRESETS), "help": "; ".join(f"{k}: {v}" for k, v in PRESETS.items()) + "."},
+        metadata={
+            "choices": tuple(PRESETS),
+            "help": "; ".join(f"{k}: {v}" for k, v in PRESETS.items()) + ".",
+        },
     )
     stride: int = field(default=1, metadata={"help": "Keep every N-th frame, from the first."})
     precision: str = field(
@@ -40,11 +45,13 @@ class ExtractConfig:
         },
     )
     device: str = field(
-        default="auto", metadata={"choices": ("auto", "cpu", "cuda"), "help": "auto: a GPU if there is one."}
+        default="auto",
+        metadata={"choices": ("auto", "cpu", "cuda"), "help": "auto: a GPU if there is one."},
     )
     batch: int = field(default=16, metadata={"help": "Frames in one forward pass."})
     workers: int = field(
-        default=0, metadata={"help": "Decoding processes; 0: one on a CPU, else one per core, 8 at most."}
+        default=0,
+        metadata={"help": "Decoding processes; 0: one on a CPU, else one per core, 8 at most."},
     )
     limit: int = field(default=0, metadata={"help": "Extract N more videos, then stop; 0: all."})
 

@@ -11,9 +11,12 @@ from pathlib import Path, PurePosixPath
 
 from extract.errors import ManifestError
 
-VIDEO_SUFFIXES = frozenset(
-    ".3gp .asf .avi .divx .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
-)
+# fmt: off
+VIDEO_SUFFIXES = frozenset((
+    ".3gp", ".asf", ".avi", ".divx", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4",
+    ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv",
+))
+# fmt: on
 
 
 @contextmanager

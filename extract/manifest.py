@@ -62,7 +62,8 @@ def benchmarks(root: Path = MANIFESTS) -> dict[str, tuple[str, ...]]:
     """
     if not root.is_dir():
         raise ManifestError(
-            f"There is no folder of manifests at {root}. Run from a clone of the repository, or give --manifests."
+            f"There is no folder of manifests at {root}. Run from a clone of the repository, "
+            "or give --manifests."
         )
     return {
         folder.name: tuple(sorted(path.stem for path in folder.glob("*.csv")))
@@ -109,7 +110,8 @@ def dataset_videos(dataset: str, root: Path = MANIFESTS) -> dict[str, int | None
             known = union.get(video.id)
             if known is not None and video.frames not in (None, known):
                 raise ManifestError(
-                    f"{video.id} of {dataset} has {known} frames in one benchmark and {video.frames} in {benchmark}."
+                    f"{video.id} of {dataset} has {known} frames in one benchmark and "
+                    f"{video.frames} in {benchmark}."
                 )
             union[video.id] = known if known is not None else video.frames
     return dict(sorted(union.items()))

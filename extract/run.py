@@ -117,7 +117,9 @@ def extract(
             for record, features_TD in itertools.islice(results, len(batch)):
                 if record.status == "ok":
                     if writer is None:
-                        writer = shard_stack.enter_context(ShardWriter(folder, number, backbone.config))
+                        writer = shard_stack.enter_context(
+                            ShardWriter(folder, number, backbone.config)
+                        )
                     try:
                         record = writer.add(record, features_TD)
                         frames_done += record.frames
@@ -195,7 +197,11 @@ def _locate(folder: VideoFolder, video: str) -> tuple[str, Path | None]:
 
 
 def _index(
-    folder: Path, dataset: str, backbone: Backbone, records: dict[str, VideoRecord], run: dict[str, Any]
+    folder: Path,
+    dataset: str,
+    backbone: Backbone,
+    records: dict[str, VideoRecord],
+    run: dict[str, Any],
 ) -> dict[str, Any]:
     return write_index(
         folder,
@@ -222,7 +228,9 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def unlike_published(videos: dict[str, int | None], records: Sequence[VideoRecord]) -> list[VideoRecord]:
+def unlike_published(
+    videos: dict[str, int | None], records: Sequence[VideoRecord]
+) -> list[VideoRecord]:
     """Stored videos whose decoded frame count is not the published one."""
     return [
         record

@@ -71,6 +71,11 @@ def config_sha256(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(_canonical(config).encode()).hexdigest()
 
 
+def crc32_of(features: np.ndarray) -> str:
+    """crc32 of an array's bytes, eight hex digits."""
+    return f"{zlib.crc32(np.ascontiguousarray(features).data):08x}"
+
+
 def store_folder(features: Path, dataset: str, config: Mapping[str, Any]) -> Path:
     """`features/<dataset>/<backbone>-<first 8 hex digits of the config's sha256>`."""
     return features / dataset / f"{config['backbone']}-{config_sha256(config)[:8]}"
@@ -97,7 +102,9 @@ class ShardWriter:
             StoreError: not a non-empty matrix, or a value that float16 cannot hold or that is not finite.
         """
         if features.ndim != 2 or 0 in features.shape:
-            raise StoreError(f"{record.video}: features of shape {features.shape}, expected frames x width.")
+            raise StoreError(
+                f"{record.video}: features of shape {features.shape}, expected frames x width."
+            )
         largest = float(np.abs(features).max())
         if not largest <= _FLOAT16_MAX:  # true for NaN as well
             raise StoreError(
@@ -106,7 +113,7 @@ class ShardWriter:
             )
         stored = np.ascontiguousarray(features, dtype=np.float16)
         record = dataclasses.replace(
-            record, shard=self.name, frames=len(stored), crc32=f"{zlib.crc32(stored):08x}"
+            record, shard=self.name, frames=len(stored), crc32=crc32_of(stored)
         )
         dataset = self._file.create_dataset(record.video, data=stored)
         dataset.attrs["record"] = json.dumps(dataclasses.asdict(record), ensure_ascii=False)
@@ -133,7 +140,9 @@ def stored_records(folder: Path, config: Mapping[str, Any]) -> dict[str, VideoRe
     for path in _shards(folder):
         with _open_shard(path) as file:
             if file.attrs.get("config") != _canonical(config):
-                raise StoreError(f"{path} was made with another config. Move it away, then run again.")
+                raise StoreError(
+                    f"{path} was made with another config. Move it away, then run again."
+                )
             for name in _dataset_names(file):
                 record = VideoRecord(**json.loads(_plain_dataset(file, name, path).attrs["record"]))
                 records[record.video] = record
@@ -160,7 +169,8 @@ def write_index(
     it is kept beside the config and is not part of its hash.
     """
     table = pd.DataFrame(
-        [dataclasses.asdict(r) for r in sorted(records, key=lambda r: r.video)], columns=list(_FIELDS)
+        [dataclasses.asdict(r) for r in sorted(records, key=lambda r: r.video)],
+        columns=list(_FIELDS),
     )
     ok = table.status == "ok"
     known = _known_shards(folder)
@@ -222,14 +232,20 @@ class FeatureStore:
             dtype={name: str for name in ("video", "shard", "source", "crc32", "status", "error")},
         )
         if tuple(table.columns) != _FIELDS:
-            raise StoreError(f"{folder / VIDEOS}: unexpected columns. Run extract again to rebuild it.")
+            raise StoreError(
+                f"{folder / VIDEOS}: unexpected columns. Run extract again to rebuild it."
+            )
         self.records = {
-            row["video"]: VideoRecord(**row) for row in table.to_dict("records") if row["status"] == "ok"
+            row["video"]: VideoRecord(**row)
+            for row in table.to_dict("records")
+            if row["status"] == "ok"
         }
         self._bytes = {shard["file"]: shard["bytes"] for shard in self.index["shards"]}
         foreign = sorted({record.shard for record in self.records.values()} - set(self._bytes))
         if foreign:
-            raise StoreError(f"{folder}: videos.csv names shards that the index lacks {first_of(foreign)}.")
+            raise StoreError(
+                f"{folder}: videos.csv names shards that the index lacks {first_of(foreign)}."
+            )
         self._files: dict[str, h5py.File] = {}
 
     def __contains__(self, video: object) -> bool:
@@ -251,7 +267,7 @@ class FeatureStore:
                 f"{path}: {video} has shape {dataset.shape}, the index says {(record.frames, self.width)}."
             )
         features: np.ndarray = dataset[()]
-        if f"{zlib.crc32(features):08x}" != record.crc32:
+        if crc32_of(features) != record.crc32:
             raise StoreError(
                 f"{path}: the features of {video} were damaged after they were written. "
                 "Delete that shard and run extract again."
@@ -320,9 +336,13 @@ def _read_index(folder: Path) -> dict[str, Any]:
     try:
         index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise StoreError(f"{folder} has no {INDEX}: no store, or its extraction has not finished a shard.") from None
+        raise StoreError(
+            f"{folder} has no {INDEX}: no store, or its extraction has not finished a shard."
+        ) from None
     except ValueError as error:
-        raise StoreError(f"{path} is damaged ({error}). Run extract again to rebuild it.") from error
+        raise StoreError(
+            f"{path} is damaged ({error}). Run extract again to rebuild it."
+        ) from error
     if index.get("format") != FORMAT:
         raise StoreError(f"{path} has format {index.get('format')!r}, this version reads {FORMAT}.")
     if config_sha256(index["config"]) != index["config_sha256"]:
@@ -348,7 +368,9 @@ def _open_shard(path: Path) -> h5py.File:
 
 def _dataset_names(file: h5py.File) -> Sequence[str]:
     names: list[str] = []
-    file.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
+    file.visititems(
+        lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None
+    )
     return names
 
 
@@ -360,7 +382,9 @@ def _plain_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
         if link is None:
             raise StoreError(f"{path} does not contain {name}, which the index places there.")
         if not isinstance(link, h5py.HardLink):
-            raise StoreError(f"{path}: {name} is a link, refused: features must lie in the shard itself.")
+            raise StoreError(
+                f"{path}: {name} is a link, refused: features must lie in the shard itself."
+            )
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
         raise StoreError(f"{path}: {name} is not a plain dataset, refused.")

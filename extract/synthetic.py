@@ -77,6 +77,7 @@ def write_video(path: Path, frames: np.ndarray, fps: int, codec: str = "mpeg4") 
     """Encode (F, H, W, 3) uint8 RGB at high quality into the container that the suffix names."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps))
+        assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.bit_rate = 4_000_000
@@ -97,6 +98,8 @@ def _frames(shape: Shape, domain: str, random: np.random.Generator) -> np.ndarra
         light = (slope[0] * (x / WIDTH - 0.5) + slope[1] * (y / HEIGHT - 0.5))[..., None]
         image = np.where(mask, foreground, background) + light
         if domain == "night":
-            image = np.clip(image, 0, 1) ** 1.5 * [0.35, 0.45, 0.7] + random.normal(0, 0.05, image.shape)
+            image = np.clip(image, 0, 1) ** 1.5 * [0.35, 0.45, 0.7] + random.normal(
+                0, 0.05, image.shape
+            )
         frames.append((np.clip(image, 0, 1) * 255).astype(np.uint8))
     return np.stack(frames)

@@ -43,11 +43,20 @@ def make_store(features: Path, dataset: str, videos: dict[str, np.ndarray], conf
     with ShardWriter(folder, 0, config) as writer:
         records = [writer.add(VideoRecord(video=v), x) for v, x in videos.items()]
     width = next(iter(videos.values())).shape[1]
-    write_index(folder, dataset=dataset, config=config, width=width, records=records, run={"weights": "none"})
+    write_index(
+        folder,
+        dataset=dataset,
+        config=config,
+        width=width,
+        records=records,
+        run={"weights": "none"},
+    )
     return folder
 
 
-def make_problem(root: Path, *, classes=3, per_class=12, frames=12, width=16, shift=1.0, seed=0) -> None:
+def make_problem(
+    root: Path, *, classes=3, per_class=12, frames=12, width=16, shift=1.0, seed=0
+) -> None:
     """Two domains of noisy class prototypes, the target shifted: manifests and features below `root`."""
     random = np.random.default_rng(seed)
     prototypes = random.normal(size=(classes, width)) * 2
@@ -77,6 +86,17 @@ def toy_arguments(root: Path, run: str, *more: object) -> list[object]:
     return [
         *("adapt", "--source", "left", "--target", "right", "--device", "cpu"),
         *("--features", root / "features", "--manifests", root / "manifests", "--run", root / run),
-        *("--levels", 3, "--epochs", 3, "--batch-size", 8, "--discriminator-width", 16, "--width", 16),
+        *(
+            "--levels",
+            3,
+            "--epochs",
+            3,
+            "--batch-size",
+            8,
+            "--discriminator-width",
+            16,
+            "--width",
+            16,
+        ),
         *more,
     ]

@@ -70,14 +70,22 @@ def test_ucf_groups_1_to_7_are_eval_and_no_other() -> None:
 
 def test_labels_agree_with_the_names_in_ucf_ids() -> None:
     """The official file names carry UCF101's own class: an independent check of ids against labels."""
-    expected = {"GolfSwing": "golf", "Biking": "ride_bike", "PullUps": "pullup", "HorseRiding": "ride_horse"}
+    expected = {
+        "GolfSwing": "golf",
+        "Biking": "ride_bike",
+        "PullUps": "pullup",
+        "HorseRiding": "ride_horse",
+    }
     for video in manifest("ucf-hmdb-small", "ucf"):
         assert video.class_name == expected.get(video.id.split("_")[1], "shoot_ball"), video
 
 
 def test_dataset_is_the_union_over_all_benchmarks() -> None:
     union = dataset_videos("ucf101")
-    parts = [{v.id for v in manifest(b, "ucf")} for b in ("ucf-hmdb-full", "ucf-hmdb-small", "ucf-olympic")]
+    parts = [
+        {v.id for v in manifest(b, "ucf")}
+        for b in ("ucf-hmdb-full", "ucf-hmdb-small", "ucf-olympic")
+    ]
     assert set(union) == set.union(*parts)
     assert list(union) == sorted(union)
     assert domain_of("hmdb51") == "hmdb"
@@ -85,7 +93,9 @@ def test_dataset_is_the_union_over_all_benchmarks() -> None:
 
 
 def test_unknown_data_set_lists_the_known_ones() -> None:
-    with pytest.raises(ManifestError, match=r"no data set 'ucf'?.*Known: gameplay, hmdb51") as error:
+    with pytest.raises(
+        ManifestError, match=r"no data set 'ucf'?.*Known: gameplay, hmdb51"
+    ) as error:
         domain_of("ucf1010")
     assert "from-folder" in str(error.value)
 
@@ -93,8 +103,14 @@ def test_unknown_data_set_lists_the_known_ones() -> None:
 def test_benchmark_defaults_to_the_fullest() -> None:
     assert choose_benchmark("ucf", "hmdb") == "ucf-hmdb-full"
     assert choose_benchmark("hmdb", "ucf", "ucf-hmdb-small") == "ucf-hmdb-small"
-    for source, target, name in (("ucf", "gameplay", None), ("ucf", "ucf", None), ("ucf", "hmdb", "ucf-olympic")):
-        with pytest.raises(ManifestError, match="Domains are: kinetics-gameplay: gameplay, kinetics"):
+    for source, target, name in (
+        ("ucf", "gameplay", None),
+        ("ucf", "ucf", None),
+        ("ucf", "hmdb", "ucf-olympic"),
+    ):
+        with pytest.raises(
+            ManifestError, match="Domains are: kinetics-gameplay: gameplay, kinetics"
+        ):
             choose_benchmark(source, target, name)
 
 
@@ -148,8 +164,16 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def test_from_folders(tmp_path: Path) -> None:
-    a = touch(tmp_path / "a", *(f"run/a{i}.mp4" for i in range(10)), "walk/x.avi", "sit/y.avi", "walk/.z.avi")
-    b = touch(tmp_path / "b", *(f"run/{i}.mp4" for i in range(4)), *(f"walk/{i}.mp4" for i in range(4)))
+    a = touch(
+        tmp_path / "a",
+        *(f"run/a{i}.mp4" for i in range(10)),
+        "walk/x.avi",
+        "sit/y.avi",
+        "walk/.z.avi",
+    )
+    b = touch(
+        tmp_path / "b", *(f"run/{i}.mp4" for i in range(4)), *(f"walk/{i}.mp4" for i in range(4))
+    )
     touch(b, "walk/notes.txt", "stray.mp4")
     videos, left_out = from_folders({"a": a, "b": b}, seed=1)
     assert left_out == {"a": {"sit": 1}, "b": {}}
@@ -157,14 +181,16 @@ def test_from_folders(tmp_path: Path) -> None:
     assert [v.id for v in videos["b"]][:2] == ["run/0", "run/1"]  # stems repeat, so ids are paths
     count = {s: sum(v.split == s and v.label == 0 for v in videos["a"]) for s in ("train", "eval")}
     assert count == {"train": 7, "eval": 3}
-    assert [v.split for v in videos["a"] if v.label == 1] == ["train"]  # a single video stays in train
+    assert [v.split for v in videos["a"] if v.label == 1] == [
+        "train"
+    ]  # a single video stays in train
     assert from_folders({"a": a, "b": b}, seed=1)[0] == videos
     assert from_folders({"a": a, "b": b}, seed=2)[0] != videos
 
 
 def test_from_folders_refuses(tmp_path: Path) -> None:
     a, b = touch(tmp_path / "a", "run/1.mp4"), touch(tmp_path / "b", "walk/1.mp4")
-    with pytest.raises(ManifestError, match="no class in common.*a: run; b: walk"):
+    with pytest.raises(ManifestError, match=r"no class in common.*a: run; b: walk"):
         from_folders({"a": a, "b": b})
     touch(b, "run/1.mp4", "run/1.avi")
     with pytest.raises(ManifestError, match=r"2 files .* only in the suffix \(first: run/1.avi\)"):
@@ -176,7 +202,9 @@ def test_from_folders_refuses(tmp_path: Path) -> None:
 
 
 def test_a_name_means_one_pile_of_videos() -> None:
-    with pytest.raises(ManifestError, match=r"'ucf' is taken by other videos \(kinetics|'ucf' is taken"):
+    with pytest.raises(
+        ManifestError, match=r"'ucf' is taken by other videos \(kinetics|'ucf' is taken"
+    ):
         refuse_name_clash("mine", {"ucf": [ROW]})
     with pytest.raises(ManifestError, match="'ucf101' is taken"):
         refuse_name_clash("mine", {"ucf101": [ROW]})
@@ -185,7 +213,10 @@ def test_a_name_means_one_pile_of_videos() -> None:
 
 def test_commands(tmp_path: Path, cli) -> None:
     for domain in ("phone", "cctv"):
-        touch(tmp_path / domain, *(f"{c}/{domain}_{c}_{i}.mp4" for c in ("run", "sit") for i in range(3)))
+        touch(
+            tmp_path / domain,
+            *(f"{c}/{domain}_{c}_{i}.mp4" for c in ("run", "sit") for i in range(3)),
+        )
     root = tmp_path / "manifests"
     arguments = ["manifest", "from-folder", "--benchmark", "mine", "--manifests", root]
     domains = [f"--domain={d}={tmp_path / d}" for d in ("phone", "cctv")]
@@ -198,9 +229,21 @@ def test_commands(tmp_path: Path, cli) -> None:
     assert cli(*arguments, "--domain=../x=/tmp").exit_code == 2
 
     (tmp_path / "phone" / "run" / "phone_run_1.mp4").unlink()
-    check = cli("manifest", "check", "--dataset", "phone", "--videos", tmp_path / "phone", "--manifests", root)
+    check = cli(
+        "manifest",
+        "check",
+        "--dataset",
+        "phone",
+        "--videos",
+        tmp_path / "phone",
+        "--manifests",
+        root,
+    )
     assert check.exit_code == 3
     assert "5 of 6 listed videos are in" in check.output
     assert "1 are missing (first: phone_run_1)" in check.output
     listed = cli("manifest", "list")
-    assert "ucf-hmdb-full        ucf          ucf101              1438    571       12" in listed.output
+    assert (
+        "ucf-hmdb-full        ucf          ucf101              1438    571       12"
+        in listed.output
+    )

@@ -93,7 +93,9 @@ def test_an_interrupted_shard_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_flipped_byte_of_features_is_found(folder: Path, features: dict[str, np.ndarray]) -> None:
+def test_every_flipped_byte_of_features_is_found(
+    folder: Path, features: dict[str, np.ndarray]
+) -> None:
     path = folder / "shard-00000.h5"
     clean = path.read_bytes()
     with h5py.File(path) as file:

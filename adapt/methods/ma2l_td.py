@@ -43,7 +43,9 @@ def losses(
         "entropy": target_entropy(model.classify(target_BTC), config.entropy_reduction),
         "adversarial": pyramid.adversarial,
     }
-    total = parts["source"] + config.entropy_weight * parts["entropy"] + parts["adversarial"]  # eq. 9
+    total = (
+        parts["source"] + config.entropy_weight * parts["entropy"] + parts["adversarial"]
+    )  # eq. 9
     if pyramid.level_attention is not None:
         parts["level_attention"] = pyramid.level_attention
         total = total + pyramid.level_attention  # eq. 6 trains G^m; its input is detached
