@@ -1,0 +1,133 @@
+"""What the accuracy benchmarks share: run commands as a user does, over seeds, and print one table."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+
+from adapt.evaluate import Accuracy
+from adapt.runs import SELECTION, RunFolder
+from cli import main
+
+HEADER = (
+    "| method | overall, mean ± deviation | each seed | class mean | s per run |\n"
+    "|---|---|---|---|---|"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where a benchmark's problem lies."""
+
+    features: Path
+    manifests: Path
+    runs: Path
+
+    @classmethod
+    def below(cls, root: Path) -> Places:
+        """The three folders of a benchmark that keeps everything in `root`."""
+        return cls(features=root / "features", manifests=root / "manifests", runs=root / "runs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One method's results, an entry per seed."""
+
+    name: str
+    results: tuple[Accuracy, ...]
+    seconds: tuple[float, ...]
+
+    @property
+    def overall(self) -> float:
+        """Mean overall accuracy in percent."""
+        return statistics.fmean(r.overall for r in self.results)
+
+
+@contextmanager
+def working_folder(folder: Path | None) -> Iterator[Path]:
+    """`folder`, which must be new or empty and is kept, or a temporary one.
+
+    Raises:
+        click.UsageError: `folder` holds something.
+    """
+    if folder is None:
+        with TemporaryDirectory(prefix="benchmark-") as temporary:
+            yield Path(temporary)
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise click.UsageError(f"{folder} is not empty. Choose another --folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+
+
+def command(*arguments: object) -> None:
+    """Show a command of `cli.py` and run it in this process."""
+    texts = [str(a) for a in arguments]
+    click.secho(f"\n$ python cli.py {shlex.join(texts)}", bold=True)
+    main(texts, standalone_mode=False)
+
+
+def adapt_over_seeds(
+    name: str,
+    options: Sequence[str],
+    *,
+    source: str,
+    target: str,
+    seeds: Sequence[int],
+    places: Places,
+) -> Row:
+    """Run `adapt` once per seed; the accuracies are those of the run folders."""
+    results, seconds = [], []
+    for seed in seeds:
+        run = places.runs / name.replace(" ", "-").replace("/", "-") / f"seed{seed}"
+        begin = time.monotonic()
+        command(
+            *("adapt", "--source", source, "--target", target, *options, "--seed", seed),
+            *("--features", places.features, "--manifests", places.manifests, "--run", run),
+        )
+        seconds.append(time.monotonic() - begin)
+        results.append(RunFolder(run).result())
+    return Row(name=name, results=tuple(results), seconds=tuple(seconds))
+
+
+def table(rows: Sequence[Row], title: str) -> str:
+    """Markdown: per method mean and sample deviation of overall accuracy, each seed, class mean, time."""
+    lines = [title, "", HEADER]
+    for row in rows:
+        overall = [r.overall for r in row.results]
+        spread = f" ± {statistics.stdev(overall):.1f}" if len(overall) > 1 else ""
+        lines.append(
+            f"| {row.name} | {row.overall:.1f}{spread} | {' '.join(f'{x:.1f}' for x in overall)} "
+            f"| {statistics.fmean(r.class_mean for r in row.results):.1f} "
+            f"| {statistics.fmean(row.seconds):.0f} |"
+        )
+    half = max((r.high - r.low) / 2 for row in rows for r in row.results)
+    lines += [
+        "",
+        f"{rows[0].results[0].videos} target evaluation videos: one run's 95 % interval is up to "
+        f"±{half:.1f} points. Selection: {SELECTION}.",
+    ]
+    return "\n".join(lines)
+
+
+def record(path: Path, problem: Mapping[str, object], rows: Sequence[Row]) -> None:
+    """Append one JSON line per method: the problem, the method, overall and class mean of each seed."""
+    with path.open("a", encoding="utf-8") as file:
+        for row in rows:
+            line = {
+                **problem,
+                "method": row.name,
+                "overall": [round(r.overall, 2) for r in row.results],
+                "class_mean": [round(r.class_mean, 2) for r in row.results],
+                "seconds": [round(s, 1) for s in row.seconds],
+            }
+            file.write(json.dumps(line) + "\n")
