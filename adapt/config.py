@@ -204,6 +204,15 @@ class AdaptConfig:
                 f"--dropout must be below 1 and --learning-rate above 0, got {self.dropout} and "
                 f"{self.learning_rate}."
             )
+        if self.adversarial_levels == "frame-video" and not self.first_level:
+            raise ConfigError(
+                "--adversarial-levels frame-video needs discriminators at the frames: give "
+                "--first-level."
+            )
+        if self.batch_size * self.frames * self.draws == 1:
+            raise ConfigError(
+                "--batch-size 1 with --frames 1 gives batch norm a single value. Raise either."
+            )
         geometry = self.geometry
         if self.method == "ma2l-td" and self.frames != geometry.frames:
             fitting = [m for m in range(2, 9) if Geometry(self.kernel, m).frames <= self.frames]

@@ -37,15 +37,20 @@ class Aggregator(nn.Module):
             [x[:, s * self.dilation : s * self.dilation + slots] for s in range(self.kernel)], dim=2
         )
 
+    def attention(self, losses_BS: Tensor) -> Tensor:
+        """Slot losses (B, S) -> weights within every receptive field (B, S', q).
+
+        What is confused (large loss) weighs more. No path for gradients.
+        """
+        return normalised(self.receptive_fields(losses_BS.detach()))
+
     def forward(self, features_BSC: Tensor, losses_BS: Tensor | None) -> Tensor:
         """Features of level m (B, S, C) and their slot losses, or None for equal weights -> (B, S', C)."""
         fields_BSqC = self.receptive_fields(features_BSC)
         if losses_BS is None:
             residual = fields_BSqC.mean(dim=2)
         else:
-            # Attention, not a path for gradients: what is confused (large loss) weighs more.
-            weights_BSq = normalised(self.receptive_fields(losses_BS.detach()))
-            residual = (weights_BSq[..., None] * fields_BSqC).sum(dim=2)
+            residual = (self.attention(losses_BS)[..., None] * fields_BSqC).sum(dim=2)
         convolved = self.convolutions(features_BSC.transpose(1, 2)).transpose(1, 2)
         result: Tensor = convolved + residual  # eq. 12
         return result

@@ -1,0 +1,185 @@
+"""Where gradients go, what a step minimises, and what prediction depends on."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from adapt import methods, pyramid
+from adapt.config import METHODS, AdaptConfig
+from adapt.data import SourceBatch, TargetBatch
+from adapt.losses import source_loss, target_entropy
+from adapt.model import VideoClassifier
+
+COEFFICIENT = 0.3
+SMALL = {
+    **{"source": "a", "target": "b", "levels": 3, "width": 6, "discriminator_width": 8},
+    "dropout": 0.0,
+}
+
+# Parameters without a gradient, and why. Everything else must have one.
+BATCH_NORM = "batch norm subtracts what the bias adds"
+UNTRAINED = "the authors' level attention: a linear layer that no loss reaches"
+WITHOUT_GRADIENT = {
+    "paper": {"encoder.0.bias": BATCH_NORM, "encoder.4.bias": BATCH_NORM},
+    "released": {
+        "encoder.0.bias": BATCH_NORM,
+        "encoder.4.bias": BATCH_NORM,
+        **{
+            f"level_discriminators.{m}.{part}": UNTRAINED
+            for m in (2, 3)
+            for part in ("weight", "bias")
+        },
+    },
+}
+# Numerically zero: sums that cancel leave rounding of this order in float64.
+ZERO = 1e-12
+
+
+def make_config(preset: str, **given: Any) -> AdaptConfig:
+    return AdaptConfig.make(benchmark="toy", preset=preset, given={**SMALL, **given})
+
+
+def make_step(config: AdaptConfig) -> tuple[VideoClassifier, Any, SourceBatch, TargetBatch]:
+    torch.manual_seed(0)
+    model = VideoClassifier(10, config.width, 3, config.dropout).double()
+    branch = methods.find(config.method).branch(config)
+    if branch is not None:
+        branch.double().eval()  # no dropout
+    features = torch.randn(9, config.frames, 10, dtype=torch.float64)
+    source = SourceBatch(features[:5], torch.tensor([0, 1, 2, 1, 0]))
+    return model, branch, source, TargetBatch(features[5:])
+
+
+def named(model: nn.Module, branch: nn.Module) -> dict[str, nn.Parameter]:
+    return {**dict(model.named_parameters()), **dict(branch.named_parameters())}
+
+
+def losses_of(config: AdaptConfig, *step: Any, coefficient: float = COEFFICIENT) -> methods.Losses:
+    return methods.find(config.method).losses(*step, config, coefficient)
+
+
+@pytest.mark.parametrize("preset", WITHOUT_GRADIENT)
+def test_every_parameter_has_a_gradient_but_those_on_the_list(preset: str) -> None:
+    config = make_config(preset)
+    step = make_step(config)
+    losses_of(config, *step).total.backward()
+    without = {
+        name for name, p in named(*step[:2]).items() if p.grad is None or p.grad.abs().max() < ZERO
+    }
+    assert without == set(WITHOUT_GRADIENT[preset])
+
+
+@pytest.mark.parametrize("preset", WITHOUT_GRADIENT)
+def test_adversarial_gradients_against_those_without_reversal(
+    preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eq. 9: the extractor gets minus the coefficient times its plain gradient. The aggregators play
+    against the discriminators in `paper` and with them in `released`; discriminators always descend."""
+    config = make_config(preset)
+    step = make_step(config)
+    plain = copy.deepcopy(step)
+    losses_of(config, *step).parts["adversarial"].backward()
+    monkeypatch.setattr(pyramid, "reverse", lambda x, coefficient: x)
+    losses_of(config, *plain).parts["adversarial"].backward()
+    signs = {
+        "encoder": -COEFFICIENT,
+        "aggregators": -COEFFICIENT if preset == "paper" else 1.0,
+        "discriminators": 1.0,
+    }
+    expected = named(*plain[:2])
+    compared = set()
+    for name, p in named(*step[:2]).items():
+        part = name.split(".")[0]
+        if part not in signs:
+            assert p.grad is None
+            continue
+        torch.testing.assert_close(p.grad, signs[part] * expected[name].grad, rtol=1e-9, atol=1e-13)
+        compared.add(part)
+    assert compared == set(signs)
+
+
+@pytest.mark.parametrize("preset", WITHOUT_GRADIENT)
+def test_the_total_is_the_sum_of_its_losses(preset: str) -> None:
+    config = make_config(preset, entropy_weight=0.7)
+    model, branch, source, target = make_step(config)
+    losses = losses_of(config, model, branch, source, target)
+    # Each domain's batch norm sees its own batch, so the two are passed one after the other.
+    source_BTC = model.encode(source.features_BTD)
+    target_BTC = model.encode(target.features_BTD)
+    parts = losses.parts
+    assert torch.equal(
+        parts["source"], source_loss(model.classifier(source_BTC.mean(1)), source.labels_B)
+    )
+    assert torch.equal(
+        parts["entropy"],
+        target_entropy(model.classifier(target_BTC.mean(1)), config.entropy_reduction),
+    )
+    total = parts["source"] + 0.7 * parts["entropy"] + parts["adversarial"]
+    if preset == "paper":
+        total = total + parts["level_attention"]
+    assert ("level_attention" in parts) == (preset == "paper")
+    torch.testing.assert_close(losses.total, total)
+
+
+def test_domains_are_told_apart_as_source_0_and_target_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    forward = pyramid.AdaptationBranch.forward
+
+    def watch(self: Any, features: Tensor, domains_B: Tensor, coefficient: float) -> Any:
+        seen.append(domains_B)
+        return forward(self, features, domains_B, coefficient)
+
+    monkeypatch.setattr(pyramid.AdaptationBranch, "forward", watch)
+    config = make_config("paper")
+    losses_of(config, *make_step(config))
+    assert seen[0].tolist() == [0.0] * 5 + [1.0] * 4
+
+
+def test_source_only_has_no_branch_and_never_reads_the_target() -> None:
+    config = make_config("paper", method="source-only")
+    model, branch, source, target = make_step(config)
+    assert branch is None
+    poisoned = TargetBatch(target.features_BTD * float("nan"))
+    losses_of(config, model, branch, source, poisoned).total.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert all(torch.isfinite(b).all() for b in model.buffers())
+
+
+@pytest.mark.parametrize("preset", WITHOUT_GRADIENT)
+def test_prediction_never_touches_the_branch(preset: str) -> None:
+    config = make_config(preset)
+    model, branch, source, target = make_step(config)
+    losses_of(config, model, branch, source, target).total.backward()
+    model.eval()
+    before = model(target.features_BTD)
+    with torch.no_grad():
+        for p in (*branch.parameters(), *branch.buffers()):
+            p.fill_(float("nan"))
+    assert torch.equal(model(target.features_BTD), before)
+    assert {name.split(".")[0] for name in model.state_dict()} == {"encoder", "classifier"}
+
+
+def test_the_predicting_network_is_under_a_million_parameters() -> None:
+    model = VideoClassifier(2048, 256, 12, 0.5)
+    assert sum(p.numel() for p in model.parameters()) == 594_444
+
+
+def test_prediction_is_the_mean_over_frames_of_the_encoder_then_linear() -> None:
+    model, _, source, _ = make_step(make_config("paper"))
+    model.eval()
+    for video, logits in zip(source.features_BTD, model(source.features_BTD)):
+        encoded = [model.encoder(frame[None])[0] for frame in video]
+        expected = model.classifier(sum(encoded) / len(encoded))
+        torch.testing.assert_close(logits, expected)
+
+
+def test_every_method_is_found() -> None:
+    for name in METHODS:
+        config = dataclasses.replace(make_config("paper"), method=name)
+        assert losses_of(config, *make_step(config)).total.isfinite()
