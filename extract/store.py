@@ -13,12 +13,13 @@ the index can always be built again from the shards alone.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +35,7 @@ from extract.files import replacing, sha256_of, write_text
 FORMAT = 1
 INDEX, VIDEOS, FAILURES, SUMS = "index.json", "videos.csv", "failures.csv", "SHA256SUMS"
 _SHARD_NAME = re.compile(r"shard-\d{5}\.h5")
+_REBUILD = "Delete it and run extract again: it is made anew from the shards."
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -64,6 +66,17 @@ class VideoRecord:
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(VideoRecord))
+_FROM_TEXT: dict[Any, Callable[[str], Any]] = {
+    "str": str,
+    "int": int,
+    "float": lambda text: float(text or "nan"),
+}
+_INDEX_FIELDS = {
+    **{"dataset": str, "config": dict, "config_sha256": str, "width": int, "shards": list},
+    **{"totals": dict, "complete": bool, "run": dict},
+}
+_SHARD_FIELDS = {"file": str, "bytes": int, "sha256": str, "videos": int, "frames": int}
+_TOTALS_FIELDS = dict.fromkeys(("listed", "stored", "missing", "failed", "pending", "frames"), int)
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
@@ -138,13 +151,13 @@ def stored_records(folder: Path, config: Mapping[str, Any]) -> dict[str, VideoRe
     """
     records: dict[str, VideoRecord] = {}
     for path in _shards(folder):
-        with _open_shard(path) as file:
-            if file.attrs.get("config") != _canonical(config):
+        with open_shard(path) as file:
+            if not has_config(file, config):
                 raise StoreError(
                     f"{path} was made with another config. Move it away, then run again."
                 )
-            for name in _dataset_names(file):
-                record = VideoRecord(**json.loads(_plain_dataset(file, name, path).attrs["record"]))
+            for name in names_in(file):
+                record = record_of(plain_dataset(file, name, path))
                 records[record.video] = record
     return records
 
@@ -223,23 +236,11 @@ class FeatureStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.index = _read_index(folder)
+        self.index = read_index(folder)
         self.config: dict[str, Any] = self.index["config"]
         self.width = int(self.index["width"])
-        table = pd.read_csv(
-            folder / VIDEOS,
-            keep_default_na=False,
-            dtype={name: str for name in ("video", "shard", "source", "crc32", "status", "error")},
-        )
-        if tuple(table.columns) != _FIELDS:
-            raise StoreError(
-                f"{folder / VIDEOS}: unexpected columns. Run extract again to rebuild it."
-            )
-        self.records = {
-            row["video"]: VideoRecord(**row)
-            for row in table.to_dict("records")
-            if row["status"] == "ok"
-        }
+        rows = read_records(folder / VIDEOS)
+        self.records = {record.video: record for record in rows if record.status == "ok"}
         self._bytes = {shard["file"]: shard["bytes"] for shard in self.index["shards"]}
         foreign = sorted({record.shard for record in self.records.values()} - set(self._bytes))
         if foreign:
@@ -261,7 +262,7 @@ class FeatureStore:
         if record is None:
             raise StoreError(f"{self.folder} has no features of {video}.")
         path = self.folder / record.shard
-        dataset = _plain_dataset(self._open(record.shard), video, path)
+        dataset = plain_dataset(self._open(record.shard), video, path)
         if dataset.shape != (record.frames, self.width):
             raise StoreError(
                 f"{path}: {video} has shape {dataset.shape}, the index says {(record.frames, self.width)}."
@@ -295,7 +296,7 @@ class FeatureStore:
                     f"{path} is {found}, the index says {self._bytes[shard]} bytes. "
                     "Delete what is left of it and run extract again."
                 )
-            self._files[shard] = _open_shard(path)
+            self._files[shard] = open_shard(path)
         return self._files[shard]
 
 
@@ -304,6 +305,144 @@ def find_stores(features: Path, dataset: str) -> dict[str, FeatureStore]:
     root = features / dataset
     folders = sorted(path.parent for path in root.glob(f"*/{INDEX}")) if root.is_dir() else []
     return {folder.name: FeatureStore(folder) for folder in folders}
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The index of a store, every field of the right type and every shard's name a shard's name.
+
+    Raises:
+        StoreError: no index, another format, damaged, or naming foreign files.
+    """
+    path = folder / INDEX
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(
+            f"{folder} has no {INDEX}: no store, or its extraction has not finished a shard."
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path} is damaged ({error}). {_REBUILD}") from error
+    found = index.get("format") if isinstance(index, dict) else None
+    if found != FORMAT:
+        raise StoreError(f"{path} has format {found!r}, this version reads {FORMAT}.")
+    wrong = _wrong_fields(index, _INDEX_FIELDS)
+    if not wrong:
+        wrong = _wrong_fields(index["totals"], _TOTALS_FIELDS)
+        for shard in index["shards"]:
+            wrong += _wrong_fields(shard, _SHARD_FIELDS)
+    if wrong:
+        raise StoreError(f"{path} is damaged (no valid {', '.join(wrong[:3])}). {_REBUILD}")
+    if config_sha256(index["config"]) != index["config_sha256"]:
+        raise StoreError(f"{path}: the config does not have the sha256 written beside it.")
+    names = [shard["file"] for shard in index["shards"]]
+    foreign = [name for name in names if not is_shard_name(name)]
+    if foreign:
+        raise StoreError(f"{path} names files that are no shards {first_of(foreign)}.")
+    return index
+
+
+def read_records(path: Path) -> list[VideoRecord]:
+    """The rows of videos.csv or failures.csv.
+
+    Raises:
+        StoreError: absent, damaged, or with other columns.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file, strict=True)
+        if tuple(header) != _FIELDS or any(len(row) != len(_FIELDS) for row in rows):
+            raise ValueError("unexpected columns")
+        kinds = [_FROM_TEXT[field.type] for field in dataclasses.fields(VideoRecord)]
+        values = [[kind(text) for kind, text in zip(kinds, row)] for row in rows]
+    except FileNotFoundError:
+        raise StoreError(f"There is no {path}. {_REBUILD}") from None
+    except (ValueError, csv.Error) as error:
+        raise StoreError(f"{path} is damaged ({error}). {_REBUILD}") from error
+    return [VideoRecord(**dict(zip(_FIELDS, row))) for row in values]
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a file's name is that of a finished shard."""
+    return _SHARD_NAME.fullmatch(name) is not None
+
+
+def open_shard(path: Path) -> h5py.File:
+    """A shard for reading.
+
+    Raises:
+        StoreError: unreadable, or a link to another folder.
+    """
+    if path.is_symlink() and path.resolve().parent != path.parent.resolve():
+        raise StoreError(f"{path} is a link to another folder; shards are plain files.")
+    try:
+        # Shards never change, so no lock is needed, and NFS without locks works.
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise StoreError(
+            f"{path} is no readable shard ({error}). Delete it and run extract again."
+        ) from error
+
+
+def has_config(file: h5py.File, config: Mapping[str, Any]) -> bool:
+    """Whether a shard was made with this config."""
+    return bool(file.attrs.get("config") == _canonical(config))
+
+
+def names_in(file: h5py.File) -> Iterator[str]:
+    """Every name in a shard that is no group: data sets, and links, which `plain_dataset` refuses."""
+    groups: list[tuple[str, h5py.Group]] = [("", file)]
+    seen = {file["/"]}  # a group may contain itself
+    while groups:
+        prefix, group = groups.pop()
+        for name in group:
+            inner = isinstance(group.get(name, getlink=True), h5py.HardLink)
+            if inner and group.get(name, getclass=True) is h5py.Group:
+                if group[name] not in seen:
+                    seen.add(group[name])
+                    groups.append((f"{prefix}{name}/", group[name]))
+            else:
+                yield prefix + name
+
+
+def plain_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    """The contiguous float16 dataset `name`.
+
+    Raises:
+        StoreError: not there, of another type, or anything by which HDF5 can reach outside the file.
+    """
+    parts = name.split("/")
+    for end in range(1, len(parts) + 1):
+        link = file.get("/".join(parts[:end]), getlink=True)
+        if link is None:
+            raise StoreError(f"{path} does not contain {name}, which the index places there.")
+        if not isinstance(link, h5py.HardLink):
+            raise StoreError(
+                f"{path}: {name} is a link, refused: features must lie in the shard itself."
+            )
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+        raise StoreError(f"{path}: {name} is not a plain dataset, refused.")
+    if dataset.dtype != np.float16:
+        raise StoreError(f"{path}: {name} has type {dataset.dtype}, expected float16.")
+    # A chunked or never written dataset can claim any size: a few bytes could fill the memory.
+    if dataset.id.get_offset() is None:
+        raise StoreError(f"{path}: {name} is not stored in one piece, refused.")
+    return dataset
+
+
+def record_of(dataset: h5py.Dataset) -> VideoRecord:
+    """What was written beside a video's features.
+
+    Raises:
+        StoreError: no record, or one that this version does not know.
+    """
+    try:
+        return VideoRecord(**json.loads(dataset.attrs["record"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise StoreError(
+            f"{dataset.file.filename}: {dataset.name} has no valid record ({error}). "
+            "Delete that shard and run extract again."
+        ) from error
 
 
 def config_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
@@ -328,66 +467,9 @@ def _shards(folder: Path) -> list[Path]:
 def _known_shards(folder: Path) -> dict[str, dict[str, Any]]:
     if not (folder / INDEX).is_file():
         return {}
-    return {shard["file"]: shard for shard in _read_index(folder)["shards"]}
+    return {shard["file"]: shard for shard in read_index(folder)["shards"]}
 
 
-def _read_index(folder: Path) -> dict[str, Any]:
-    path = folder / INDEX
-    try:
-        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StoreError(
-            f"{folder} has no {INDEX}: no store, or its extraction has not finished a shard."
-        ) from None
-    except ValueError as error:
-        raise StoreError(
-            f"{path} is damaged ({error}). Run extract again to rebuild it."
-        ) from error
-    if index.get("format") != FORMAT:
-        raise StoreError(f"{path} has format {index.get('format')!r}, this version reads {FORMAT}.")
-    if config_sha256(index["config"]) != index["config_sha256"]:
-        raise StoreError(f"{path}: the config does not have the sha256 written beside it.")
-    names = [str(shard["file"]) for shard in index["shards"]]
-    foreign = [name for name in names if not _SHARD_NAME.fullmatch(name)]
-    if foreign:
-        raise StoreError(f"{path} names files that are no shards {first_of(foreign)}.")
-    return index
-
-
-def _open_shard(path: Path) -> h5py.File:
-    if path.is_symlink() and path.resolve().parent != path.parent.resolve():
-        raise StoreError(f"{path} is a link to another folder; shards are plain files.")
-    try:
-        # Shards never change, so no lock is needed, and NFS without locks works.
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise StoreError(
-            f"{path} is no readable shard ({error}). Delete it and run extract again."
-        ) from error
-
-
-def _dataset_names(file: h5py.File) -> Sequence[str]:
-    names: list[str] = []
-    file.visititems(
-        lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None
-    )
-    return names
-
-
-def _plain_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    """The dataset, refusing everything by which HDF5 can reach outside the file."""
-    parts = name.split("/")
-    for end in range(1, len(parts) + 1):
-        link = file.get("/".join(parts[:end]), getlink=True)
-        if link is None:
-            raise StoreError(f"{path} does not contain {name}, which the index places there.")
-        if not isinstance(link, h5py.HardLink):
-            raise StoreError(
-                f"{path}: {name} is a link, refused: features must lie in the shard itself."
-            )
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-        raise StoreError(f"{path}: {name} is not a plain dataset, refused.")
-    if dataset.dtype != np.float16:
-        raise StoreError(f"{path}: {name} has type {dataset.dtype}, expected float16.")
-    return dataset
+def _wrong_fields(found: object, expected: Mapping[str, type]) -> list[str]:
+    values = found if isinstance(found, dict) else {}
+    return [name for name, kind in expected.items() if type(values.get(name)) is not kind]
