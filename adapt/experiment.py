@@ -112,8 +112,13 @@ def evaluate(
         store=inputs.store,
         allow_missing=inputs.allow_missing,
     )
-    dataset = dataset_of(config.target, places.manifests)
-    with FeatureStore(places.features / dataset / inputs.store) as store:
+    folder = places.features / dataset_of(config.target, places.manifests) / inputs.store
+    if not folder.is_dir() or not places.manifests.is_dir():
+        raise RunError(
+            f"The run's features {folder} or manifests {places.manifests} are not there any more. "
+            "Where they lie now: --features and --manifests."
+        )
+    with FeatureStore(folder) as store:
         if store.index["config_sha256"] != inputs.feature_config_sha256:
             raise StoreError(
                 f"{store.folder} was made with another config than the run's features."

@@ -1,0 +1,233 @@
+"""`adapt` and `evaluate` end to end on a small problem."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import CONFIG, make_store, toy_arguments
+
+from adapt.config import AdaptConfig
+from extract.manifest import read_manifest, write_manifest
+
+OPTIONS = """
+features manifests store allow-missing run device
+source target benchmark method preset seed epochs batch-size kernel levels frames width dropout
+discriminator-width discriminators adversarial-levels first-level reversal aggregation level-weights
+slot-reduction bound adversarial-weight entropy-reduction entropy-weight learning-rate rate-decay
+weight-decay draws eval-draws class-balanced
+"""
+
+
+def test_a_new_option_is_a_conscious_change() -> None:
+    from cli import main
+
+    flags = [p.opts[0].removeprefix("--") for p in main.commands["adapt"].params]
+    assert flags == OPTIONS.split()
+    assert set(OPTIONS.split()) >= {
+        f.name.replace("_", "-") for f in dataclasses.fields(AdaptConfig)
+    }
+
+
+@pytest.mark.parametrize("preset", ["paper", "released"])
+def test_a_run_describes_itself_and_evaluate_repeats_it(cli, problem: Path, preset: str) -> None:
+    result = cli(*toy_arguments(problem, "run", "--preset", preset))
+    assert result.exit_code == 0, result.output
+    run = problem / "run"
+    assert {path.name for path in run.iterdir()} == {
+        *("config.json", "environment.json", "metrics.jsonl", "checkpoint.pt"),
+        *("predictions.csv", "done.json"),
+    }
+    config = json.loads((run / "config.json").read_text())
+    assert config["config"]["preset"] == preset and config["config"]["frames"] == 9
+    assert config["inputs"]["store"].startswith("fake-")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert {"source", "entropy", "adversarial", "reversal", "learning_rate"} <= set(lines[0])
+
+    done = json.loads((run / "done.json").read_text())["target_eval"]
+    assert f"overall {done['overall']:.2f} %" in result.output
+    assert f"class mean {done['class_mean']:.2f} %" in result.output
+    table = pd.read_csv(run / "predictions.csv")
+    assert 100 * (table["class"] == table["predicted"]).mean() == pytest.approx(done["overall"])
+    listed = read_manifest(problem / "manifests" / "toy" / "right.csv")
+    assert table["video"].tolist() == [v.id for v in listed if v.split == "eval"]
+
+    again = cli("evaluate", run, "--device", "cpu")
+    assert again.exit_code == 0 and "the same as the run recorded" in again.output
+    assert f"overall {done['overall']:.2f} %" in again.output
+
+
+def test_the_checkpoint_holds_what_predicts_and_nothing_that_runs(cli, problem: Path) -> None:
+    assert cli(*toy_arguments(problem, "run")).exit_code == 0
+    checkpoint = torch.load(problem / "run" / "checkpoint.pt", weights_only=True)
+    assert set(checkpoint) == {"backbone_width", "classes", "model"}
+    assert {name.split(".")[0] for name in checkpoint["model"]} == {"encoder", "classifier"}
+    assert checkpoint["classes"] == ["c0", "c1", "c2"] and checkpoint["backbone_width"] == 16
+
+
+def test_evaluate_says_when_it_comes_out_otherwise(cli, problem: Path) -> None:
+    assert cli(*toy_arguments(problem, "run")).exit_code == 0
+    done = problem / "run" / "done.json"
+    record = json.loads(done.read_text())
+    record["target_eval"]["overall"] = 12.5
+    done.write_text(json.dumps(record))
+    result = cli("evaluate", problem / "run", "--device", "cpu")
+    assert result.exit_code == 1 and "The run recorded 12.50 overall" in result.output
+
+
+def test_evaluate_after_the_folders_moved(cli, problem: Path) -> None:
+    assert cli(*toy_arguments(problem, "run")).exit_code == 0
+    for name in ("features", "manifests"):
+        (problem / name).rename(problem / f"moved-{name}")
+    places = ("--features", problem / "moved-features", "--manifests", problem / "moved-manifests")
+    assert cli("evaluate", problem / "run", "--device", "cpu", *places).exit_code == 0
+    lost = cli("evaluate", problem / "run", "--device", "cpu")
+    assert lost.exit_code == 1
+    assert "are not there any more. Where they lie now: --features and --manifests." in lost.output
+
+
+def test_evaluate_without_a_finished_run(cli, tmp_path: Path) -> None:
+    result = cli("evaluate", tmp_path / "nothing")
+    assert result.exit_code == 1
+    assert "has no config.json: no run, or one that did not finish." in result.output
+
+
+def test_source_only(cli, problem: Path) -> None:
+    result = cli(*toy_arguments(problem, "run", "--method", "source-only"))
+    assert result.exit_code == 0 and "source-only, seed 0, last epoch" in result.output
+    line = json.loads((problem / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert "source" in line and "adversarial" not in line and "entropy" not in line
+
+
+def test_adaptation_gains_where_the_target_is_shifted(cli, tmp_path: Path) -> None:
+    """Not a benchmark: that the pieces, joined by the command, learn what they are for."""
+    from conftest import make_problem
+
+    make_problem(tmp_path, shift=3.0, per_class=24, classes=4)
+    more = ("--epochs", 30, "--batch-size", 16, "--learning-rate", 1e-3)
+    accuracies = {}
+    for name, method in (("source-only", ("--method", "source-only")), ("ma2l-td", ())):
+        assert cli(*toy_arguments(tmp_path, name, *more, *method)).exit_code == 0
+        done = json.loads((tmp_path / name / "done.json").read_text())
+        accuracies[name] = done["target_eval"]["overall"]
+    assert accuracies["ma2l-td"] >= accuracies["source-only"] + 10
+
+
+def test_missing_features(cli, problem: Path) -> None:
+    path = problem / "manifests" / "toy" / "right.csv"
+    videos = list(read_manifest(path))
+    extra = [dataclasses.replace(videos[-1], id=f"lost_{i}") for i in range(2)]
+    write_manifest(path, [*videos, *extra])
+    result = cli(*toy_arguments(problem, "run"))
+    assert result.exit_code == 1
+    assert re.search(
+        r"2 of 26 right train videos have no features in \S+ \(first: lost_0\)", result.output
+    )
+    assert "Run: python cli.py extract --dataset right --features" in result.output
+    assert not (problem / "run").exists()
+    allowed = cli(*toy_arguments(problem, "run", "--allow-missing"))
+    assert allowed.exit_code == 0, allowed.output
+    assert cli("evaluate", problem / "run", "--device", "cpu").exit_code == 0
+
+
+def test_no_features_at_all(cli, problem: Path) -> None:
+    (problem / "features" / "right").rename(problem / "away")
+    result = cli(*toy_arguments(problem, "run"))
+    assert result.exit_code == 1
+    assert "There are no features yet. Run:\n  python cli.py extract --dataset right" in (
+        result.output
+    )
+    assert "--dataset left" not in result.output
+
+
+@pytest.fixture
+def two_stores(problem: Path) -> tuple[Path, str]:
+    """A second store of both domains, with stride 2; returns its name too."""
+    for domain in ("left", "right"):
+        videos = read_manifest(problem / "manifests" / "toy" / f"{domain}.csv")
+        features = {v.id: np.ones((3, 16)) for v in videos}
+        folder = make_store(problem / "features", domain, features, {**CONFIG, "stride": 2})
+    return problem, folder.name
+
+
+def test_several_stores_are_named_and_never_guessed(cli, two_stores: tuple[Path, str]) -> None:
+    problem, second = two_stores
+    result = cli(*toy_arguments(problem, "run"))
+    assert result.exit_code == 1
+    assert "Several stores fit, made with different options. Choose one:" in result.output
+    assert f"--store {second}" in result.output and "stride: " in result.output
+    assert not (problem / "run").exists()
+
+    chosen = cli(*toy_arguments(problem, "run", "--store", second))
+    assert chosen.exit_code == 0
+    config = json.loads((problem / "run" / "config.json").read_text())
+    assert config["inputs"]["store"] == second
+    unclear = cli(*toy_arguments(problem, "other", "--store", "fake"))
+    assert unclear.exit_code == 1 and "--store fake fits 2 stores" in unclear.output
+    absent = cli(*toy_arguments(problem, "other", "--store", "resnet"))
+    assert absent.exit_code == 1 and "--store resnet fits 0 stores" in absent.output
+
+
+def test_unlike_stores_are_refused_with_what_differs(cli, problem: Path) -> None:
+    (problem / "features" / "right").rename(problem / "away")
+    videos = read_manifest(problem / "manifests" / "toy" / "right.csv")
+    make_store(
+        problem / "features",
+        "right",
+        {v.id: np.ones((3, 16)) for v in videos},
+        {**CONFIG, "stride": 2},
+    )
+    result = cli(*toy_arguments(problem, "run"))
+    assert result.exit_code == 1
+    assert "were made differently and cannot be mixed" in result.output
+    assert "differ in stride: 1 or 2." in result.output
+
+
+def test_a_used_run_folder_is_refused(cli, problem: Path) -> None:
+    (problem / "run").mkdir()
+    (problem / "run" / "notes.txt").write_text("mine")
+    result = cli(*toy_arguments(problem, "run"))
+    assert result.exit_code == 1
+    assert "run is not empty. Give another --run, or remove it." in result.output
+    assert (problem / "run" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (("--frames", 32), "kernel 3 with 3 levels needs 9 frames, got frames=32. Use --frames 9"),
+        (("--levels", 1), "--levels must be 2 or more, got 1."),
+        (("--benchmark", "none"), "Benchmark 'none' does not have both 'left' and 'right'."),
+        (("--target", "left"), "Source and target are both 'left'."),
+        (("--target", "up"), "No benchmark has both 'left' and 'up'."),
+        (("--preset", "best"), "'best' is not one of 'paper', 'released'"),
+    ],
+    ids=str,
+)
+def test_bad_options(cli, problem: Path, more: tuple[object, ...], text: str) -> None:
+    result = cli(*toy_arguments(problem, "run", *more))
+    assert result.exit_code in (1, 2) and text in result.output
+    assert not (problem / "run").exists()
+
+
+def test_damaged_features_are_found(cli, problem: Path) -> None:
+    shard = next((problem / "features" / "left").rglob("shard-*.h5"))
+    with h5py.File(shard) as file:
+        offset = file["left_0_11"].id.get_offset()
+    with shard.open("r+b") as stream:
+        stream.seek(offset + 7)
+        byte = stream.read(1)[0]
+        stream.seek(offset + 7)
+        stream.write(bytes([byte ^ 1]))
+    result = cli(*toy_arguments(problem, "run"))
+    assert result.exit_code == 1
+    assert "the features of left_0_11 were damaged after they were written" in result.output
+    assert not (problem / "run").exists()
