@@ -76,22 +76,33 @@ def command(*arguments: object) -> None:
     main(texts, standalone_mode=False)
 
 
+def run_folder(places: Places, name: str, seed: int) -> Path:
+    """Where the run of one method and seed lies."""
+    return places.runs / name.replace(" ", "-").replace("/", "-") / f"seed{seed}"
+
+
 def adapt_over_seeds(
     name: str,
     options: Sequence[str],
     *,
     source: str,
     target: str,
+    benchmark: str,
     seeds: Sequence[int],
     places: Places,
 ) -> Row:
-    """Run `adapt` once per seed; the accuracies are those of the run folders."""
+    """Run `adapt` once per seed; the accuracies are those of the run folders.
+
+    Args:
+        benchmark: its name; `{seed}` in it stands for the seed, where every seed has a split of its own.
+    """
     results, seconds = [], []
     for seed in seeds:
-        run = places.runs / name.replace(" ", "-").replace("/", "-") / f"seed{seed}"
+        run = run_folder(places, name, seed)
         begin = time.monotonic()
         command(
-            *("adapt", "--source", source, "--target", target, *options, "--seed", seed),
+            *("adapt", "--source", source, "--target", target),
+            *("--benchmark", benchmark.format(seed=seed), *options, "--seed", seed),
             *("--features", places.features, "--manifests", places.manifests, "--run", run),
         )
         seconds.append(time.monotonic() - begin)

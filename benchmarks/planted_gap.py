@@ -24,7 +24,8 @@ import numpy as np
 
 from benchmarks.common import Places, adapt_over_seeds, record, table, working_folder
 from extract.manifest import Video, write_manifest
-from extract.store import ShardWriter, VideoRecord, store_folder, write_index
+from extract.store import VideoRecord, store_folder
+from extract.write import ShardWriter, write_index
 
 BENCHMARK, SOURCE, TARGET = "planted-gap", "plain", "shifted"
 BACKGROUND_OF = 6
@@ -249,6 +250,7 @@ def planted_gap(
                 [*QUICK, "--epochs", str(epochs), *shlex.split(options)],
                 source=SOURCE,
                 target=TARGET,
+                benchmark=BENCHMARK,
                 seeds=[int(s) for s in seeds.split(",")],
                 places=places,
             )
