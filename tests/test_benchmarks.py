@@ -1,0 +1,205 @@
+"""The accuracy benchmarks: the planted gap and the darkened video against their recipes in plain loops."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.common import Places
+from benchmarks.darkened import darken, read_frames, write_dark
+from benchmarks.planted_gap import (
+    BENCHMARK,
+    SOURCE,
+    TARGET,
+    Gap,
+    halves,
+    planted_gap,
+    write_problem,
+)
+from extract.manifest import read_manifest
+from extract.store import find_stores
+from extract.synthetic import write_video
+
+COUNTS = (7, 12, 9)
+FRAMES, WIDTH = 25, 6
+# Videos per class of the real file, in file order.
+REAL_COUNTS = (114, 145, 132, 108, 155, 150, 134, 131, 160, 134, 150, 131, 109, 112)
+
+
+@pytest.fixture
+def data() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    count = sum(COUNTS)
+    return {
+        "features": random.gamma(2, 0.5, (count, FRAMES, WIDTH)).astype(np.float16),
+        "label": np.repeat(np.arange(len(COUNTS)), COUNTS).astype(np.int16),
+        "video": np.array([f"v_{number:03}" for number in range(count)]),
+        "classes": np.array(["ant", "bee", "cat"]),
+    }
+
+
+def expected_split(counts) -> dict[str, list[int]]:
+    split: dict[str, list[int]] = {"source": [], "train": [], "eval": []}
+    begin = 0
+    for count in counts:
+        in_target = count // 2
+        for place in range(count):
+            part = "eval" if place < in_target // 3 else "train"
+            split[part if place < in_target else "source"].append(begin + place)
+        begin += count
+    return split
+
+
+def expected_target(features: np.ndarray, videos: list[int], gap: Gap) -> dict[int, np.ndarray]:
+    """The recipe frame by frame and channel by channel, with the draws in the documented order."""
+    random = np.random.default_rng(gap.gap_seed)
+    x = features.astype(np.float64)
+    if gap.family == "gain":
+        g = [math.exp(z) for z in random.normal(0, gap.gain, WIDTH)]
+        b = [gap.shift * abs(z) * x.mean() for z in random.normal(size=WIDTH)]
+        kept = [u >= gap.drop for u in random.random(WIDTH)]
+    else:
+        p = random.permutation(WIDTH)
+        a = [min(max(z, 0), 1) for z in random.normal(0.5 * gap.mix, 0.25, WIDTH)]
+        A = random.normal(size=(WIDTH, 48)) / math.sqrt(WIDTH)
+        B = random.normal(size=(48, WIDTH))
+    result = {}
+    for video in videos:
+        start, end = int(random.integers(0, 8)), int(random.integers(17, 25))
+        replaced = random.random(FRAMES) < gap.background
+        mixed = random.integers(0, len(x) * FRAMES, (FRAMES, 6))
+        seen = np.zeros((FRAMES, WIDTH))
+        for i in range(FRAMES):
+            frame = x[video, round(start + i * (end - start) / (FRAMES - 1))]
+            if replaced[i]:
+                frame = sum(x[n // FRAMES, n % FRAMES] for n in mixed[i]) / 6
+            low_rank = (
+                [sum(frame[c] * A[c, r] for c in range(WIDTH)) for r in range(48)]
+                if (gap.family == "mix")
+                else []
+            )
+            for c in range(WIDTH):
+                if gap.family == "gain":
+                    there = max(0.0, frame[c] * g[c] + b[c]) if kept[c] else 0.0
+                else:
+                    added = sum(low_rank[r] * B[r, c] for r in range(48)) / math.sqrt(48)
+                    there = (1 - a[c]) * frame[c] + a[c] * frame[p[c]] + 0.5 * gap.mix * added
+                    there = max(0.0, there)
+                share = 1 - gap.drift * (1 - i / (FRAMES - 1))
+                seen[i, c] = (1 - share) * frame[c] + share * there
+        result[video] = seen
+    return result
+
+
+@pytest.mark.parametrize(
+    "gap",
+    [
+        Gap(),
+        Gap(gap_seed=5, background=0.0, drift=0.7),
+        Gap(family="mix", mix=1.5, background=0.5, gap_seed=2),
+    ],
+    ids=lambda gap: gap.name,
+)
+def test_planted_gap_is_the_recipe_and_its_store_is_readable(data, tmp_path, gap):
+    places = Places.below(tmp_path)
+    write_problem(data, gap, places)
+    split = expected_split(COUNTS)
+    target = expected_target(data["features"], split["train"] + split["eval"], gap)
+
+    rows = {d: read_manifest(places.manifests / BENCHMARK / f"{d}.csv") for d in (SOURCE, TARGET)}
+    assert [r.id for r in rows[SOURCE]] == [data["video"][v] for v in split["source"]]
+    for part in ("train", "eval"):
+        ids = [r.id for r in rows[TARGET] if r.split == part]
+        assert ids == [data["video"][v] for v in split[part]]
+    for row in rows[SOURCE] + rows[TARGET]:
+        number = int(row.id.removeprefix("v_"))
+        assert (row.label, row.class_name) == (
+            data["label"][number],
+            data["classes"][data["label"][number]],
+        )
+
+    stores = {domain: find_stores(places.features, domain) for domain in (SOURCE, TARGET)}
+    assert list(stores[SOURCE]) == list(stores[TARGET]), "adapt takes stores of one config only"
+    ((_, plain),), ((_, shifted),) = stores[SOURCE].items(), stores[TARGET].items()
+    with plain, shifted:
+        for v in split["source"]:
+            assert np.array_equal(plain.read(data["video"][v]), data["features"][v])
+        for v, seen in target.items():
+            stored = shifted.read(data["video"][v])
+            np.testing.assert_allclose(stored, seen, rtol=2e-3, atol=2e-3)
+
+
+def test_the_real_file_gives_306_evaluation_videos():
+    parts = halves(np.repeat(np.arange(len(REAL_COUNTS)), REAL_COUNTS))
+    assert len(parts.target_eval) == 306
+    together = np.concatenate([parts.source, parts.target_train, parts.target_eval])
+    assert sorted(together) == list(range(sum(REAL_COUNTS)))
+
+
+def test_planted_gap_command_trains_and_prints_what_the_runs_say(data, tmp_path):
+    np.savez(tmp_path / "tiny.npz", **data)
+    results = tmp_path / "results.jsonl"
+    arguments = ["--npz", tmp_path / "tiny.npz", "--folder", tmp_path / "work", "--epochs", 1]
+    arguments += ["--seeds", "0,1", "--method", "source-only", "--record", results]
+    arguments += ["--variant", "narrow=--preset released --width 16 --discriminator-width 8"]
+    outcome = CliRunner().invoke(planted_gap, [str(a) for a in arguments])
+    assert outcome.exit_code == 0, outcome.output
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [line["method"] for line in lines] == ["source-only", "narrow"]
+    for line in lines:
+        folder = tmp_path / "work" / "runs" / line["method"]
+        done = [json.loads((folder / f"seed{s}" / "done.json").read_text()) for s in (0, 1)]
+        assert line["overall"] == [round(d["target_eval"]["overall"], 2) for d in done]
+        config = json.loads((folder / "seed1" / "config.json").read_text())["config"]
+        assert (config["seed"], config["epochs"]) == (1, 1)
+        assert f"| {line['method']} | {np.mean(line['overall']):.1f} ±" in outcome.output
+
+
+def test_a_folder_with_files_is_not_touched(data, tmp_path):
+    np.savez(tmp_path / "tiny.npz", **data)
+    outcome = CliRunner().invoke(
+        planted_gap, ["--npz", str(tmp_path / "tiny.npz"), "--folder", str(tmp_path)]
+    )
+    assert outcome.exit_code == 2
+    assert f"{tmp_path} is not empty. Choose another --folder." in outcome.output
+
+
+def test_darken_is_the_recipe():
+    frames = np.random.default_rng(0).integers(0, 256, (2, 9, 11, 3), dtype=np.uint8)
+    noise = np.random.default_rng(4).normal(0, 0.05, frames.shape)
+    weights = np.array(
+        [[math.exp(-(y * y + x * x) / (2 * 1.6**2)) for x in range(-3, 4)] for y in range(-3, 4)]
+    )
+    padded = np.pad(frames / 255.0, ((0, 0), (3, 3), (3, 3), (0, 0)), mode="reflect")
+    expected = np.zeros(frames.shape)
+    for f, y, x, c in np.ndindex(*frames.shape):
+        blurred = (padded[f, y : y + 7, x : x + 7, c] * weights).sum() / weights.sum()
+        value = blurred**2.6 * (0.55, 0.75, 1.0)[c] + noise[f, y, x, c]
+        expected[f, y, x, c] = 255 * min(max(value, 0), 1)
+    dark = darken(frames, np.random.default_rng(4))
+    assert np.abs(dark - expected).max() <= 0.501
+
+
+def test_dark_videos_are_real_files_close_to_what_was_asked(tmp_path: Path):
+    y, x = np.mgrid[:48, :64]
+    frames = np.stack([np.stack([x * 3, y * 4, x + y + 5 * t], axis=2) for t in range(6)])
+    for actor in ("daria", "lena"):
+        path = tmp_path / "clips" / "walk" / f"{actor}_walk.avi"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path, frames.astype(np.uint8), 25)
+    count, error = write_dark(tmp_path / "clips", tmp_path / "out")
+    assert count == 2
+    found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*"))
+    assert found == ["bright/walk/daria_walk.avi", "dark/walk/lena_walk.mp4"]
+    filmed = read_frames(tmp_path / "clips" / "walk" / "lena_walk.avi")
+    stored = read_frames(tmp_path / "out" / "dark" / "walk" / "lena_walk.mp4")
+    assert stored.shape == filmed.shape
+    asked = darken(filmed, np.random.default_rng(1))  # lena's is the second of the sorted files
+    difference = (stored.astype(float) - asked) @ [0.299, 0.587, 0.114]
+    assert math.sqrt((difference**2).mean()) == pytest.approx(error)
+    assert error < 3, "the encoder must keep the brightness within the noise (12.75 grey levels)"
