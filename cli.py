@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adapt.config import PRESETS, AdaptConfig
+from adapt.config import BANKS, PRESETS, AdaptConfig
 from extract import manifest as manifests
 from extract.config import ExtractConfig
 from extract.errors import ConfigError, Ma2lError, ManifestError, RunError, first_of
@@ -218,6 +218,23 @@ def _say_extracted(dataset: str, listed: Mapping[str, int | None], report: Repor
     show_default="runs/<source>-<target>/<method>-<time>",
 )
 @DEVICE
+@click.option(
+    "--bank",
+    type=click.Choice(BANKS),
+    default="auto",
+    show_default=True,
+    help="Where features are while training: device, host memory, or mapped files; auto: by size.",
+)
+@click.option(
+    "--resume", is_flag=True, help="Go on with the run in --run where it was stopped, if it was."
+)
+@click.option(
+    "--checkpoint-every",
+    type=click.IntRange(min=0),
+    default=25,
+    show_default=True,
+    help="Epochs between checkpoints for --resume; 0: none.",
+)
 @options_of(AdaptConfig)
 def adapt_command(
     features: Path,
@@ -226,6 +243,9 @@ def adapt_command(
     allow_missing: bool,
     run: Path | None,
     device: str,
+    bank: str,
+    resume: bool,
+    checkpoint_every: int,
     **given: Any,
 ) -> None:
     """Train on the labelled source and the unlabelled target, and test on the target's evaluation split.
@@ -243,23 +263,33 @@ def adapt_command(
     )
     preset = given.pop("preset") or "paper"
     config = AdaptConfig.make(benchmark=benchmark, preset=preset, given=given)
-    from adapt.experiment import Places, adapt
+    if resume and run is None:
+        raise ConfigError("--resume needs --run, the folder of the run to go on with.")
+    from adapt.compute import resolve
+    from adapt.experiment import adapt
+    from adapt.inputs import Places, load
     from adapt.runs import RunFolder
     from extract.device import pick_device
 
+    where = pick_device(device)
     name = config.method if config.method == "source-only" else f"{config.method}-{preset}"
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = (
         run
         or Path("runs") / f"{config.source}-{config.target}" / f"{name}-seed{config.seed}-{stamp}"
     )
+    config = dataclasses.replace(config, compute=resolve(config.compute, where))
+    places = Places(
+        features=features, manifests=root, store=store, allow_missing=allow_missing, bank=bank
+    )
     with _AdaptProgress(config) as progress:
         result = adapt(
             config,
-            Places(features=features, manifests=root, store=store, allow_missing=allow_missing),
+            load(config, places, where),
             RunFolder(folder),
-            pick_device(device),
-            progress,
+            resume=resume,
+            checkpoint_every=checkpoint_every,
+            on_epoch=progress,
         )
     _say_accuracy(config, result, folder)
 

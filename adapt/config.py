@@ -11,6 +11,8 @@ from adapt.geometry import Geometry
 from extract.errors import ConfigError
 
 METHODS = ("ma2l-td", "source-only")
+BANKS = ("auto", "device", "host", "mapped")
+"""Where features are while training; see `adapt.bank`."""
 
 # Where the paper and its authors' code disagree, both are kept. Every key is an option of its own.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -157,6 +159,14 @@ class AdaptConfig:
         metadata=_option("Target entropy over the classes: eq. 2 sums.", "sum", "mean")
     )
     entropy_weight: float = field(default=1.0, metadata=_option("Weight of the target entropy."))
+    compute: str = field(
+        default="float32",
+        metadata=_option(
+            "Number type of products in training; auto: bfloat16 where a short trial says it pays. "
+            "Parameters, losses and the optimiser stay float32.",
+            *("float32", "bfloat16", "auto"),
+        ),
+    )
     learning_rate: float = field(metadata=_option("Adam's rate at the start."))
     rate_decay: str = field(
         metadata=_option("dann: rate / (1+10p)^0.75 after a share p of the epochs.", "dann", "none")

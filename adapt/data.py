@@ -1,15 +1,13 @@
-"""Cached features in memory and the batches drawn from them."""
+"""Batches, the order in which videos come, and which store they come from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from adapt.sampling import centred, jittered
 from extract.errors import StoreError, first_of
 from extract.manifest import Video
 from extract.store import FeatureStore, config_differences
@@ -30,77 +28,57 @@ class TargetBatch:
     features_BTD: Tensor
 
 
-class FeatureBank:
-    """All features of some videos as one float16 block; frames are picked by index arithmetic.
-
-    Attributes:
-        block: (frames of all videos, D) float16.
-        counts_V: frames per video, (V,) long.
-    """
-
-    def __init__(self, features: Sequence[np.ndarray], device: torch.device) -> None:
-        self.counts_V = torch.tensor([len(f) for f in features], device=device)
-        self.block = torch.from_numpy(np.concatenate(features)).to(device)
-        self._begin_V = self.counts_V.cumsum(0) - self.counts_V
-
-    def __len__(self) -> int:
-        return len(self.counts_V)
-
-    @property
-    def width(self) -> int:
-        """D, the backbone's width."""
-        return self.block.shape[1]
-
-    def draw(self, videos_B: Tensor, frames: int, generator: torch.Generator | None) -> Tensor:
-        """Sampled frames of some videos, float32 (B, T, D): jittered by the generator, else centred."""
-        videos_B = videos_B.to(self.block.device)
-        counts_B = self.counts_V[videos_B]
-        if generator is None:
-            index_BT = centred(counts_B, frames)
-        else:  # drawn on the CPU, so that a seed gives the same frames on every device
-            index_BT = jittered(counts_B.cpu(), frames, generator).to(self.block.device)
-        return self.block[self._begin_V[videos_B, None] + index_BT].float()
-
-
-def load_bank(store: FeatureStore, videos: Sequence[Video], device: torch.device) -> FeatureBank:
-    """Read the videos' features into memory, each checked against its crc32.
-
-    Raises:
-        StoreError: a video is not in the store, or its bytes are damaged.
-    """
-    return FeatureBank([store.read(video.id) for video in videos], device)
-
-
 def labels_of(videos: Sequence[Video]) -> Tensor:
     """Labels (V,) long."""
     return torch.tensor([video.label for video in videos])
 
 
-def shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless batches (size,) of video numbers: pass after pass over 0..count-1, each in a new order."""
-    return _batches(lambda: torch.randperm(count, generator=generator), size)
+class Stream:
+    """Endless video numbers: pass after pass, each in an order of its own. Resumable."""
+
+    def __init__(
+        self, one_pass: Callable[[torch.Generator], Tensor], generator: torch.Generator
+    ) -> None:
+        self._one_pass = one_pass
+        self._generator = generator
+        self._waiting = torch.empty(0, dtype=torch.long)
+
+    def take(self, count: int) -> Tensor:
+        """The next video numbers, (count,) long; a pass may end within."""
+        passes, ready = [self._waiting], len(self._waiting)
+        while ready < count:
+            passes.append(self._one_pass(self._generator))
+            ready += len(passes[-1])
+        joined = torch.cat(passes)
+        self._waiting = joined[count:]
+        return joined[:count]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the stream goes on from."""
+        return {"generator": self._generator.get_state(), "waiting": self._waiting.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from there."""
+        self._generator.set_state(state["generator"])
+        self._waiting = state["waiting"]
 
 
-def class_balanced(labels_V: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """As `shuffled`, but a pass takes as many videos per class as the smallest class has."""
+def shuffled(count: int, generator: torch.Generator) -> Stream:
+    """Every pass is 0..count-1 in a new order."""
+    return Stream(lambda random: torch.randperm(count, generator=random), generator)
+
+
+def class_balanced(labels_V: Tensor, generator: torch.Generator) -> Stream:
+    """Every pass takes as many videos of each class as the smallest class has."""
     members = [torch.nonzero(labels_V == label).squeeze(1) for label in labels_V.unique()]
     least = min(len(member) for member in members)
 
-    def one_pass() -> Tensor:
-        chosen = [m[torch.randperm(len(m), generator=generator)[:least]] for m in members]
+    def one_pass(random: torch.Generator) -> Tensor:
+        chosen = [m[torch.randperm(len(m), generator=random)[:least]] for m in members]
         joined = torch.cat(chosen)
-        return joined[torch.randperm(len(joined), generator=generator)]
+        return joined[torch.randperm(len(joined), generator=random)]
 
-    return _batches(one_pass, size)
-
-
-def _batches(one_pass: Callable[[], Tensor], size: int) -> Iterator[Tensor]:
-    waiting = torch.empty(0, dtype=torch.long)
-    while True:
-        while len(waiting) < size:
-            waiting = torch.cat([waiting, one_pass()])
-        yield waiting[:size]
-        waiting = waiting[size:]
+    return Stream(one_pass, generator)
 
 
 def choose_stores(

@@ -73,6 +73,7 @@ class Discriminators(nn.Module):
             if layer:
                 x = F.dropout(F.relu(x), DROPOUT, self.training)
             x = torch.baddbmm(bias, x, weight)
+        x = x.to(self.biases[0].dtype)  # losses are float32, whatever autocast made the products
         return x.squeeze(2).transpose(0, 1) if stack == S else x.view(B, S)
 
 

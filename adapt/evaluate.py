@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adapt.bank import Bank, sample
 from adapt.config import AdaptConfig
-from adapt.data import FeatureBank
 from adapt.model import VideoClassifier
 from adapt.schedule import generator
 
@@ -30,17 +30,17 @@ class Accuracy:
 
 
 @torch.inference_mode()
-def predict(model: VideoClassifier, bank: FeatureBank, config: AdaptConfig) -> Tensor:
+def predict(model: VideoClassifier, bank: Bank, config: AdaptConfig) -> Tensor:
     """Logits (V, N) on the CPU: at segment centres, or the mean over `eval_draws` seeded random draws.
 
-    The draws depend on the seed only, so the same checkpoint always gives the same answer.
+    The draws depend on the seed only, so the same checkpoint always gives the same answer. Always in float32.
     """
     model.eval()
-    random = generator(config.seed, "evaluate")
+    chosen = generator(config.seed, "evaluate") if config.eval_draws else None
     logits = []
     for videos_B in torch.arange(len(bank)).split(_BATCH):
         draws = [
-            model(bank.draw(videos_B, config.frames, random if config.eval_draws else None))
+            model(bank.gather(videos_B, sample(bank, videos_B, config.frames, chosen)))
             for _ in range(max(1, config.eval_draws))
         ]
         logits.append(torch.stack(draws).mean(dim=0).cpu())

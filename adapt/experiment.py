@@ -1,92 +1,73 @@
-"""From manifests and stores to a finished run folder, and back from a run folder to its accuracy."""
+"""From loaded features to a finished run folder, and back from a run folder to its accuracy."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from adapt.bank import load_bank
+from adapt.compute import keep_freed_memory
 from adapt.config import AdaptConfig
-from adapt.data import available, choose_stores, labels_of, load_bank
+from adapt.data import labels_of
 from adapt.evaluate import Accuracy, accuracy, predict
-from adapt.model import VideoClassifier
-from adapt.runs import Inputs, RunFolder
-from adapt.train import TrainingData, train
+from adapt.inputs import Loaded, Places, class_names, videos_of
+from adapt.runs import RunFolder
+from adapt.train import State, train
 from extract.errors import RunError, StoreError
-from extract.manifest import Video, classes_of, dataset_of, read_manifest
-from extract.store import FeatureStore, find_stores
+from extract.manifest import dataset_of
+from extract.store import FeatureStore
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Places:
-    """Folders that the user chooses."""
-
-    features: Path
-    manifests: Path
-    store: str | None = None
-    allow_missing: bool = False
-
-
 def adapt(
     config: AdaptConfig,
-    places: Places,
+    loaded: Loaded,
     run: RunFolder,
-    device: torch.device,
+    *,
+    resume: bool = False,
+    checkpoint_every: int = 0,
     on_epoch: Callable[[int, dict[str, Any]], None] = lambda epoch, metrics: None,
 ) -> Accuracy:
     """Train, evaluate on the target's evaluation split, and leave a finished run folder.
 
+    Args:
+        resume: go on where the run in the folder was stopped, from the start if it never got far.
+        checkpoint_every: epochs between two checkpoints to resume from; 0: none.
+
     Raises:
-        Ma2lError: features or manifests are missing or do not fit, or training cannot go on.
+        Ma2lError: the folder holds another run, or training cannot go on.
     """
     begin = time.monotonic()
-    source_store, target_store = _stores(config, places)
-    with source_store, target_store:
-        source = _videos(config, places, config.source, "train", source_store)
-        target = _videos(config, places, config.target, "train", target_store)
-        held_out = _videos(config, places, config.target, "eval", target_store)
-        classes = _classes(config, places)
-        data = TrainingData(
-            source=load_bank(source_store, source, device),
-            labels_V=labels_of(source),
-            target=load_bank(target_store, target, device),
-            classes=classes,
-        )
-        held_out_bank = load_bank(target_store, held_out, device)
-    run.create(
-        config,
-        Inputs(
-            features=str(places.features.resolve()),
-            manifests=str(places.manifests.resolve()),
-            store=source_store.folder.name,
-            feature_config_sha256=source_store.index["config_sha256"],
-            allow_missing=places.allow_missing,
-        ),
-    )
-    log.info(
-        "%d source, %d target, %d evaluation videos of %s, features %s (%s)",
-        *(len(source), len(target), len(held_out), config.benchmark),
-        *(source_store.folder.name, source_store.index["run"].get("weights")),
-    )
+    kept = run.begin(config, loaded.inputs, resume=resume)
+    if run.is_finished():
+        log.info("%s is finished already.", run.path)
+        return run.result()
+    keep_freed_memory()
+    state = State(config, loaded.data)
+    if kept is not None:
+        state.load_state_dict(kept)
+        log.info("Going on after epoch %d of %d.", state.epoch, config.epochs)
 
-    def each_epoch(epoch: int, model: VideoClassifier, metrics: dict[str, Any]) -> None:
-        run.log({"epoch": epoch, **metrics})
-        on_epoch(epoch, metrics)
+    def each_epoch(metrics: dict[str, Any]) -> None:
+        run.log(metrics)
+        if checkpoint_every and state.epoch % checkpoint_every == 0:
+            run.keep(state.state_dict())
+        on_epoch(state.epoch, metrics)
 
-    model = train(config, data, each_epoch)
-    run.save_model(model, data.source.width, classes)
-    logits_VN = predict(model, held_out_bank, config)
-    result = accuracy(logits_VN.argmax(dim=1), labels_of(held_out))
+    train(config, loaded.data, state, each_epoch)
+    classes = loaded.data.classes
+    run.save_model(state.model, loaded.data.source.width, classes)
+    logits_VN = predict(state.model, loaded.held_out_bank, config)
+    result = accuracy(logits_VN.argmax(dim=1), labels_of(loaded.held_out))
     run.finish(
         result,
-        videos=held_out,
+        videos=loaded.held_out,
         logits_VN=logits_VN,
         classes=classes,
         seconds=time.monotonic() - begin,
@@ -123,56 +104,11 @@ def evaluate(
             raise StoreError(
                 f"{store.folder} was made with another config than the run's features."
             )
-        videos = _videos(config, places, config.target, "eval", store)
-        bank = load_bank(store, videos, device)
+        videos = videos_of(config, places, config.target, "eval", store)
+        bank = load_bank(store, videos, device, "device")
     model, classes = run.load_model(config)
-    names = _classes(config, places)
+    names = class_names(config, places)
     if list(names) != classes:
         raise RunError(f"The run knows the classes {classes}, the manifests have {list(names)}.")
     logits_VN = predict(model.to(device), bank, config)
     return config, accuracy(logits_VN.argmax(dim=1), labels_of(videos))
-
-
-def _stores(config: AdaptConfig, places: Places) -> tuple[FeatureStore, FeatureStore]:
-    datasets = [dataset_of(domain, places.manifests) for domain in (config.source, config.target)]
-    source, target = (find_stores(places.features, dataset) for dataset in datasets)
-    return choose_stores(
-        source, target, chosen=places.store, commands=[_command(d, places) for d in datasets]
-    )
-
-
-def _command(dataset: str, places: Places) -> str:
-    options = "" if places.features == Path("features") else f" --features {places.features}"
-    return f"python cli.py extract --dataset {dataset}{options}"
-
-
-def _manifest(config: AdaptConfig, places: Places, domain: str) -> Sequence[Video]:
-    return read_manifest(places.manifests / config.benchmark / f"{domain}.csv")
-
-
-def _classes(config: AdaptConfig, places: Places) -> tuple[str, ...]:
-    return classes_of(*(_manifest(config, places, d) for d in (config.source, config.target)))
-
-
-def _videos(
-    config: AdaptConfig, places: Places, domain: str, split: str, store: FeatureStore
-) -> list[Video]:
-    listed = [v for v in _manifest(config, places, domain) if v.split == split]
-    if not listed:
-        raise StoreError(f"The {domain} manifest of {config.benchmark} has no {split} videos.")
-    found = available(
-        listed,
-        store,
-        f"{domain} {split}",
-        _command(dataset_of(domain, places.manifests), places),
-        allow_missing=places.allow_missing,
-    )
-    if len(found) < len(listed):
-        log.warning(
-            "Going on without %d of %d %s %s videos.",
-            len(listed) - len(found),
-            len(listed),
-            domain,
-            split,
-        )
-    return found

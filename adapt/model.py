@@ -39,7 +39,7 @@ class VideoClassifier(nn.Module):
     def classify(self, frames_BTC: Tensor) -> Tensor:
         """f^1 (B, T, C) -> logits (B, N) of the mean over time."""
         logits_BN: Tensor = self.classifier(frames_BTC.mean(dim=1))
-        return logits_BN
+        return logits_BN.to(self.classifier.weight.dtype)  # losses are float32 under autocast too
 
     def forward(self, features_BTD: Tensor) -> Tensor:
         """Backbone features (B, T, D) -> logits (B, N)."""

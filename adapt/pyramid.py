@@ -148,14 +148,16 @@ class AdaptationBranch(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """omega (B, L) and, where G^m is trained, its loss."""
         if self.config.level_weights == "equal":
-            return features[0].new_full((len(domains_B), len(features)), 1 / len(features)), None
+            return domains_B.new_full((len(domains_B), len(features)), 1 / len(features)), None
         # In the order of the levels, which is the order of `features`.
         logits_BL = torch.cat(
             [g(F_BC) for g, F_BC in zip(self.level_discriminators.values(), features)], dim=1
         )
         if self.config.level_weights == "entropy":
-            p_BL = torch.sigmoid(logits_BL.detach())
-            entropy_BL = F.binary_cross_entropy(p_BL, p_BL, reduction="none")
+            z_BL = logits_BL.detach().to(domains_B.dtype)
+            entropy_BL = F.binary_cross_entropy_with_logits(
+                z_BL, torch.sigmoid(z_BL), reduction="none"
+            )
             return normalised(entropy_BL), None
         losses_BL = domain_losses(logits_BL, domains_B)  # eq. 6
         return normalised(losses_BL.detach()), losses_BL.sum(dim=1).mean()  # eq. 7

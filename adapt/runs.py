@@ -3,6 +3,7 @@
 config.json       what was asked, resolved, and which features it was trained on
 environment.json  versions, machine, command
 metrics.jsonl     one line per epoch
+progress.pt       what --resume goes on from; gone once the run is finished
 checkpoint.pt     encoder and classifier, all that prediction needs
 predictions.csv   the target's evaluation videos, truth and prediction
 done.json         written last: the accuracies and the rule by which the epoch was chosen
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 import platform
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -32,6 +35,9 @@ from adapt.model import VideoClassifier
 from extract.errors import ConfigError, RunError
 from extract.files import replacing, write_text
 from extract.manifest import Video
+from extract.store import config_differences
+
+_PARTIAL = re.compile(r"\..+\.partial")
 
 SELECTION = "last epoch"
 """The rule that chooses the checkpoint: no label of the target is looked at."""
@@ -55,18 +61,69 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def create(self, config: AdaptConfig, inputs: Inputs) -> None:
-        """Make the folder and write config and environment.
+    def begin(
+        self, config: AdaptConfig, inputs: Inputs, *, resume: bool = False
+    ) -> dict[str, Any] | None:
+        """Make the folder and describe the run; with `resume`, find what to go on from.
+
+        Returns:
+            The kept state, None where the run starts from the beginning (or is finished).
 
         Raises:
-            RunError: a run stands there already.
+            RunError: something else stands there, or a run with other options.
         """
-        if self.path.exists() and any(self.path.iterdir()):
-            raise RunError(f"{self.path} is not empty. Give another --run, or remove it.")
+        there = list(self.path.iterdir()) if self.path.exists() else []
+        if there and not resume:
+            more = " To go on with the run in it: --resume." if self._has("config.json") else ""
+            raise RunError(f"{self.path} is not empty. Give another --run, or remove it.{more}")
+        for left in [path for path in there if _PARTIAL.fullmatch(path.name)]:
+            left.unlink()  # of a process that was killed while it wrote
+            there.remove(left)
+        if there:
+            self._check_same(config, inputs)
+            if self.is_finished():
+                return None
         self.path.mkdir(parents=True, exist_ok=True)
         record = {"config": dataclasses.asdict(config), "inputs": dataclasses.asdict(inputs)}
         self._write_json("config.json", record)
         self._write_json("environment.json", _environment())
+        kept = self._load("progress.pt") if self._has("progress.pt") else None
+        self._forget_after(0 if kept is None else kept["epoch"])
+        return kept
+
+    def _check_same(self, config: AdaptConfig, inputs: Inputs) -> None:
+        old_config, old_inputs = self.read()
+        old, new = (
+            {**dataclasses.asdict(c), **dataclasses.asdict(i)}
+            for c, i in ((old_config, old_inputs), (config, inputs))
+        )
+        # Folders may have moved; that the features are the same their config's sha256 says.
+        unlike = config_differences(
+            *(
+                {k: v for k, v in d.items() if k not in ("features", "manifests")}
+                for d in (old, new)
+            )
+        )
+        if unlike:
+            raise RunError(
+                f"{self.path} holds a run with other options, {unlike}. Repeat its options to "
+                "resume it, or give another --run."
+            )
+
+    def _forget_after(self, epoch: int) -> None:
+        """Drop the metrics of epochs that are trained again."""
+        if self._has("metrics.jsonl"):
+            text = (self.path / "metrics.jsonl").read_text(encoding="utf-8")
+            write_text(self.path / "metrics.jsonl", "".join(text.splitlines(True)[:epoch]))
+
+    def is_finished(self) -> bool:
+        """Whether the done mark stands."""
+        return self._has("done.json")
+
+    def keep(self, state: Mapping[str, Any]) -> None:
+        """Write what --resume goes on from, all or nothing."""
+        with replacing(self.path / "progress.pt") as temporary:
+            torch.save(dict(state), temporary)
 
     def read(self) -> tuple[AdaptConfig, Inputs]:
         """What the run was asked to do.
@@ -100,19 +157,20 @@ class RunFolder:
         Raises:
             RunError: the run did not finish, or the file is no checkpoint.
         """
-        path = self.path / "checkpoint.pt"
-        if not path.is_file():
+        if not self._has("checkpoint.pt"):
             raise RunError(f"{self.path} has no checkpoint.pt: the run did not finish.")
+        checkpoint = self._load("checkpoint.pt")
         try:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             classes: list[str] = checkpoint["classes"]
             model = VideoClassifier(
                 checkpoint["backbone_width"], config.width, len(classes), config.dropout
             )
             model.load_state_dict(checkpoint["model"])
-        except Exception as error:
+        except (KeyError, TypeError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
-            raise RunError(f"{path} is not a checkpoint of this program: {reason}") from error
+            raise RunError(
+                f"{self.path / 'checkpoint.pt'} does not fit the run's config: {reason}"
+            ) from error
         return model.eval(), classes
 
     def finish(
@@ -124,7 +182,7 @@ class RunFolder:
         classes: Sequence[str],
         seconds: float,
     ) -> None:
-        """Write predictions.csv, then the done mark."""
+        """Write predictions.csv, then the done mark; nothing is left to resume."""
         probabilities, predicted = logits_VN.softmax(dim=1).max(dim=1)
         table = pd.DataFrame(
             {
@@ -143,6 +201,7 @@ class RunFolder:
                 "seconds": round(seconds, 1),
             },
         )
+        (self.path / "progress.pt").unlink(missing_ok=True)
 
     def result(self) -> Accuracy:
         """The accuracy that the run ended with.
@@ -151,6 +210,22 @@ class RunFolder:
             RunError: the run did not finish.
         """
         return Accuracy(**self._read_json("done.json")["target_eval"])
+
+    def _has(self, name: str) -> bool:
+        return (self.path / name).is_file()
+
+    def _load(self, name: str) -> dict[str, Any]:
+        """Tensors, numbers and names; a file that would run code is refused."""
+        try:
+            loaded: dict[str, Any] = torch.load(
+                self.path / name, map_location="cpu", weights_only=True
+            )
+        except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0]
+            raise RunError(
+                f"{self.path / name} is not a checkpoint of this program: {reason}"
+            ) from error
+        return loaded
 
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
         write_text(self.path / name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

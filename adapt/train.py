@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adapt import methods
+from adapt.bank import Bank, sample
+from adapt.compute import autocast
 from adapt.config import AdaptConfig
-from adapt.data import FeatureBank, SourceBatch, TargetBatch, class_balanced, shuffled
+from adapt.data import SourceBatch, Stream, TargetBatch, class_balanced, shuffled
 from adapt.model import VideoClassifier
 from adapt.schedule import annealed, generator, named_seed, ramp
 from extract.errors import RunError
@@ -24,95 +25,181 @@ from extract.errors import RunError
 class TrainingData:
     """Source with labels, target without. The target's labels are not even loaded."""
 
-    source: FeatureBank
+    source: Bank
     labels_V: Tensor
-    target: FeatureBank
+    target: Bank
     classes: Sequence[str]
+    device: torch.device
+
+
+class State:
+    """All that an epoch changes. A run that loads a kept state goes on as if nothing had happened."""
+
+    def __init__(self, config: AdaptConfig, data: TrainingData) -> None:
+        torch.manual_seed(named_seed(config.seed, "weights and dropout"))
+        self.epoch = 0
+        self.device = data.device
+        self.model = VideoClassifier(
+            data.source.width, config.width, len(data.classes), config.dropout
+        ).to(data.device)
+        self.branch: nn.Module | None = methods.find(config.method).branch(config)
+        parameters = list(self.model.parameters())
+        if self.branch is not None:
+            self.branch.to(data.device).train()
+            parameters += [p for p in self.branch.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(
+            parameters,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=data.device.type in ("cpu", "cuda"),
+        )
+        order = generator(config.seed, "source order")
+        self.source: Stream = (
+            class_balanced(data.labels_V, order)
+            if config.class_balanced
+            else shuffled(len(data.source), order)
+        )
+        self.target = shuffled(len(data.target), generator(config.seed, "target order"))
+        self.source_frames, self.target_frames = (
+            generator(config.seed, f"{domain} frames") for domain in ("source", "target")
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and names only."""
+        return {
+            "epoch": self.epoch,
+            **{name: part.state_dict() for name, part in self._parts().items()},
+            "source_frames": self.source_frames.get_state(),
+            "target_frames": self.target_frames.get_state(),
+            "dropout": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.epoch = state["epoch"]
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.source_frames.set_state(state["source_frames"])
+        self.target_frames.set_state(state["target_frames"])
+        torch.set_rng_state(state["dropout"])
+        if state["cuda"]:
+            torch.cuda.set_rng_state_all(state["cuda"])
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {
+            "model": self.model,
+            "branch": self.branch,
+            "optimiser": self.optimiser,
+            "source": self.source,
+            "target": self.target,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 def train(
     config: AdaptConfig,
     data: TrainingData,
-    on_epoch: Callable[[int, VideoClassifier, dict[str, Any]], None],
-) -> VideoClassifier:
-    """Train and return the model after the last epoch.
+    state: State,
+    on_epoch: Callable[[dict[str, Any]], None],
+) -> None:
+    """Train from `state.epoch` to the last epoch; the state is changed in place.
 
     An epoch is one pass over the target's training videos: ceil(V_target / batch_size) steps, for every
     method, so that methods are compared at equal numbers of steps. Both domains are drawn as endless
     shuffled streams, so every batch is full.
 
     Args:
-        on_epoch: called with the finished epochs, the model and the epoch's mean losses.
+        on_epoch: called after every epoch with its mean losses.
 
     Raises:
-        RunError: a loss is not finite.
+        RunError: a loss, or at an epoch's end a parameter of the model, is not finite.
     """
-    device = data.source.block.device
-    torch.manual_seed(named_seed(config.seed, "weights and dropout"))
-    model = VideoClassifier(data.source.width, config.width, len(data.classes), config.dropout)
-    method = methods.find(config.method)
-    branch = method.branch(config)
-    model.to(device)
-    parameters = list(model.parameters())
-    if branch is not None:
-        branch.to(device).train()
-        parameters += [p for p in branch.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-
-    labels_V = data.labels_V.to(device)
-    order = generator(config.seed, "source order")
-    source_batches = (
-        class_balanced(data.labels_V, config.batch_size, order)
-        if config.class_balanced
-        else shuffled(len(data.source), config.batch_size, order)
-    )
-    target_batches = shuffled(
-        len(data.target), config.batch_size, generator(config.seed, "target order")
-    )
-    source_frames, target_frames = (
-        generator(config.seed, f"{domain} frames") for domain in ("source", "target")
-    )
     steps = math.ceil(len(data.target) / config.batch_size)
-    for epoch in range(config.epochs):
+    while state.epoch < config.epochs:
         begin = time.monotonic()
-        p = epoch / config.epochs
+        p = state.epoch / config.epochs
         coefficient = config.adversarial_weight * ramp(p)
-        for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * (annealed(p) if config.rate_decay == "dann" else 1)
-        sums: dict[str, Tensor | float] = defaultdict(float)
-        model.train()
-        for _ in range(steps):
-            # Several draws of a video stand in the batch like several videos: losses are means.
-            source_B = next(source_batches).repeat_interleave(config.draws)
-            target_B = next(target_batches).repeat_interleave(config.draws)
-            source = SourceBatch(
-                data.source.draw(source_B, config.frames, source_frames),
-                labels_V[source_B.to(device)],
-            )
-            target = TargetBatch(data.target.draw(target_B, config.frames, target_frames))
-            losses = method.losses(model, branch, source, target, config, coefficient)
-            optimiser.zero_grad(set_to_none=True)
-            losses.total.backward()
-            optimiser.step()
-            for name, value in losses.parts.items():
-                sums[name] = sums[name] + value.detach()
-        means = {name: float(value) / steps for name, value in sums.items()}
-        broken = [name for name, value in means.items() if not math.isfinite(value)]
-        if broken:
-            raise RunError(
-                f"The {broken[0]} loss is not finite in epoch {epoch + 1}. Try a smaller "
-                "--adversarial-weight or --learning-rate, or --bound layernorm."
-            )
+        rate = config.learning_rate * (annealed(p) if config.rate_decay == "dann" else 1)
+        for group in state.optimiser.param_groups:
+            group["lr"] = rate
+        means = _epoch(config, data, state, steps, coefficient)
+        state.epoch += 1
         on_epoch(
-            epoch + 1,
-            model,
             {
+                "epoch": state.epoch,
                 **means,
                 "reversal": coefficient,
-                "learning_rate": optimiser.param_groups[0]["lr"],
+                "learning_rate": rate,
                 "seconds": time.monotonic() - begin,
-            },
+            }
         )
-    return model.eval()
+    state.model.eval()
+
+
+def _epoch(
+    config: AdaptConfig, data: TrainingData, state: State, steps: int, coefficient: float
+) -> dict[str, float]:
+    """Mean losses of one epoch. No step waits for the device: losses are looked at after the last."""
+    method = methods.find(config.method)
+    # Several draws of a video stand in the batch like several videos: losses are means.
+    size = config.batch_size * config.draws
+    source_V, target_V = (
+        stream.take(steps * config.batch_size).repeat_interleave(config.draws)
+        for stream in (state.source, state.target)
+    )
+    source_frames = sample(data.source, source_V, config.frames, state.source_frames)
+    target_frames = sample(data.target, target_V, config.frames, state.target_frames)
+    labels = data.labels_V[source_V].to(data.device)
+    watch = _Watch()
+    state.model.train()
+    for step in range(steps):
+        part = slice(step * size, (step + 1) * size)
+        source = SourceBatch(data.source.gather(source_V[part], source_frames[part]), labels[part])
+        target = TargetBatch(data.target.gather(target_V[part], target_frames[part]))
+        with autocast(config.compute, data.device):
+            losses = method.losses(state.model, state.branch, source, target, config, coefficient)
+        state.optimiser.zero_grad(set_to_none=True)
+        losses.total.backward()
+        state.optimiser.step()
+        watch.add(losses.parts)
+    means = watch.means(state.epoch + 1)
+    broken = [name for name, p in state.model.named_parameters() if not p.isfinite().all()]
+    if broken:
+        raise RunError(
+            _not_finite(f"The parameter {broken[0]} is not finite after", state.epoch + 1)
+        )
+    return means
+
+
+class _Watch:
+    """Sums of the losses, and the first step at which each was not finite; both stay on the device."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._sums: dict[str, Tensor] = {}
+        self._first_bad: dict[str, Tensor] = {}
+
+    def add(self, parts: Mapping[str, Tensor]) -> None:
+        self.steps += 1
+        for name, loss in parts.items():
+            value = loss.detach().double()
+            never = torch.full_like(value, math.inf)
+            bad = torch.where(value.isfinite(), never, never.new_full((), self.steps))
+            self._sums[name] = self._sums.get(name, 0) + value
+            self._first_bad[name] = torch.minimum(self._first_bad.get(name, never), bad)
+
+    def means(self, epoch: int) -> dict[str, float]:
+        first = {name: float(step) for name, step in self._first_bad.items()}
+        name = min(first, key=lambda name: first[name])
+        if math.isfinite(first[name]):
+            where = f"The {name} loss is not finite at step {first[name]:.0f} of {self.steps} in"
+            raise RunError(_not_finite(where, epoch))
+        return {name: float(value) / self.steps for name, value in self._sums.items()}
+
+
+def _not_finite(where: str, epoch: int) -> str:
+    return (
+        f"{where} epoch {epoch}. Try a smaller --learning-rate or --adversarial-weight, "
+        "--bound layernorm or --compute float32."
+    )

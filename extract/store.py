@@ -258,6 +258,25 @@ class FeatureStore:
         Raises:
             StoreError: not in the store, or the bytes are not those that were written.
         """
+        dataset, path = self._dataset(video)
+        features: np.ndarray = dataset[()]
+        if crc32_of(features) != self.records[video].crc32:
+            raise StoreError(
+                f"{path}: the features of {video} were damaged after they were written. "
+                "Delete that shard and run extract again."
+            )
+        return features
+
+    def location(self, video: str) -> tuple[Path, int]:
+        """Shard and byte offset of a video's float16 rows, for memory maps; the crc32 is not checked.
+
+        Raises:
+            StoreError: as `read`, but for damaged bytes.
+        """
+        dataset, path = self._dataset(video)
+        return path, int(dataset.id.get_offset())
+
+    def _dataset(self, video: str) -> tuple[h5py.Dataset, Path]:
         record = self.records.get(video)
         if record is None:
             raise StoreError(f"{self.folder} has no features of {video}.")
@@ -267,13 +286,7 @@ class FeatureStore:
             raise StoreError(
                 f"{path}: {video} has shape {dataset.shape}, the index says {(record.frames, self.width)}."
             )
-        features: np.ndarray = dataset[()]
-        if crc32_of(features) != record.crc32:
-            raise StoreError(
-                f"{path}: the features of {video} were damaged after they were written. "
-                "Delete that shard and run extract again."
-            )
-        return features
+        return dataset, path
 
     def close(self) -> None:
         """Close the shards that were opened."""

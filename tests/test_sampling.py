@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from adapt.data import FeatureBank, SourceBatch, TargetBatch, class_balanced, shuffled
+from adapt.bank import FeatureBank, sample
+from adapt.data import SourceBatch, TargetBatch, class_balanced, shuffled
 from adapt.losses import source_loss, target_entropy
 from adapt.sampling import centred, jittered
 from adapt.schedule import annealed, generator, ramp
@@ -55,7 +56,8 @@ def test_mixed_lengths_and_one_frame_videos() -> None:
     features[2][:, 0] = np.arange(30)
     bank = FeatureBank(features, torch.device("cpu"))
     for random in (None, generator(0, "test")):
-        x_BTD = bank.draw(torch.tensor([2, 0, 1]), 9, random)
+        videos_B = torch.tensor([2, 0, 1])
+        x_BTD = bank.gather(videos_B, sample(bank, videos_B, 9, random))
         assert x_BTD.shape == (3, 9, 3) and x_BTD.dtype == torch.float32
         assert (x_BTD[1] == 0).all() and (x_BTD[2] == 1).all()
         order = x_BTD[0, :, 0].tolist()
@@ -72,22 +74,21 @@ def test_same_seed_same_frames_other_name_other_frames() -> None:
 
 
 def test_shuffled_passes() -> None:
-    batches = shuffled(10, 4, generator(0, "test"))
-    stream = torch.cat([next(batches) for _ in range(10)])
-    passes = stream.view(4, 10).tolist()
+    stream = shuffled(10, generator(0, "test"))
+    passes = torch.cat([stream.take(4) for _ in range(10)]).view(4, 10).tolist()
     assert all(sorted(one) == list(range(10)) for one in passes)
     assert passes[0] != passes[1]
 
 
 def test_batch_larger_than_the_domain() -> None:
-    batch = next(shuffled(3, 8, generator(0, "test")))
+    batch = shuffled(3, generator(0, "test")).take(8)
     assert sorted(Counter(batch.tolist()).values()) == [2, 3, 3]
 
 
 def test_class_balanced_passes() -> None:
     labels_V = torch.tensor([0] * 7 + [2] * 3 + [5] * 4)  # labels need not be 0..N-1 here
-    batches = class_balanced(labels_V, 9, generator(0, "test"))
-    passes = [next(batches) for _ in range(60)]
+    stream = class_balanced(labels_V, generator(0, "test"))
+    passes = [stream.take(9) for _ in range(60)]
     for one in passes:
         assert Counter(labels_V[one].tolist()) == {0: 3, 2: 3, 5: 3}
         assert len(set(one.tolist())) == 9
@@ -96,8 +97,16 @@ def test_class_balanced_passes() -> None:
 
 def test_class_balanced_with_a_single_video() -> None:
     labels_V = torch.tensor([0, 0, 0, 1])
-    batches = class_balanced(labels_V, 4, generator(0, "test"))
-    assert Counter(labels_V[next(batches)].tolist()) == {0: 2, 1: 2}
+    stream = class_balanced(labels_V, generator(0, "test"))
+    assert Counter(labels_V[stream.take(4)].tolist()) == {0: 2, 1: 2}
+
+
+@pytest.mark.parametrize("size", [1, 4, 7, 23])
+def test_a_stream_goes_on_from_its_state(size: int) -> None:
+    streams = [class_balanced(torch.tensor([0, 0, 0, 1, 1]), generator(0, "t")) for _ in range(2)]
+    streams[0].take(6)
+    streams[1].load_state_dict(streams[0].state_dict())
+    assert torch.equal(streams[0].take(size), streams[1].take(size))
 
 
 def test_the_target_batch_has_no_labels() -> None:

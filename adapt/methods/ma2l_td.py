@@ -31,10 +31,11 @@ def losses(
     assert isinstance(branch, AdaptationBranch)
     # Passed separately, so that each domain's batch norm sees its own statistics.
     source_BTC, target_BTC = model.encode(source.features_BTD), model.encode(target.features_BTD)
+    features_BTD = source.features_BTD
     domains_B = torch.cat(
         [
-            source_BTC.new_full((len(source_BTC),), SOURCE),
-            target_BTC.new_full((len(target_BTC),), TARGET),
+            features_BTD.new_full((len(source_BTC),), SOURCE),
+            features_BTD.new_full((len(target_BTC),), TARGET),
         ]
     )
     pyramid = branch(torch.cat([source_BTC, target_BTC]), domains_B, coefficient)

@@ -1,0 +1,128 @@
+"""From manifests and stores to the data that runs share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from adapt.bank import Bank, choose_bank, load_bank, needed_bytes
+from adapt.config import AdaptConfig
+from adapt.data import available, choose_stores, labels_of
+from adapt.runs import Inputs
+from adapt.train import TrainingData
+from extract.errors import StoreError
+from extract.manifest import Video, classes_of, dataset_of, read_manifest
+from extract.store import FeatureStore, find_stores
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Folders and features that the user chooses."""
+
+    features: Path
+    manifests: Path
+    store: str | None = None
+    allow_missing: bool = False
+    bank: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What every run of one pair of domains shares."""
+
+    data: TrainingData
+    held_out: Sequence[Video]
+    """The target's evaluation videos."""
+    held_out_bank: Bank
+    inputs: Inputs
+
+
+def load(config: AdaptConfig, places: Places, device: torch.device) -> Loaded:
+    """Choose the stores and make their features available.
+
+    Raises:
+        Ma2lError: manifests or features are missing, damaged or do not fit together.
+    """
+    source_store, target_store = _stores(config, places)
+    with source_store, target_store:
+        source = videos_of(config, places, config.source, "train", source_store)
+        target = videos_of(config, places, config.target, "train", target_store)
+        held_out = videos_of(config, places, config.target, "eval", target_store)
+        size = needed_bytes(source_store, source) + needed_bytes(target_store, [*target, *held_out])
+        kind = choose_bank(places.bank, size, device)
+        log.info(
+            "%d source, %d target, %d evaluation videos of %s, features %s (%s), %.2f GB, bank: %s",
+            *(len(source), len(target), len(held_out), config.benchmark),
+            *(source_store.folder.name, source_store.index["run"].get("weights")),
+            *(size / 1e9, kind),
+        )
+        data = TrainingData(
+            source=load_bank(source_store, source, device, kind),
+            labels_V=labels_of(source),
+            target=load_bank(target_store, target, device, kind),
+            classes=class_names(config, places),
+            device=device,
+        )
+        held_out_bank = load_bank(target_store, held_out, device, kind)
+    inputs = Inputs(
+        features=str(places.features.resolve()),
+        manifests=str(places.manifests.resolve()),
+        store=source_store.folder.name,
+        feature_config_sha256=source_store.index["config_sha256"],
+        allow_missing=places.allow_missing,
+    )
+    return Loaded(data=data, held_out=held_out, held_out_bank=held_out_bank, inputs=inputs)
+
+
+def class_names(config: AdaptConfig, places: Places) -> tuple[str, ...]:
+    """Of both domains, by label.
+
+    Raises:
+        ManifestError: the domains disagree.
+    """
+    return classes_of(*(_manifest(config, places, d) for d in (config.source, config.target)))
+
+
+def videos_of(
+    config: AdaptConfig, places: Places, domain: str, split: str, store: FeatureStore
+) -> list[Video]:
+    """The listed videos of a split that the store has.
+
+    Raises:
+        StoreError: none are listed, or some have no features and that is not allowed.
+    """
+    listed = [v for v in _manifest(config, places, domain) if v.split == split]
+    if not listed:
+        raise StoreError(
+            f"The {domain} manifest of {config.benchmark} has no {split} videos. Mark some in the "
+            f"column split of {places.manifests / config.benchmark / domain}.csv."
+        )
+    command = _command(dataset_of(domain, places.manifests), places)
+    what = f"{domain} {split}"
+    found = available(listed, store, what, command, allow_missing=places.allow_missing)
+    if len(found) < len(listed):
+        log.warning("Going on without %d of %d %s.", len(listed) - len(found), len(listed), what)
+    return found
+
+
+def _stores(config: AdaptConfig, places: Places) -> tuple[FeatureStore, FeatureStore]:
+    datasets = [dataset_of(domain, places.manifests) for domain in (config.source, config.target)]
+    source, target = (find_stores(places.features, dataset) for dataset in datasets)
+    return choose_stores(
+        source, target, chosen=places.store, commands=[_command(d, places) for d in datasets]
+    )
+
+
+def _command(dataset: str, places: Places) -> str:
+    options = "" if places.features == Path("features") else f" --features {places.features}"
+    return f"python cli.py extract --dataset {dataset}{options}"
+
+
+def _manifest(config: AdaptConfig, places: Places, domain: str) -> Sequence[Video]:
+    return read_manifest(places.manifests / config.benchmark / f"{domain}.csv")
