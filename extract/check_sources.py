@@ -1,0 +1,50 @@
+"""Checks of a store against the videos it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from extract.check import Check, Contents, Kind, Problem
+from extract.files import images_in, sha256_of
+from extract.store import VideoRecord
+
+
+def sources_in(roots: Sequence[Path]) -> Check:
+    """A check of the source videos, `source` below one of `roots`, by size and sha256."""
+
+    def sources(contents: Contents) -> Iterator[Problem]:
+        for row in contents.rows or ():
+            found = _source_problem(row, roots) if row.status == "ok" else ""
+            if found:
+                yield Problem(kind=Kind.SOURCE, where=row.video, found=found)
+
+    return sources
+
+
+def _source_problem(row: VideoRecord, roots: Sequence[Path]) -> str:
+    relative = PurePosixPath(row.source)
+    if not row.source or not row.source_sha256:
+        return "the store does not say which file it was made from"
+    if relative.is_absolute() or ".." in relative.parts:
+        return f"{row.source} is not below the folder of videos; it was not opened"
+    paths = [path for root in roots if (path := root / relative).is_file() or path.is_dir()]
+    if not paths:
+        return f"there is no {row.source}"
+    found = [_size_and_sha256(path) for path in paths]
+    if (row.source_bytes, row.source_sha256) in found:
+        return ""
+    size, digest = found[0]
+    return (
+        f"{paths[0]} has {size:,} bytes and sha256 {digest[:8]}..., "
+        f"it was extracted with {row.source_bytes:,} and {row.source_sha256[:8]}..."
+    )
+
+
+def _size_and_sha256(path: Path) -> tuple[int, str]:
+    if path.is_file():
+        return path.stat().st_size, sha256_of(path)
+    images = images_in(path)
+    lines = "".join(f"{image.name} {sha256_of(image)}\n" for image in images)
+    return sum(image.stat().st_size for image in images), hashlib.sha256(lines.encode()).hexdigest()

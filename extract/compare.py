@@ -1,0 +1,91 @@
+"""Are two stores' features the same? Video by video, so memory stays flat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from extract.errors import StoreError
+from extract.store import FeatureStore
+
+_ROWS = 4096
+"""Rows compared in one go, in float64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One video in both stores. Where frame counts differ, the frames that both have are compared."""
+
+    video: str
+    frames_a: int
+    frames_b: int
+    identical: bool
+    """Same shape, same bytes."""
+    cosine_min: float
+    cosine_mean: float
+    error: float
+    """||a - b|| / ||b - mean(b)||, the difference relative to the variation between b's frames.
+
+    Features of any two frames have a cosine near 1 (0.9975 and more on an untrained network), so a high
+    cosine alone proves little. Infinite where b does not vary (one frame) and a is not b.
+    """
+
+
+def compare(a: FeatureStore, b: FeatureStore) -> Iterator[Pair]:
+    """The videos that are in both stores, in order of their names.
+
+    Raises:
+        StoreError: features of different width, or damaged.
+    """
+    if a.width != b.width:
+        raise StoreError(
+            f"{a.folder} has features of width {a.width}, {b.folder} of {b.width}: "
+            "of different backbones, not to be compared."
+        )
+    for video in sorted(a.records.keys() & b.records.keys()):
+        yield compare_features(video, a.read(video), b.read(video))
+
+
+def compare_features(video: str, a_TD: np.ndarray, b_TD: np.ndarray) -> Pair:
+    """Compare two float16 matrices (frames, width) of equal width; see `Pair`."""
+    if a_TD.shape == b_TD.shape and a_TD.tobytes() == b_TD.tobytes():
+        return Pair(
+            video=video,
+            frames_a=len(a_TD),
+            frames_b=len(b_TD),
+            identical=True,
+            cosine_min=1.0,
+            cosine_mean=1.0,
+            error=0.0,
+        )
+    frames = min(len(a_TD), len(b_TD))
+    mean_D = b_TD[:frames].mean(axis=0, dtype=np.float64)
+    difference = variation = cosines = 0.0
+    cosine_min = np.inf
+    for start in range(0, frames, _ROWS):
+        rows = slice(start, min(start + _ROWS, frames))
+        a, b = a_TD[rows].astype(np.float64), b_TD[rows].astype(np.float64)
+        difference += float(np.square(a - b).sum())
+        variation += float(np.square(b - mean_D).sum())
+        cosine = _cosine(a, b)
+        cosines += float(cosine.sum())
+        cosine_min = min(cosine_min, float(cosine.min()))
+    none = np.inf if difference else 0.0
+    return Pair(
+        video=video,
+        frames_a=len(a_TD),
+        frames_b=len(b_TD),
+        identical=False,
+        cosine_min=cosine_min,
+        cosine_mean=cosines / frames,
+        error=(difference / variation) ** 0.5 if variation > 0 else none,
+    )
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of each row; 1 for two rows of zeros, 0 for one."""
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    both_zero = ~a.any(axis=1) & ~b.any(axis=1)
+    return np.where(both_zero, 1.0, (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1.0))
