@@ -14,7 +14,7 @@ from adapt.config import AdaptConfig
 from adapt.data import available, choose_stores, labels_of
 from adapt.runs import Inputs
 from adapt.train import TrainingData
-from extract.errors import StoreError
+from extract.errors import StoreError, first_of
 from extract.manifest import Video, classes_of, dataset_of, read_manifest
 from extract.store import FeatureStore, find_stores
 
@@ -62,11 +62,19 @@ def load(config: AdaptConfig, places: Places, device: torch.device) -> Loaded:
             *(source_store.folder.name, source_store.index["run"].get("weights")),
             *(size / 1e9, kind),
         )
+        classes = class_names(config, places)
+        untaught = sorted(set(range(len(classes))) - {video.label for video in source})
+        if untaught:
+            log.warning(
+                "%d of %d classes %s no %s training video %s: it cannot be learned.",
+                *(len(untaught), len(classes), "has" if len(untaught) == 1 else "have"),
+                *(config.source, first_of([classes[label] for label in untaught])),
+            )
         data = TrainingData(
             source=load_bank(source_store, source, device, kind),
             labels_V=labels_of(source),
             target=load_bank(target_store, target, device, kind),
-            classes=class_names(config, places),
+            classes=classes,
             device=device,
         )
         held_out_bank = load_bank(target_store, held_out, device, kind)
