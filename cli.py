@@ -24,6 +24,7 @@ from extract.errors import ConfigError, Ma2lError, ManifestError, RunError, firs
 # torch is imported inside the commands, so that --help answers at once and decoders start light.
 if TYPE_CHECKING:
     from adapt.evaluate import Accuracy
+    from adapt.study import Seeds
     from extract.run import Progress, Report
 
 SOME_FAILED = 3
@@ -202,15 +203,36 @@ def _say_extracted(dataset: str, listed: Mapping[str, int | None], report: Repor
         )
 
 
+STORE = click.option(
+    "--store", help="Which features, where several fit: a store's folder name or its beginning."
+)
+ALLOW_MISSING = click.option(
+    "--allow-missing", is_flag=True, help="Go on without listed videos that have no features."
+)
+BANK = click.option(
+    "--bank",
+    type=click.Choice(BANKS),
+    default="auto",
+    show_default=True,
+    help="Where features are while training: device, host memory, or mapped files; auto: by size.",
+)
+RESUME = click.option(
+    "--resume", is_flag=True, help="Go on with what is in --run where it was stopped, if it was."
+)
+CHECKPOINT_EVERY = click.option(
+    "--checkpoint-every",
+    type=click.IntRange(min=0),
+    default=25,
+    show_default=True,
+    help="Epochs between checkpoints for --resume; 0: none.",
+)
+
+
 @main.command("adapt")
 @FEATURES
 @MANIFESTS
-@click.option(
-    "--store", help="Which features, where several fit: a store's folder name or its beginning."
-)
-@click.option(
-    "--allow-missing", is_flag=True, help="Go on without listed videos that have no features."
-)
+@STORE
+@ALLOW_MISSING
 @click.option(
     "--run",
     type=click.Path(path_type=Path, file_okay=False),
@@ -218,22 +240,12 @@ def _say_extracted(dataset: str, listed: Mapping[str, int | None], report: Repor
     show_default="runs/<source>-<target>/<method>-<time>",
 )
 @DEVICE
+@BANK
+@RESUME
+@CHECKPOINT_EVERY
 @click.option(
-    "--bank",
-    type=click.Choice(BANKS),
-    default="auto",
-    show_default=True,
-    help="Where features are while training: device, host memory, or mapped files; auto: by size.",
-)
-@click.option(
-    "--resume", is_flag=True, help="Go on with the run in --run where it was stopped, if it was."
-)
-@click.option(
-    "--checkpoint-every",
-    type=click.IntRange(min=0),
-    default=25,
-    show_default=True,
-    help="Epochs between checkpoints for --resume; 0: none.",
+    "--seeds",
+    help="Several runs, e.g. 0,1,2,3,4, in folders below --run; the features are loaded once.",
 )
 @options_of(AdaptConfig)
 def adapt_command(
@@ -246,6 +258,7 @@ def adapt_command(
     bank: str,
     resume: bool,
     checkpoint_every: int,
+    seeds: str | None,
     **given: Any,
 ) -> None:
     """Train on the labelled source and the unlabelled target, and test on the target's evaluation split.
@@ -257,41 +270,68 @@ def adapt_command(
     Example:
       python cli.py adapt --source ucf --target hmdb
       python cli.py adapt --source ucf --target hmdb --method source-only
+      python cli.py adapt --source ucf --target hmdb --seeds 0,1,2,3,4
     """
-    benchmark = manifests.choose_benchmark(
-        given["source"], given["target"], given.pop("benchmark"), root
-    )
-    preset = given.pop("preset") or "paper"
-    config = AdaptConfig.make(benchmark=benchmark, preset=preset, given=given)
-    if resume and run is None:
-        raise ConfigError("--resume needs --run, the folder of the run to go on with.")
+    if seeds is not None and given["seed"] is not None:
+        raise ConfigError("Give either --seed or --seeds.")
+    several = None if seeds is None else _parse_seeds(seeds)
+    config = _make_config(root, given)
+    suffix = f"seed{config.seed}" if several is None else "seeds"
+    folder = _run_folder(run, resume, config, suffix)
     from adapt.compute import resolve
     from adapt.experiment import adapt
     from adapt.inputs import Places, load
     from adapt.runs import RunFolder
+    from adapt.study import adapt_seeds
     from extract.device import pick_device
 
     where = pick_device(device)
-    name = config.method if config.method == "source-only" else f"{config.method}-{preset}"
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = (
-        run
-        or Path("runs") / f"{config.source}-{config.target}" / f"{name}-seed{config.seed}-{stamp}"
-    )
-    config = dataclasses.replace(config, compute=resolve(config.compute, where))
+    config = resolve(config, where, folder)
     places = Places(
         features=features, manifests=root, store=store, allow_missing=allow_missing, bank=bank
     )
-    with _AdaptProgress(config) as progress:
-        result = adapt(
-            config,
-            load(config, places, where),
-            RunFolder(folder),
-            resume=resume,
-            checkpoint_every=checkpoint_every,
-            on_epoch=progress,
-        )
-    _say_accuracy(config, result, folder)
+    loaded = load(config, places, where)
+    keeping: Any = {"resume": resume, "checkpoint_every": checkpoint_every}
+    with _AdaptProgress(config, runs=len(several or [0])) as progress:
+        if several is None:
+            result = adapt(
+                config,
+                loaded,
+                RunFolder(folder),
+                **keeping,
+                on_epoch=lambda epoch, metrics: progress(config, epoch, metrics),
+            )
+        else:
+            summary = adapt_seeds(config, loaded, folder, several, **keeping, on_epoch=progress)
+    if several is None:
+        _say_accuracy(config, result, folder)
+    else:
+        _say_seeds(config, summary, folder)
+
+
+def _make_config(root: Path, given: dict[str, Any]) -> AdaptConfig:
+    benchmark = manifests.choose_benchmark(
+        given["source"], given["target"], given.pop("benchmark"), root
+    )
+    preset = given.pop("preset") or "paper"
+    return AdaptConfig.make(benchmark=benchmark, preset=preset, given=given)
+
+
+def _run_folder(run: Path | None, resume: bool, config: AdaptConfig, suffix: str) -> Path:
+    if run is not None:
+        return run
+    if resume:
+        raise ConfigError("--resume needs --run, the folder of the run to go on with.")
+    name = config.method if config.method == "source-only" else f"{config.method}-{config.preset}"
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{config.source}-{config.target}" / f"{name}-{suffix}-{stamp}"
+
+
+def _parse_seeds(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts) or len(set(parts)) < len(parts):
+        raise ConfigError(f"--seeds must be different numbers like 0,1,2, got {text!r}.")
+    return [int(part) for part in parts]
 
 
 @main.command("evaluate")
@@ -332,14 +372,110 @@ def evaluate_command(run: Path, features: Path | None, root: Path | None, device
     click.echo("  the same as the run recorded")
 
 
+def _say_seeds(config: AdaptConfig, summary: Seeds, folder: Path) -> None:
+    from adapt.runs import SELECTION
+    from adapt.study import deviation, mean
+
+    videos = summary.results[0].videos
+    click.echo(
+        f"{config.source} -> {config.target} ({config.benchmark}), {_method(config)}, "
+        f"{len(summary.seeds)} seeds, {SELECTION}, {videos} target evaluation videos"
+    )
+    for name, values in (("overall", summary.overall), ("class mean", summary.class_mean)):
+        spread = deviation(values)
+        plus = "" if spread is None else f", deviation {spread:.2f}"
+        each = ", ".join(f"{seed}: {value:.2f}" for seed, value in zip(summary.seeds, values))
+        click.echo(f"  {name}: mean {mean(values):.2f} %{plus} ({each})")
+    click.echo(f"  run folders: {folder}")
+
+
+@main.command("ablate")
+@FEATURES
+@MANIFESTS
+@STORE
+@ALLOW_MISSING
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the runs and the table.",
+    show_default="runs/<source>-<target>/<method>-<study>-<time>",
+)
+@DEVICE
+@BANK
+@RESUME
+@CHECKPOINT_EVERY
+@click.option("--seeds", default="0,1,2", show_default=True, help="One run of every row per seed.")
+@click.option(
+    "--sweep",
+    type=click.Choice(["kernel,levels"]),
+    help="The sweep of table 5 instead of the ablations of table 4.",
+)
+@options_of(AdaptConfig, leave_out=("seed", "method"))
+def ablate_command(
+    features: Path,
+    root: Path,
+    store: str | None,
+    allow_missing: bool,
+    run: Path | None,
+    device: str,
+    bank: str,
+    resume: bool,
+    checkpoint_every: int,
+    seeds: str,
+    sweep: str | None,
+    **given: Any,
+) -> None:
+    """Train the paper's ablations, or its sweep over kernel and levels, and write the table.
+
+    Every row is the method with one thing changed, over several seeds, beside the paper's figure, which
+    is labelled "reported". The table is written to table.md in the run folder.
+
+    \b
+    Example:
+      python cli.py ablate --source ucf --target hmdb
+      python cli.py ablate --source ucf --target hmdb --sweep kernel,levels
+    """
+    several = _parse_seeds(seeds)
+    if sweep and any(given[name] is not None for name in ("kernel", "levels", "frames")):
+        raise ConfigError("--sweep kernel,levels sets --kernel, --levels and --frames itself.")
+    config = _make_config(root, given)
+    folder = _run_folder(run, resume, config, "sweep" if sweep else "ablations")
+    from adapt.compute import resolve
+    from adapt.inputs import Places, load
+    from adapt.study import STUDIES, run_study
+    from extract.device import pick_device
+
+    where = pick_device(device)
+    config = resolve(config, where, folder)
+    places = Places(
+        features=features, manifests=root, store=store, allow_missing=allow_missing, bank=bank
+    )
+    rows = STUDIES[sweep or "ablations"]
+    loaded = load(config, places, where)
+    with _AdaptProgress(config, runs=len(several) * len(rows)) as progress:
+        text = run_study(
+            config,
+            rows,
+            loaded,
+            folder,
+            several,
+            resume=resume,
+            checkpoint_every=checkpoint_every,
+            on_epoch=progress,
+        )
+    click.echo(text)
+    click.echo(f"Written to {folder / 'table.md'}, the runs beside it.")
+
+
+def _method(config: AdaptConfig) -> str:
+    return config.method if config.method == "source-only" else f"{config.method} ({config.preset})"
+
+
 def _say_accuracy(config: AdaptConfig, result: Accuracy, folder: Path) -> None:
     from adapt.runs import SELECTION
 
-    method = (
-        config.method if config.method == "source-only" else f"{config.method} ({config.preset})"
-    )
     click.echo(
-        f"{config.source} -> {config.target} ({config.benchmark}), {method}, "
+        f"{config.source} -> {config.target} ({config.benchmark}), {_method(config)}, "
         f"seed {config.seed}, {SELECTION}\n"
         f"  {result.videos} target evaluation videos: overall {result.overall:.2f} % "
         f"(95 % interval {result.low:.1f} to {result.high:.1f}), class mean {result.class_mean:.2f} %\n"
@@ -530,16 +666,22 @@ class _ExtractProgress(_Lines):
 
 
 class _AdaptProgress(_Lines):
-    def __init__(self, config: AdaptConfig) -> None:
+    def __init__(self, config: AdaptConfig, runs: int) -> None:
         super().__init__(f"{config.source} -> {config.target}")
-        self._epochs = config.epochs
+        self._total = config.epochs * runs
+        self._trained = 0
+        self._runs: list[AdaptConfig] = []
         self._begin = time.monotonic()
 
-    def __call__(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        seconds = (time.monotonic() - self._begin) / epoch * (self._epochs - epoch)
+    def __call__(self, config: AdaptConfig, epoch: int, metrics: Mapping[str, float]) -> None:
+        self._trained += 1
+        if config not in self._runs[-1:]:
+            self._runs.append(config)
+        done = (len(self._runs) - 1) * config.epochs + epoch
+        seconds = (time.monotonic() - self._begin) / self._trained * (self._total - done)
         names = ("source", "entropy", "adversarial")
         losses = " ".join(f"{name} {metrics[name]:.3f}" for name in names if name in metrics)
-        self.show(epoch, self._epochs, losses, _duration(seconds))
+        self.show(done, self._total, losses, _duration(seconds))
 
 
 def _duration(seconds: float) -> str:

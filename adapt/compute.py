@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import sys
 import time
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from adapt.config import AdaptConfig
+from adapt.runs import RunFolder
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _PAYS = 1.25
 """bfloat16 rounds more: it has to be that much faster."""
 
 
-def resolve(compute: str, device: torch.device) -> str:
-    """`auto` -> float32 or bfloat16, by timing the products of eight slot discriminators in both."""
-    if compute != "auto":
-        return compute
+def resolve(config: AdaptConfig, device: torch.device, folder: Path) -> AdaptConfig:
+    """The config with its compute type decided, which a run that stands in `folder` has done already."""
+    if config.compute != "auto":
+        return config
+    for path in sorted(folder.rglob("config.json")):
+        return dataclasses.replace(config, compute=RunFolder(path.parent).read()[0].compute)
+    return dataclasses.replace(config, compute=_faster(device))
+
+
+def _faster(device: torch.device) -> str:
+    """float32 or bfloat16, by timing the products of eight slot discriminators in both."""
     random = torch.Generator().manual_seed(0)
     x, w = (torch.randn(8, rows, 1024, generator=random).to(device) for rows in (64, 1024))
-    seconds = {dtype: _seconds(x.to(dtype), w.to(dtype)) for dtype in _DTYPES.values()}
-    ratio = seconds[torch.float32] / seconds[torch.bfloat16]
-    return "bfloat16" if ratio > _PAYS else "float32"
-
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    exact, rounded = (_seconds(x.to(t), w.to(t)) for t in (torch.float32, torch.bfloat16))
+    return "bfloat16" if exact / rounded > _PAYS else "float32"
 
 
 def autocast(compute: str, device: torch.device) -> torch.autocast:

@@ -18,7 +18,7 @@ from adapt.config import AdaptConfig
 from extract.manifest import read_manifest, write_manifest
 
 OPTIONS = """
-features manifests store allow-missing run device bank resume checkpoint-every
+features manifests store allow-missing run device bank resume checkpoint-every seeds
 source target benchmark method preset seed epochs batch-size kernel levels frames width dropout
 discriminator-width discriminators adversarial-levels first-level reversal aggregation level-weights
 slot-reduction bound adversarial-weight entropy-reduction entropy-weight compute
