@@ -25,8 +25,9 @@ from extract.manifest import Video
 from extract.store import FeatureStore
 
 _FLOAT16 = 2
-_RELEASE_BYTES = 1 << 30
-"""Mapped pages count as this process's memory until they are given back; so often they are."""
+_RELEASE_BYTES = 1 << 26
+"""Mapped pages, and cached neighbours that the system maps with them, count as this process's memory
+until they are given back: after so many bytes picked."""
 
 
 class Bank(Protocol):

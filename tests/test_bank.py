@@ -1,0 +1,145 @@
+"""Features on the device, on the host and mapped: the same numbers, and memory that stays small."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import CONFIG, REPOSITORY, VideoRecord, make_store, store_folder, write_index
+
+from adapt import bank as banks
+from adapt.bank import MappedBank, choose_bank, load_bank, needed_bytes, sample
+from adapt.schedule import generator
+from extract.errors import ConfigError, StoreError
+from extract.manifest import MANIFESTS, Video, read_manifest
+from extract.store import FeatureStore
+
+CPU = torch.device("cpu")
+GB = 1_000_000_000
+
+
+def make(tmp_path: Path, counts: tuple[int, ...] = (1, 30, 7)) -> tuple[FeatureStore, list[Video]]:
+    draws = np.random.default_rng(0)
+    features = {f"dir/v {i}": draws.normal(size=(n, 12)) for i, n in enumerate(counts)}
+    videos = [Video(id=v, label=0, class_name="a", split="train", frames=None) for v in features]
+    return FeatureStore(make_store(tmp_path, "toy", features)), videos
+
+
+@pytest.mark.parametrize("kind", ["device", "host", "mapped"])
+def test_every_bank_gives_the_stored_rows(tmp_path: Path, kind: str) -> None:
+    store, videos = make(tmp_path)
+    with store:
+        bank = load_bank(store, videos, CPU, kind)
+        stored = [store.read(video.id) for video in videos]
+    assert len(bank) == 3 and bank.width == 12 and bank.counts_V.tolist() == [1, 30, 7]
+    videos_B = torch.tensor([1, 0, 2, 1])
+    frames_BT = sample(bank, videos_B, 9, generator(0, "test"))
+    x_BTD = bank.gather(videos_B, frames_BT)
+    assert x_BTD.dtype == torch.float32
+    for video, frames_T, x_TD in zip(videos_B.tolist(), frames_BT.tolist(), x_BTD.numpy()):
+        for frame, x_D in zip(frames_T, x_TD):
+            assert np.array_equal(x_D, stored[video][frame].astype(np.float32))
+
+
+def test_pages_are_given_back_and_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(banks, "_RELEASE_BYTES", 100)
+    store, videos = make(tmp_path)
+    with store:
+        bank = MappedBank(store, videos, CPU)
+        expected = torch.from_numpy(store.read(videos[1].id)[:9]).float()
+    for _ in range(3):
+        assert torch.equal(bank.gather(torch.tensor([1]), torch.arange(9)[None])[0], expected)
+
+
+def test_mapping_checks_what_it_can(tmp_path: Path) -> None:
+    store, videos = make(tmp_path)
+    with store, pytest.raises(StoreError, match="has no features of other"):
+        store.location("other")
+    with pytest.raises(StoreError, match="bytes long, the index says"):
+        shard = next(store.folder.glob("shard-*.h5"))
+        with shard.open("r+b") as file:  # cut: mapping it would crash the process later
+            file.truncate(shard.stat().st_size - 1)
+        MappedBank(store, videos, CPU)
+
+
+def test_the_bank_is_chosen_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(banks, "available_memory", lambda: 10 * GB)
+    assert choose_bank("auto", 5 * GB, CPU) == "device"
+    assert choose_bank("auto", 5 * GB + 1, CPU) == "mapped"
+    assert choose_bank("host", 9 * GB, CPU) == "host"
+    assert choose_bank("mapped", 900 * GB, CPU) == "mapped"
+    with pytest.raises(ConfigError) as caught:
+        choose_bank("host", 51 * GB, CPU)
+    assert str(caught.value) == (
+        "--bank host needs 51.0 GB for the features, 10.0 GB are free. Use --bank mapped."
+    )
+    store, videos = make(tmp_path)
+    with store:
+        assert needed_bytes(store, videos) == 38 * 12 * 2
+
+
+def test_available_memory_is_plausible() -> None:
+    assert 50_000_000 < banks.available_memory() < 1 << 50
+
+
+def sparse_shards(folder: Path, counts: dict[str, int]) -> Iterator[VideoRecord]:
+    """Shards of that many rows of 2048 that take no room on disk: allocated, never written."""
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_layout(h5py.h5d.CONTIGUOUS)
+    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    videos = iter(counts.items())
+    for number in range(-(-len(counts) // 1024)):
+        part = islice(videos, 1024)
+        name = f"shard-{number:05d}.h5"
+        with h5py.File(folder / name, "w") as file:
+            for video, frames in part:
+                space = h5py.h5s.create_simple((frames, 2048))
+                h5py.h5d.create(file.id, video.encode(), h5py.h5t.IEEE_F16LE, space, layout)
+                yield VideoRecord(video=video, shard=name, frames=frames, crc32="00000000")
+
+
+@pytest.mark.slow
+def test_kinetics_gameplay_trains_within_8_gb(tmp_path: Path) -> None:
+    """Stores of the benchmark's shape (12.5 M frames, 51 GB apparent size), one epoch, peak memory."""
+    frames = 0
+    for domain in ("kinetics", "gameplay"):
+        listed = read_manifest(MANIFESTS / "kinetics-gameplay" / f"{domain}.csv")
+        counts = {video.id: video.frames or 1 for video in listed}
+        frames += sum(counts.values())
+        folder = store_folder(tmp_path, domain, CONFIG)
+        folder.mkdir(parents=True)
+        records = list(sparse_shards(folder, counts))
+        run = {"weights": "none"}
+        write_index(folder, dataset=domain, config=CONFIG, width=2048, records=records, run=run)
+    assert 12_000_000 < frames < 13_000_000
+    code = (
+        "import cli, resource, sys; cli.main(sys.argv[1:], standalone_mode=False); "
+        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    arguments = (
+        *("adapt", "--source", "kinetics", "--target", "gameplay", "--epochs", "1"),
+        *("--features", tmp_path, "--run", tmp_path / "run", "--bank", "mapped"),
+        *("--device", "cpu", "--checkpoint-every", "1"),
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    peak = re.search(r"peak (\d+)", result.stdout)
+    assert peak is not None
+    print(f"\n{frames:,} frames, peak memory {int(peak[1]) * 1024 / GB:.2f} GB")
+    assert int(peak[1]) * 1024 < 8 * GB
