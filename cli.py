@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import re
+import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +20,14 @@ import click
 
 from adapt.config import BANKS, PRESETS, AdaptConfig
 from extract import manifest as manifests
+from extract.check import CHECKS, Kind, Problem, verify
+from extract.check_sources import sources_in
+from extract.compare import Pair, compare
 from extract.config import ExtractConfig
-from extract.errors import ConfigError, Ma2lError, ManifestError, RunError, first_of
+from extract.errors import ConfigError, Ma2lError, ManifestError, RunError, StoreError, first_of
+from extract.inventory import Summary, store_folders, summarise
+from extract.plan import Place, place_of
+from extract.store import FeatureStore, config_differences
 
 # torch is imported inside the commands, so that --help answers at once and decoders start light.
 if TYPE_CHECKING:
@@ -28,6 +36,10 @@ if TYPE_CHECKING:
     from extract.run import Progress, Report
 
 SOME_FAILED = 3
+EXAMPLES = 3
+"""How many problems of a kind are shown."""
+RUN_FACTS = ("weights", "device", "torch", "torchvision")
+"""What of a store's run block may explain a difference."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 Command = Callable[..., Any]
 
@@ -122,8 +134,17 @@ DEVICE = click.option(
 VIDEOS = click.option(
     "--videos",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder with the videos, in any layout.",
+    multiple=True,
+    help="Folder with the videos, in any layout. Several: give it several times.",
     show_default="data/videos/<dataset>",
+)
+INPUT = click.option(
+    "--input",
+    "kind",
+    type=click.Choice(["videos", "frames"]),
+    default="videos",
+    show_default=True,
+    help="Video files, or one folder of images per video.",
 )
 
 
@@ -134,13 +155,14 @@ VIDEOS = click.option(
 @MANIFESTS
 @options_of(ExtractConfig)
 def extract_command(
-    dataset: str, videos: Path | None, features: Path, root: Path, **options: Any
+    dataset: str, videos: tuple[Path, ...], features: Path, root: Path, **options: Any
 ) -> None:
     """Compute the features of a data set's frames and store them.
 
     Every video that any benchmark lists for the data set is looked up by name anywhere below --videos.
     Finished shards are kept: running again goes on where the last run stopped. Missing and unreadable
-    videos are named in failures.csv, and the exit code is then 3.
+    videos are named in failures.csv, and the exit code is then 3. Ctrl-C keeps what is complete.
+    Several processes share the work by themselves under torchrun or SLURM.
 
     \b
     Example:
@@ -148,31 +170,66 @@ def extract_command(
     """
     config = ExtractConfig(**options)
     listed = manifests.dataset_videos(dataset, root)
-    folder = videos or Path("data/videos") / dataset
-    if not folder.is_dir():
-        raise ManifestError(
-            f"There is no folder {folder} with the videos of {dataset}. Put or link them there, or give "
-            "--videos DIR; the layout below it does not matter."
-        )
+    folders = _video_folders(dataset, videos)
+    place = place_of(os.environ, config.rank, config.world)
     from extract.run import extract
 
-    with _ExtractProgress(dataset) as progress:
+    with _StopSignals() as signals, _ExtractProgress(dataset, place) as progress:
         report = extract(
             dataset=dataset,
             videos=listed,
-            video_root=folder,
+            video_roots=folders,
             features=features,
             options=config,
+            place=place,
             on_progress=progress,
+            stopped=signals.stopped,
         )
     _say_extracted(dataset, listed, report)
+    if report.stopped:
+        click.echo("Stopped; what was complete is stored. Run the same command to go on.", err=True)
+        sys.exit(128 + signals.number)
     totals = report.index["totals"]
     if totals["missing"] or totals["failed"]:
         sys.exit(SOME_FAILED)
 
 
+def _video_folders(dataset: str, videos: tuple[Path, ...]) -> tuple[Path, ...]:
+    folders = videos or (Path("data/videos") / dataset,)
+    for folder in folders:
+        if not folder.is_dir():
+            raise ManifestError(
+                f"There is no folder {folder} with the videos of {dataset}. Put or link them there, or "
+                "give --videos DIR; the layout below it does not matter."
+            )
+    return folders
+
+
+class _StopSignals:
+    """The first Ctrl-C or SIGTERM asks the run to end in order, the second ends it at once."""
+
+    number = 0
+
+    def __enter__(self) -> _StopSignals:
+        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def stopped(self) -> bool:
+        return self.number > 0
+
+    def _note(self, number: int, frame: object) -> None:
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
+        click.echo("\nStopping: storing what is complete. Once more ends at once.", err=True)
+
+
 def _say_extracted(dataset: str, listed: Mapping[str, int | None], report: Report) -> None:
-    from extract.run import unlike_published
+    from extract.run import shorter_than_claimed, unlike_published
 
     totals = report.index["totals"]
     rate = report.new_frames / report.seconds
@@ -194,7 +251,15 @@ def _say_extracted(dataset: str, listed: Mapping[str, int | None], report: Repor
             click.echo(f"  {len(bad):,} {what} (first: {bad[0].video}{reason})")
     if totals["missing"] or totals["failed"]:
         click.echo(f"  all of them with their reasons: {report.folder / 'failures.csv'}")
-    unlike = unlike_published(dict(listed), list(report.records.values()))
+    stored = list(report.records.values())
+    short = shorter_than_claimed(stored)
+    if short:
+        first = short[0]
+        click.echo(
+            f"  {len(short):,} gave fewer frames than their container claims, stored as decoded "
+            f"(first: {first.video}: {first.decoded_frames} of {first.container_frames})"
+        )
+    unlike = unlike_published(listed, stored)
     if unlike:
         first = unlike[0]
         click.echo(
@@ -514,8 +579,9 @@ def manifest_list(root: Path) -> None:
 @manifest_group.command("check")
 @click.option("--dataset", required=True, help="ucf101, hmdb51, ... or a domain of your own.")
 @VIDEOS
+@INPUT
 @MANIFESTS
-def manifest_check(dataset: str, videos: Path | None, root: Path) -> None:
+def manifest_check(dataset: str, videos: tuple[Path, ...], kind: str, root: Path) -> None:
     """Say how many of a data set's listed videos are in a folder, and which is the first that is not.
 
     \b
@@ -525,16 +591,16 @@ def manifest_check(dataset: str, videos: Path | None, root: Path) -> None:
     from extract.files import VideoFolder
 
     listed = manifests.dataset_videos(dataset, root)
-    folder = VideoFolder(videos or Path("data/videos") / dataset)
+    folder = VideoFolder(_video_folders(dataset, videos), kind)
     found = {video: folder.candidates(video) for video in listed}
     missing = [video for video, paths in found.items() if not paths]
     unclear = [video for video, paths in found.items() if len(paths) > 1]
     click.echo(
-        f"{dataset}: {len(listed) - len(missing):,} of {len(listed):,} listed videos are in {folder.root} "
-        f"({len(folder):,} video files in all)"
+        f"{dataset}: {len(listed) - len(missing):,} of {len(listed):,} listed videos are in {folder} "
+        f"({len(folder):,} videos there in all)"
     )
     if unclear:
-        names = ", ".join(str(path) for path in found[unclear[0]])
+        names = ", ".join(str(path) for _, path in found[unclear[0]])
         click.echo(f"  {len(unclear):,} could be several files (first: {unclear[0]}: {names})")
     if missing:
         click.echo(f"  {len(missing):,} are missing {first_of(missing)}")
@@ -552,6 +618,7 @@ def manifest_check(dataset: str, videos: Path | None, root: Path) -> None:
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the split.")
 @click.option("--overwrite", is_flag=True, help="Replace a benchmark of that name.")
+@INPUT
 @MANIFESTS
 def manifest_from_folder(
     benchmark: str,
@@ -559,6 +626,7 @@ def manifest_from_folder(
     eval_fraction: float,
     seed: int,
     overwrite: bool,
+    kind: str,
     root: Path,
 ) -> None:
     """Make a benchmark of your own folders: one folder per domain, in it one folder per class.
@@ -575,7 +643,9 @@ def manifest_from_folder(
             f"{root / benchmark} exists. Choose another --benchmark, or give --overwrite."
         )
     root.mkdir(parents=True, exist_ok=True)
-    videos, left_out = manifests.from_folders(folders, eval_fraction=eval_fraction, seed=seed)
+    videos, left_out = manifests.from_folders(
+        folders, eval_fraction=eval_fraction, seed=seed, kind=kind
+    )
     manifests.refuse_name_clash(benchmark, videos, root)
     for domain, rows in videos.items():
         manifests.write_manifest(root / benchmark / f"{domain}.csv", rows)
@@ -605,6 +675,172 @@ def _parse_domains(benchmark: str, domains: tuple[str, ...]) -> dict[str, Path]:
     return folders
 
 
+@main.group("store")
+def store_group() -> None:
+    """Look after the feature stores: say what is there, find damage, compare two of them."""
+
+
+@store_group.command("list")
+@FEATURES
+def store_list(features: Path) -> None:
+    """List the feature stores: what they hold, how they were made, whether they are complete.
+
+    Folders without an index (their extraction has not finished a shard) and damaged ones are named too.
+    Only tables and sizes are read here; `store verify` reads every byte.
+
+    \b
+    Example:
+      python cli.py store list
+    """
+    for folder in store_folders(features):
+        store = summarise(folder)
+        click.echo(f"{store.name}: {_contents(store)}")
+        if store.index:
+            config = store.index["config"]
+            names = ("preset", "stride", "frames_per_video", "compute_dtype")
+            made = [
+                f"{name.replace('_', ' ')} {config[name]}" for name in names if config.get(name)
+            ]
+            weights = f"weights {store.index['run'].get('weights', 'unknown')}"
+            click.echo("  " + ", ".join([str(config.get("backbone")), weights, *made]))
+
+
+def _contents(store: Summary) -> str:
+    size = f"{store.bytes / 1e6:,.1f} MB"
+    if not store.index:
+        return f"{store.state}; {size}"
+    totals = store.index["totals"]
+    videos = f"{totals['stored']:,} of {totals['listed']:,} videos, {totals['frames']:,} frames"
+    return f"{store.state}; {videos}, {size}"
+
+
+@store_group.command("verify")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--videos",
+    type=click.Path(path_type=Path, file_okay=False),
+    multiple=True,
+    help="Hash the source videos too, found below this folder. May be given several times.",
+)
+def store_verify(folder: Path, videos: tuple[Path, ...]) -> None:
+    """Find every byte of a store that is not what was written, and everything that does not fit.
+
+    DIR is a store, a data set's folder or the folder of all features. Checked are sizes and sha256 of all
+    files, the tables against each other and against the shards, and of every video its record, shape,
+    crc32 and finite values. Foreign files and what killed runs left are named. Exit code 1 if anything
+    is wrong; every kind is listed with what to do. Videos that were never stored are no damage.
+
+    \b
+    Example:
+      python cli.py store verify features/ucf101
+      python cli.py store verify features/ucf101 --videos /data/UCF-101
+    """
+    checks = [*CHECKS, sources_in(videos)] if videos else CHECKS
+    folders = store_folders(folder)
+    if not folders:
+        raise StoreError(
+            f"There is no feature store in {folder}. Run extract, or name another folder."
+        )
+    bad = 0
+    for store in folders:
+        problems = list(verify(store, checks))
+        bad += bool(problems)
+        found = f"{len(problems):,} problems" if problems else "no problem found"
+        click.echo(f"{store}: {found} ({_contents(summarise(store))})")
+        for kind in Kind:
+            _say_problems(kind, [problem for problem in problems if problem.kind is kind])
+    if bad:
+        sys.exit(1)
+
+
+def _say_problems(kind: Kind, problems: Sequence[Problem]) -> None:
+    if problems:
+        click.echo(f"  {len(problems):,} x {kind.label}. {kind.advice}")
+        for problem in problems[:EXAMPLES]:
+            click.echo(f"    {problem}")
+        if len(problems) > EXAMPLES:
+            click.echo(f"    and {len(problems) - EXAMPLES:,} more")
+
+
+@store_group.command("compare")
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default="0, equal bytes",
+    help="Largest error of a video that still counts as the same.",
+)
+@click.option("--show", default=10, show_default=True, help="List the N videos that differ most.")
+@click.option("--allow-missing", is_flag=True, help="Judge only the videos that both stores have.")
+def store_compare(a: Path, b: Path, tolerance: float, show: int, allow_missing: bool) -> None:
+    """Compare the features of two stores video by video: are mine yours?
+
+    A cosine alone proves little: features of any two frames are alike (0.9975 and more on an untrained
+    network). So the error is given relative to what distinguishes frames at all, the variation between
+    the frames of a video: ||a - b|| / ||b - mean(b)||. Exit code 0 if the configs are the same, both have
+    the same videos, and every video has the same number of frames and equal bytes or an error within
+    --tolerance; else 1.
+
+    \b
+    Example:
+      python cli.py store compare features/ucf101/resnet101-1a2b3c4d /mnt/ucf101/resnet101-1a2b3c4d
+    """
+    with FeatureStore(a) as mine, FeatureStore(b) as yours:
+        same_config = mine.config == yours.config
+        differences = config_differences(mine.config, yours.config)
+        click.echo("configs: the same" if same_config else f"configs differ: {differences}")
+        runs = [
+            {k: str(v) for k, v in s.index["run"].items() if k in RUN_FACTS} for s in (mine, yours)
+        ]
+        if runs[0] != runs[1]:
+            click.echo(f"made with: {config_differences(*runs)}")
+        lonely = [sorted(mine.records.keys() - yours.records.keys())]
+        lonely += [sorted(yours.records.keys() - mine.records.keys())]
+        both = len(mine.records.keys() & yours.records.keys())
+        click.echo(f"videos: {both:,} in both")
+        for name, videos in zip("AB", lonely):
+            if videos:
+                click.echo(f"  {len(videos):,} only in {name} {first_of(videos)}")
+        pairs = list(compare(mine, yours))
+    alike = _say_pairs(pairs, tolerance, show)
+    if not (same_config and pairs and alike and (allow_missing or not any(lonely))):
+        sys.exit(1)
+
+
+def _say_pairs(pairs: Sequence[Pair], tolerance: float, show: int) -> bool:
+    """Prints the comparison; whether all videos are the same within the tolerance."""
+    unequal = [pair for pair in pairs if not pair.identical]
+    unequal.sort(key=lambda pair: (pair.frames_a == pair.frames_b, -pair.error, pair.cosine_min))
+    if unequal[:show]:
+        click.echo(
+            f"{'frames A':>9} {'frames B':>9} {'min cosine':>11} {'mean':>9} {'error':>9}  video"
+        )
+    for p in unequal[:show]:
+        click.echo(
+            f"{p.frames_a:>9,} {p.frames_b:>9,} {p.cosine_min:>11.6f} {p.cosine_mean:>9.6f} "
+            f"{p.error:>9.2e}  {p.video}"
+        )
+    other_count = [pair for pair in unequal if pair.frames_a != pair.frames_b]
+    beyond = [p for p in unequal if p.frames_a == p.frames_b and p.error > tolerance]
+    within = len(unequal) - len(other_count) - len(beyond)
+    counts = {
+        f"an error within {tolerance:g}": within,
+        f"an error above {tolerance:g}": len(beyond),
+        "another number of frames": len(other_count),
+    }
+    parts = [f"{count:,} {what}" for what, count in counts.items() if count]
+    equal = f"{len(pairs) - len(unequal):,} of {len(pairs):,} videos have equal bytes"
+    click.echo(", ".join([equal, *parts]))
+    if pairs:
+        click.echo(
+            f"largest error {max(pair.error for pair in pairs):.2e}, "
+            f"smallest cosine {min(pair.cosine_min for pair in pairs):.6f}"
+        )
+    return len(unequal) == within
+
+
 @main.command("demo")
 @click.option(
     "--folder",
@@ -626,7 +862,7 @@ def demo_command(folder: Path) -> None:
 
 
 class _Lines:
-    """A progress bar on a terminal; elsewhere a line every ten seconds, so that logs stay readable."""
+    """A progress bar on a terminal; elsewhere a line every few seconds, so that logs stay readable."""
 
     def __init__(self, label: str) -> None:
         self._label = label
@@ -648,21 +884,44 @@ class _Lines:
                     length=total,
                     label=self._label,
                     show_pos=True,
+                    show_eta=False,
                     item_show_func=str,
                     file=sys.stderr,
                 )
-            self._bar.update(done - self._bar.pos, detail)
-        elif time.monotonic() - self._said > 10 or done == total:
+            self._bar.update(done - self._bar.pos, f"{detail}, {left} left")
+        elif time.monotonic() - self._said > 5 or done == total:
             self._said = time.monotonic()
             click.echo(f"{self._label}: {done:,}/{total:,}, {detail}, {left} left", err=True)
 
 
 class _ExtractProgress(_Lines):
+    def __init__(self, dataset: str, place: Place) -> None:
+        rank = f" (rank {place.rank} of {place.world})" if place.world > 1 else ""
+        super().__init__(dataset + rank)
+        self._shown = 0.0
+
     def __call__(self, progress: Progress) -> None:
+        if progress.seconds - self._shown < 0.5 and progress.videos_done < progress.videos:
+            return
+        self._shown = progress.seconds
         rate = progress.frames_done / max(progress.seconds, 1e-9)
-        per_video = progress.seconds / progress.videos_done
-        left = _duration(per_video * (progress.videos - progress.videos_done))
-        self.show(progress.videos_done, progress.videos, f"{rate:,.1f} frames/s", left)
+        done, total = progress.videos_done, progress.videos
+        if progress.frames:  # frames tell the time left better than videos, where they are known
+            done, total = progress.frames_done, max(progress.frames, progress.frames_done)
+        left = progress.seconds / done * (total - done) if done else float("inf")
+        parts = {
+            "decoders": progress.decoders,
+            "backbone": progress.backbone,
+            "disk": progress.store,
+        }
+        slowest = max(parts, key=lambda name: parts[name])
+        share = 100 * parts[slowest] / max(progress.seconds, 1e-9)
+        self.show(
+            progress.videos_done,
+            progress.videos,
+            f"{rate:,.1f} frames/s, waits for {slowest} {share:.0f} %",
+            _duration(left),
+        )
 
 
 class _AdaptProgress(_Lines):
@@ -685,6 +944,8 @@ class _AdaptProgress(_Lines):
 
 
 def _duration(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "?"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,14 +1,16 @@
 """RGB frames -> features: a torchvision classification model without its last layer.
 
-Preprocessing (`extract/preprocess.py`) gives the pixels of the plain PIL + torchvision pipeline.
+Frames come resized and cropped (`extract/decode.py`); here they are normalised, on the device.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import pickle
 import re
-import urllib.error
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,12 @@ from torch import Tensor, nn
 from torchvision.transforms import functional as F
 
 from extract.config import ExtractConfig
+from extract.decode import FrameOptions
 from extract.device import pick_device
 from extract.errors import ConfigError, WeightsError
-from extract.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 _CALIBRATION_IMAGES = 32
 
 
@@ -33,68 +36,132 @@ class Backbone:
 
     Attributes:
         width: length of a feature.
-        config: everything that changes the numbers; its hash names the store.
+        frames: what the decoders must do to a frame before it comes here.
+        batch: frames in one forward pass, always exactly these: a feature is then the same to the bit
+            wherever in a batch its frame stands (measured on the CPU, tested).
         weights_note: where the weights came from, for people.
     """
 
-    def __init__(self, options: ExtractConfig) -> None:
+    def __init__(self, options: ExtractConfig, *, local_rank: int = 0) -> None:
         """Build the model, load its weights, take off its last layer.
 
         Raises:
             ConfigError: no such model, no last linear layer, or an unsuitable image size.
             WeightsError: the weights cannot be found, read or used.
         """
-        self.device = pick_device(options.device)
-        self._dtype = _DTYPES[options.precision]
-        model, digest, self.weights_note = _load_model(options.backbone, options.weights)
-        self.preprocessing = _preprocessing(options)
+        self.options = options
+        self.device = pick_device(options.device, local_rank)
+        self.batch = options.batch or (128 if self.device.type == "cuda" else 16)
+        model, self._digest, self.weights_note = _load_model(options.backbone, options.weights)
+        self.frames, self._mean, self._std = _preprocessing(options)
         self.width = _remove_head(model, options.backbone)
-        self._model = model.eval().requires_grad_(False)
-        self._model.to(self.device).to(memory_format=torch.channels_last)
-        self._check_output(options)
-        p = self.preprocessing
-        self.config: dict[str, Any] = {
-            "backbone": options.backbone,
-            "weights_sha256": digest,
+        self._model = model.eval().requires_grad_(False).to(self.device)
+        self._model = self._model.to(memory_format=torch.channels_last)
+        self.precision = "float32" if options.precision == "auto" else options.precision
+        self._check_output()
+        if options.compile:
+            self._model = torch.compile(self._model, dynamic=False)  # type: ignore[assignment]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Everything that changes the numbers; its hash names the store."""
+        return {
+            "backbone": self.options.backbone,
+            "weights_sha256": self._digest,
             "layer": "input of the last linear layer",
-            "preset": options.preset,
-            "resize": p.resize,
-            "crop": p.crop,
-            "interpolation": p.interpolation,
+            "preset": self.options.preset,
+            "resize": self.frames.resize,
+            "crop": self.frames.crop,
+            "interpolation": self.frames.interpolation,
             "antialias": True,
-            "mean": list(p.mean),
-            "std": list(p.std),
-            "stride": options.stride,
-            "decoder": "decord",
-            "compute_dtype": options.precision,
+            "mean": list(self._mean),
+            "std": list(self._std),
+            "stride": self.frames.stride,
+            "frames_per_video": self.frames.frames_per_video,
+            "decoder": "decord" if self.options.input == "videos" else "images",
+            "compute_dtype": self.precision,
             "stored_dtype": "float16",
         }
 
-    @torch.inference_mode()
+    def choose_precision(self) -> str:
+        """Set and return the compute type for `auto`: float16 on a GPU, the faster by a probe on a CPU.
+
+        bfloat16 must be 1.5 times as fast to be worth its rounding. One second or so on a CPU.
+        """
+        if self.device.type == "cuda":
+            self.precision = (
+                "float16"  # eight times smaller rounding than bfloat16 at the same speed
+            )
+        else:
+            images = torch.zeros(4, self.frames.crop, self.frames.crop, 3, dtype=torch.uint8)
+            seconds = {}
+            for self.precision in ("float32", "bfloat16"):
+                self.submit(images)()
+                begin = time.perf_counter()
+                self.submit(images)()
+                seconds[self.precision] = time.perf_counter() - begin
+            faster = seconds["float32"] > 1.5 * seconds["bfloat16"]
+            self.precision = "bfloat16" if faster else "float32"
+        return self.precision
+
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        """(F, H, W, 3) uint8 RGB -> (F, width) float32."""
-        frames = frames if frames.flags.writeable else frames.copy()
-        images = self.preprocessing(torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2))
-        images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(
-            self.device.type, dtype=self._dtype, enabled=self._dtype is not torch.float32
-        ):
-            features = self._model(images)
-        result: np.ndarray = features.float().cpu().numpy()
+        """(F, crop, crop, 3) uint8 RGB, any F -> (F, width) float32, in full batches."""
+        results = []
+        for at in range(0, len(frames), self.batch):
+            batch = self.staging()
+            part = frames[at : at + self.batch]
+            batch.numpy()[: len(part)] = part
+            results.append(self.submit(batch)()[: len(part)])
+        return np.concatenate(results)
+
+    def staging(self) -> Tensor:
+        """A buffer for one batch, (batch, crop, crop, 3) uint8 zeros in memory that the GPU can read."""
+        shape = (self.batch, self.frames.crop, self.frames.crop, 3)
+        return torch.zeros(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+
+    @torch.inference_mode()
+    def submit(self, frames: Tensor) -> Callable[[], np.ndarray]:
+        """Start a forward pass of a `staging` buffer; the result, called, waits: (F, width) float32.
+
+        On a GPU this returns at once, and the buffer must not change until the result is there.
+        """
+        features = self.forward(frames.to(self.device, non_blocking=True))
+        if self.device.type != "cuda":
+            return features.numpy
+        copied = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+        copied.copy_(features, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+
+        def result() -> np.ndarray:
+            done.synchronize()
+            return copied.numpy()
+
         return result
 
-    def _check_output(self, options: ExtractConfig) -> None:
-        side = max(self.preprocessing.crop, 8)
+    @torch.inference_mode()
+    def forward(self, frames: Tensor) -> Tensor:
+        """(F, crop, crop, 3) uint8 on the device -> (F, width) float32 on the device."""
+        images = frames.permute(0, 3, 1, 2).float().div_(255)  # channels_last, as it lies in memory
+        images = F.normalize(images, self._mean, self._std, inplace=True)
+        dtype = _DTYPES[self.precision]
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+            features: Tensor = self._model(images)
+        return features.float()
+
+    def _check_output(self) -> None:
+        side = self.frames.crop
         try:
-            shape = self(np.zeros((1, side, side, 3), np.uint8)).shape
+            image = torch.zeros(1, side, side, 3, dtype=torch.uint8, device=self.device)
+            shape = tuple(self.forward(image).shape)
         except Exception as error:
             raise ConfigError(
-                f"{options.backbone} does not take images of {side} x {side} pixels ({error}). "
+                f"{self.options.backbone} does not take images of {side} x {side} pixels ({error}). "
                 "Try --preset torchvision, which uses the sizes published with its weights."
             ) from error
         if shape != (1, self.width):
             raise ConfigError(
-                f"{options.backbone} gives features of shape {shape[1:]}, expected ({self.width},)."
+                f"{self.options.backbone} gives features of shape {shape[1:]}, expected ({self.width},)."
             )
 
 
@@ -152,10 +219,11 @@ def _download(backbone: str, weights: str) -> Mapping[str, Tensor]:
     try:
         with _short_network_timeout():
             state: Mapping[str, Tensor] = member.get_state_dict(check_hash=True, weights_only=True)
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise WeightsError(
-            f"Cannot get the {weights} weights of {backbone} ({error}). Without a network: download\n"
+            f"Cannot get the {weights} weights of {backbone} ({str(error).splitlines()[0]}). "
+            "Without a network: download\n"
             f"  {member.url}\non another machine and put the file into\n  {folder}\n"
             "or give its path as --weights PATH. To try the pipeline with meaningless features: "
             "--weights random:0"
@@ -208,7 +276,7 @@ def _random_model(backbone: str, seed: int) -> tuple[nn.Module, str]:
         generator = torch.Generator().manual_seed(seed)
         coarse = torch.rand(_CALIBRATION_IMAGES, 3, 9, 9, generator=generator)
         images = nn.functional.interpolate(coarse, size=(224, 224), mode="bicubic").clamp(0, 1)
-        images = F.normalize(images, list(IMAGENET_MEAN), list(IMAGENET_STD))
+        images = F.normalize(images, IMAGENET_MEAN, IMAGENET_STD)
         model.eval()
         for norm in norms:
             norm.train()
@@ -233,20 +301,27 @@ def _remove_head(model: nn.Module, backbone: str) -> int:
     return head.in_features
 
 
-def _preprocessing(options: ExtractConfig) -> Preprocessing:
+def _preprocessing(options: ExtractConfig) -> tuple[FrameOptions, list[float], list[float]]:
+    """What the decoders do to a frame, and the mean and deviation that normalise it here."""
+    frames = FrameOptions(
+        resize=224,
+        crop=224,
+        stride=options.stride,
+        frames_per_video=options.frames_per_video,
+    )
     if options.preset == "ta3n":
-        return Preprocessing(resize=224, crop=224)
+        return frames, IMAGENET_MEAN, IMAGENET_STD
     members = {m.name.lower(): m for m in torchvision.models.get_model_weights(options.backbone)}
     # Weights of one's own are taken to expect what the first published ones expect.
     member = members.get(options.weights, next(iter(members.values())))
     transforms = member.transforms()
-    return Preprocessing(
+    frames = dataclasses.replace(
+        frames,
         resize=transforms.resize_size[0],
         crop=transforms.crop_size[0],
         interpolation=transforms.interpolation.value,
-        mean=tuple(transforms.mean),
-        std=tuple(transforms.std),
     )
+    return frames, list(transforms.mean), list(transforms.std)
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 from extract.errors import ConfigError
 
@@ -12,52 +14,88 @@ PRESETS = {
 }
 
 
+def _option(help_: str, *choices: str, **more: Any) -> dict[str, Any]:
+    return {"help": help_, **({"choices": choices} if choices else {}), **more}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExtractConfig:
-    """What the user asks of `extract`. Everything but the last four decides the numbers.
+    """What the user asks of `extract`. What decides the numbers comes first, then what does not.
 
     Raises:
         ConfigError: a value out of range.
     """
 
     backbone: str = field(
-        default="resnet101", metadata={"help": "Any torchvision classification model, by name."}
+        default="resnet101", metadata=_option("Any torchvision classification model, by name.")
     )
     weights: str = field(
         default="imagenet1k_v1",
-        metadata={
-            "help": "A torchvision name (imagenet1k_v1), random:SEED, or the path of a state dict."
-        },
+        metadata=_option(
+            "A torchvision name (imagenet1k_v1, imagenet1k_v2), random:SEED, or a state dict's path."
+        ),
     )
     preset: str = field(
         default="ta3n",
-        metadata={
-            "choices": tuple(PRESETS),
-            "help": "; ".join(f"{k}: {v}" for k, v in PRESETS.items()) + ".",
-        },
+        metadata=_option("; ".join(f"{k}: {v}" for k, v in PRESETS.items()) + ".", *PRESETS),
     )
-    stride: int = field(default=1, metadata={"help": "Keep every N-th frame, from the first."})
+    stride: int = field(default=1, metadata=_option("Keep every N-th frame, from the first."))
+    frames_per_video: int = field(
+        default=0, metadata=_option("Keep N evenly spaced frames of every video; 0: all.")
+    )
     precision: str = field(
-        default="float32",
-        metadata={
-            "choices": ("float32", "bfloat16", "float16"),
-            "help": "Compute type of the backbone; stored is always float16.",
-        },
+        default="auto",
+        metadata=_option(
+            "Compute type of the backbone; stored is always float16. auto: float16 on a GPU; on a CPU "
+            "bfloat16 where a short probe finds it faster, else float32.",
+            *("auto", "float32", "bfloat16", "float16"),
+        ),
+    )
+    input: str = field(
+        default="videos",
+        metadata=_option("Video files, or one folder of images per video.", "videos", "frames"),
     )
     device: str = field(
-        default="auto",
-        metadata={"choices": ("auto", "cpu", "cuda"), "help": "auto: a GPU if there is one."},
+        default="auto", metadata=_option("auto: a GPU if there is one.", "auto", "cpu", "cuda")
     )
-    batch: int = field(default=16, metadata={"help": "Frames in one forward pass."})
+    batch: int = field(
+        default=0,
+        metadata=_option("Frames in one forward pass.", default_text="16 on a CPU, 128 on a GPU"),
+    )
     workers: int = field(
         default=0,
-        metadata={"help": "Decoding processes; 0: one on a CPU, else one per core, 8 at most."},
+        metadata=_option("Decoding processes.", default_text="one per core, 16 at most"),
     )
-    limit: int = field(default=0, metadata={"help": "Extract N more videos, then stop; 0: all."})
+    compile: bool = field(
+        default=False, metadata=_option("torch.compile the backbone: minutes first, then faster.")
+    )
+    decode_timeout: int = field(
+        default=120, metadata=_option("Seconds without a frame after which a decoder is replaced.")
+    )
+    limit: int = field(default=0, metadata=_option("Extract N more videos, then stop; 0: all."))
+    rank: int = field(
+        default=0,
+        metadata=_option(
+            "This process among --world.", default_text="from torchrun or SLURM, else 0"
+        ),
+    )
+    world: int = field(
+        default=0,
+        metadata=_option(
+            "Processes that share the work.", default_text="from torchrun or SLURM, else 1"
+        ),
+    )
 
     def __post_init__(self) -> None:
-        for name, least in (("stride", 1), ("batch", 1), ("workers", 0), ("limit", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"--{name} must be {least} or more, got {getattr(self, name)}.")
-        if self.preset not in PRESETS:
-            raise ConfigError(f"--preset must be one of {', '.join(PRESETS)}, got {self.preset!r}.")
+        for f in dataclasses.fields(self):
+            value, choices = getattr(self, f.name), f.metadata.get("choices")
+            flag = "--" + f.name.replace("_", "-")
+            if choices and value not in choices:
+                raise ConfigError(f"{flag} must be one of {', '.join(choices)}, got {value!r}.")
+            least = 1 if f.name in ("stride", "decode_timeout") else 0
+            if f.type == "int" and value < least:
+                raise ConfigError(f"{flag} must be {least} or more, got {value}.")
+        if self.stride > 1 and self.frames_per_video:
+            raise ConfigError("Give --stride or --frames-per-video, not both.")
+        if self.rank and self.rank >= self.world:
+            raise ConfigError(f"--rank must be below --world, got {self.rank} of {self.world}.")

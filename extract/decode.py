@@ -1,186 +1,121 @@
-"""Video file -> RGB frames. The only file that knows decord.
+"""Video file, or folder of images -> prepared RGB frames. The only file that knows decord.
 
-decord can loop forever or crash on a bad file, so it lives in spawned processes: `Decoder` runs one,
-keeps a deadline, and replaces it when it hangs or dies. A pipe carries the frames; a full pipe holds the
-decoder back, so memory stays flat however long the video is.
+It runs in processes of its own (`extract/pool.py`), one file at a time and one frame at a time, so
+memory stays flat however long the video is. Frames are resized and cropped here, by PIL: exactly the
+pixels of the plain PIL + torchvision pipeline, and every frame has the same size from here on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-import multiprocessing
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from extract.errors import DecodeError
-from extract.files import sha256_of
+from extract.files import images_in, sha256_of
 
-DEADLINE_SECONDS = 120.0
-"""Longest silence of a decoder before it counts as hung: generous, a 4K block on a busy disk takes a few."""
+
+@dataclass(frozen=True, kw_only=True)
+class FrameOptions:
+    """Which frames are kept and what is done to their pixels. Sizes in pixels, resize >= crop."""
+
+    resize: int
+    crop: int
+    interpolation: str = "bilinear"
+    stride: int = 1
+    frames_per_video: int = 0
+    """Keep this many, evenly spaced; 0: all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFacts:
-    """What the file says of itself, and how many frames really came out."""
+    """What is known of a video file once it is open."""
 
     fps: float
     width: int
     height: int
     container_frames: int
-    decoded_frames: int
-    source_bytes: int
-    source_sha256: str
-
-    @property
-    def seconds(self) -> float:
-        """Length by the decoded frames."""
-        return self.decoded_frames / self.fps if self.fps > 0 else 0.0
+    """What the container claims, 0 where it claims nothing."""
+    expected_frames: int
+    """What the decoder found in it."""
+    kept_frames: int
+    """How many of those will be kept."""
 
 
-class Decoder:
-    """One decoding process. `start` a file, take its `blocks`, then read `facts`.
+class Video:
+    """An open video: `facts` first, then `frames`, which must be taken to the end.
 
     Raises:
-        DecodeError: decord itself cannot be imported in the process.
+        DecodeError: not a file that can be decoded; the message does not repeat the path.
     """
 
-    def __init__(self, *, block: int, deadline: float = DEADLINE_SECONDS) -> None:
-        self.block = block
-        self.deadline = deadline
-        self.facts: VideoFacts | None = None
-        self._path: Path | None = None
-        self._spawn()
+    def __init__(self, path: Path, options: FrameOptions) -> None:
+        self.path, self.options = path, options
+        source = _Images(path) if path.is_dir() else _File(path)
+        self.source_bytes = source.bytes
+        self._source = source
+        self.decoded_frames = 0
+        self.kept = kept_frames(source.count, options)
+        self.facts = VideoFacts(
+            fps=source.fps,
+            width=source.width,
+            height=source.height,
+            container_frames=source.container_frames,
+            expected_frames=source.count,
+            kept_frames=len(self.kept),
+        )
 
-    def start(self, path: Path, stride: int = 1) -> None:
-        """Begin to decode; returns at once. The blocks must be taken to the end before the next start."""
-        self._path, self.facts = path, None
-        self._pipe.send((str(path), stride, self.block))
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        """Yield (F, H, W, 3) uint8, every `stride`-th frame in order, F <= block.
+    def frames(self) -> Iterator[np.ndarray]:
+        """Yield (crop, crop, 3) uint8, the kept frames in order.
 
         Raises:
-            DecodeError: the file is unreadable, the decoder died or hung; the message names the file.
+            DecodeError: decoding stopped before the last frame.
         """
-        while True:
-            kind, value = self._receive()
-            if kind == "frames":
-                yield np.frombuffer(self._pipe.recv_bytes(), dtype=np.uint8).reshape(value)
-            elif kind == "done":
-                self.facts = VideoFacts(**value)
-                return
-            else:
-                raise DecodeError(f"{self._path}: {value}")
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.join()
-        self._pipe.close()
-
-    def _spawn(self) -> None:
-        # Spawn, never fork: a decord reader hung after a fork, and CUDA forbids it.
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
-        theirs.close()
-        kind, value = self._receive()
-        if kind != "ready":
-            self.close()
-            raise DecodeError(f"decord does not start: {value}")
-
-    def _receive(self) -> tuple[str, Any]:
-        try:
-            if self._pipe.poll(self.deadline):
-                message: tuple[str, Any] = self._pipe.recv()
-                return message
-            reason = f"the decoder gave no frame for {self.deadline:.0f} s and was stopped"
-        except (EOFError, ConnectionResetError):
-            self._process.join()
-            reason = f"the decoder died (exit code {self._process.exitcode})"
-        self.close()
-        if self._path is None:
-            raise DecodeError(f"decord does not start: {reason}")
-        broken, self._path = self._path, None
-        self._spawn()
-        raise DecodeError(f"{broken}: {reason}")
-
-
-def _serve(pipe: Connection) -> None:
-    """The decoding process: answers each request with blocks, then `done` or `error`."""
-    try:
-        import decord
-    except Exception as error:  # reported to the parent, which stops the run
-        pipe.send(("broken", f"{type(error).__name__}: {error}"))
-        return
-    decord.logging.set_level(decord.logging.QUIET)
-    pipe.send(("ready", decord.__version__))
-    while True:
-        try:
-            path, stride, block = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
-            return
-        try:
-            pipe.send(("done", _decode(pipe, Path(path), stride, block)))
-        except BrokenPipeError:
-            return
-        except KeyboardInterrupt:
-            return
-        except DecodeError as error:  # one bad video; the parent records it and goes on
-            pipe.send(("error", str(error)))
-        except Exception as error:
-            pipe.send(("error", f"unexpected {type(error).__name__}: {error}"))
-
-
-def _decode(pipe: Connection, path: Path, stride: int, block: int) -> dict[str, Any]:
-    import decord
-
-    size = check_file(path)
-    try:
-        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-        frames = len(reader)
-    except Exception as error:
-        raise DecodeError(f"not a video that decord can open ({_reason(error)})") from error
-    if frames == 0:
-        raise DecodeError("no frames")
-    height = width = decoded = 0
-    kept: list[np.ndarray] = []
-    for begin in range(0, frames, block):
-        indices = list(range(begin, min(begin + block, frames)))
-        try:
-            # All frames in order, then every stride-th: decord's own seeking is slower and less exact.
-            got = reader.get_batch(indices).asnumpy()
-        except Exception as error:
+        wanted = set(self.kept)
+        for image in self._source.images():
+            if self.decoded_frames in wanted:
+                yield prepare(image, self.options)
+            self.decoded_frames += 1
+        if self.decoded_frames < self.facts.expected_frames:
             raise DecodeError(
-                f"decoding stopped after {decoded} of {frames} frames ({_reason(error)})"
-            ) from error
-        decoded += len(got)
-        height, width = got.shape[1:3]
-        kept.extend(got[-begin % stride :: stride])
-        if len(kept) >= block or indices[-1] == frames - 1:
-            for at in range(0, len(kept), block):
-                block_FHWC = np.stack(kept[at : at + block])
-                pipe.send(("frames", block_FHWC.shape))
-                pipe.send_bytes(block_FHWC.data.cast("B"))
-            kept = []
-    fps = float(reader.get_avg_fps())
-    return {
-        "fps": fps if math.isfinite(fps) else 0.0,
-        "width": width,
-        "height": height,
-        "container_frames": frames,
-        "decoded_frames": decoded,
-        "source_bytes": size,
-        "source_sha256": sha256_of(path),
-    }
+                f"decoding stopped after {self.decoded_frames} of {self.facts.expected_frames} frames"
+            )
+
+    def sha256(self) -> str:
+        """Hex sha256 of the file, or of the names and bytes of the folder's images in order."""
+        return self._source.sha256()
+
+
+def kept_frames(count: int, options: FrameOptions) -> range | list[int]:
+    """Which of `count` frames are kept: every `stride`-th, or N segment centres floor((i + 1/2) F / N).
+
+    F=10, N=4:  .x.x..x.x. -> 1, 3, 6, 8;  F <= N: all
+    """
+    n = options.frames_per_video
+    if n and n < count:
+        return [(2 * i + 1) * count // (2 * n) for i in range(n)]
+    return range(0, count, 1 if n else options.stride)
+
+
+def prepare(image: Image.Image, options: FrameOptions) -> np.ndarray:
+    """RGB image -> (crop, crop, 3) uint8: shorter side to `resize`, centre crop.
+
+    The same sizes, offsets and pixels as torchvision's Resize and CenterCrop give for a PIL image.
+    """
+    short = min(image.size)
+    if short != options.resize:
+        width, height = (int(options.resize * side / short) for side in image.size)
+        image = image.resize((width, height), Image.Resampling[options.interpolation.upper()])
+    left, top = (round((side - options.crop) / 2) for side in image.size)
+    return np.asarray(image)[top : top + options.crop, left : left + options.crop]
 
 
 def check_file(path: Path) -> int:
@@ -197,8 +132,11 @@ def check_file(path: Path) -> int:
         raise DecodeError("not a plain file")
     if facts.st_size == 0:
         raise DecodeError("the file is empty")
-    with path.open("rb") as file:
-        head = file.read(12)
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError as error:
+        raise DecodeError(error.strerror or str(error)) from error
     if head[:4] == b"RIFF" and head[8:] == b"AVI ":
         # decord opens an AVI cut in half without a word; the header knows how long it should be.
         claimed = int.from_bytes(head[4:8], "little") + 8
@@ -207,6 +145,104 @@ def check_file(path: Path) -> int:
                 f"cut off: the AVI header says {claimed} bytes, the file has {facts.st_size}"
             )
     return facts.st_size
+
+
+class _File:
+    """A video file, by decord; the container's own claim by PyAV."""
+
+    def __init__(self, path: Path) -> None:
+        import decord
+
+        self.path = path
+        self.bytes = check_file(path)
+        decord.logging.set_level(decord.logging.QUIET)
+        try:
+            self._reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+            self.count = len(self._reader)
+            fps = float(self._reader.get_avg_fps())
+        except Exception as error:
+            raise DecodeError(f"not a video that can be read: {_why(path)}") from error
+        if self.count == 0:
+            raise DecodeError("no frames")
+        self.fps = fps if math.isfinite(fps) else 0.0
+        self.container_frames = _claimed_frames(path)
+        self._first: Any = self._next()
+        if self._first is None:
+            raise DecodeError(f"no frame could be decoded of {self.count}")
+        self.height, self.width = self._first.shape[:2]
+
+    def images(self) -> Iterator[Image.Image]:
+        # One after the other: decord's own seeking is slower, and less exact on some AVIs.
+        frame, self._first = self._first, None
+        while frame is not None:
+            yield Image.fromarray(frame)
+            frame = self._next()
+
+    def sha256(self) -> str:
+        return sha256_of(self.path)
+
+    def _next(self) -> np.ndarray | None:
+        try:
+            return self._reader.next().asnumpy()
+        except StopIteration:
+            return None
+        except Exception as error:
+            raise DecodeError(f"decoding failed ({_reason(error)})") from error
+
+
+class _Images:
+    """A folder of images, in natural order."""
+
+    fps = 0.0
+
+    def __init__(self, folder: Path) -> None:
+        self._paths = images_in(folder)
+        if not self._paths:
+            raise DecodeError("the folder has no images")
+        self.count = self.container_frames = len(self._paths)
+        self.bytes = sum(path.stat().st_size for path in self._paths)
+        self.width, self.height = self._open(self._paths[0]).size
+
+    def images(self) -> Iterator[Image.Image]:
+        yield from map(self._open, self._paths)
+
+    def sha256(self) -> str:
+        digest = hashlib.sha256()
+        for path in self._paths:
+            digest.update(f"{path.name} {sha256_of(path)}\n".encode())
+        return digest.hexdigest()
+
+    @staticmethod
+    def _open(path: Path) -> Image.Image:
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except Exception as error:
+            raise DecodeError(f"{path.name} is no readable image ({_reason(error)})") from error
+
+
+def _claimed_frames(path: Path) -> int:
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            return max(0, container.streams.video[0].frames)
+    except (av.FFmpegError, IndexError):
+        return 0  # what decord can open decides; this is only a second opinion
+
+
+def _why(path: Path) -> str:
+    """Why decord could not open a file, in words that say more than its own."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                return "it has no video stream"
+            codec = container.streams.video[0].codec_context.name
+            return f"decord finds nothing to decode in its {codec} stream"
+    except (av.FFmpegError, IndexError) as error:
+        return getattr(error, "strerror", None) or type(error).__name__
 
 
 def _reason(error: Exception) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +18,7 @@ VIDEO_SUFFIXES = frozenset((
     ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv",
 ))
 # fmt: on
+IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
 
 @contextmanager
@@ -31,7 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -51,10 +53,13 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def find_videos(root: Path) -> list[PurePosixPath]:
-    """All video files below `root` by suffix, relative, sorted; hidden names are skipped.
+def find_videos(root: Path, kind: str = "videos") -> list[PurePosixPath]:
+    """All videos below `root`, relative, sorted; hidden names are skipped.
 
     Links to folders are followed (data sets often stand behind one), each real folder once.
+
+    Args:
+        kind: `videos`: files by suffix; `frames`: folders that hold images.
 
     Raises:
         ManifestError: `root` is not a folder.
@@ -71,43 +76,70 @@ def find_videos(root: Path) -> list[PurePosixPath]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = PurePosixPath(Path(folder).relative_to(root).as_posix())
-        found += [
-            relative / name
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
-        ]
+        if kind == "videos":
+            found += [relative / name for name in names if _is(name, VIDEO_SUFFIXES)]
+        elif any(_is(name, IMAGE_SUFFIXES) for name in names):
+            found.append(relative)
     return sorted(found)
 
 
-class VideoFolder:
-    """Looks up video ids below one folder, whatever the layout the archive was unpacked in.
+def images_in(folder: Path) -> list[Path]:
+    """The images of a folder in natural order: `frame9.jpg` before `frame10.jpg`."""
+    names = [name for name in os.listdir(folder) if _is(name, IMAGE_SUFFIXES)]
 
-    An id is a file name without its suffix, or, where that is not unique, the end of the relative path
-    without suffix (`walk/001`). Names are compared, never globbed and never joined to a path.
+    def natural(name: str) -> list[tuple[int, str]]:
+        parts = re.split(r"(\d+)", name)
+        return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+    return [folder / name for name in sorted(names, key=lambda name: (natural(name), name))]
+
+
+class VideoFolder:
+    """Looks up video ids below some folders, whatever the layout the archives were unpacked in.
+
+    An id is a file name without its suffix (a folder's name, for `frames`), or, where that is not
+    unique, the end of the relative path (`walk/001`). Names are compared, never globbed and never
+    joined to a path.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._by_stem: dict[str, list[PurePosixPath]] = defaultdict(list)
-        for path in find_videos(root):
-            self._by_stem[path.stem].append(path)
+    def __init__(self, roots: Sequence[Path], kind: str = "videos") -> None:
+        self.roots = roots
+        self._by_name: dict[str, list[tuple[tuple[str, ...], Path, PurePosixPath]]] = defaultdict(
+            list
+        )
+        for root in roots:
+            for path in find_videos(root, kind):
+                parts = name_of(path, kind).parts
+                if parts:  # the root itself may hold images, but has no name here
+                    self._by_name[parts[-1]].append((parts, root, path))
 
     def __len__(self) -> int:
-        return sum(len(paths) for paths in self._by_stem.values())
+        return sum(map(len, self._by_name.values()))
 
-    def candidates(self, video: str) -> list[Path]:
-        """All files that the id may mean: none, one, or several (an ambiguity for the caller to report)."""
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.roots))
+
+    def candidates(self, video: str) -> list[tuple[Path, PurePosixPath]]:
+        """All that the id may mean, as (root, path below it): none, one, or several (ambiguous)."""
         wanted = PurePosixPath(video).parts
-        matches = [
-            path
-            for path in self._by_stem.get(wanted[-1], ())
-            if path.with_suffix("").parts[-len(wanted) :] == wanted
-        ]
-        exact = [path for path in matches if path.with_suffix("").parts == wanted]
-        return [self.root / path for path in (exact if len(wanted) > 1 and exact else matches)]
+        matches = [m for m in self._by_name.get(wanted[-1], ()) if m[0][-len(wanted) :] == wanted]
+        exact = [m for m in matches if m[0] == wanted]
+        chosen = exact if len(wanted) > 1 and exact else matches
+        # Folders that overlap show one file twice.
+        return list({(root / path).resolve(): (root, path) for _, root, path in chosen}.values())
 
 
-def _sync_folder(folder: Path) -> None:
+def name_of(path: PurePosixPath, kind: str = "videos") -> PurePosixPath:
+    """A video's path without the suffix of a file."""
+    return path.with_suffix("") if kind == "videos" else path
+
+
+def _is(name: str, suffixes: frozenset[str]) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in a folder survive a power failure."""
     if os.name == "nt":  # Windows has no descriptor for a folder
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -13,10 +13,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from extract.errors import ManifestError, first_of
-from extract.files import find_videos, replacing
+from extract.files import find_videos, name_of, replacing
 
 MANIFESTS = Path(__file__).resolve().parent.parent / "data" / "manifests"
 COLUMNS = ("video", "label", "class", "split", "frames")
@@ -181,7 +181,11 @@ def write_manifest(path: Path, videos: Iterable[Video]) -> None:
 
 
 def from_folders(
-    folders: Mapping[str, Path], *, eval_fraction: float = 0.3, seed: int = 0
+    folders: Mapping[str, Path],
+    *,
+    eval_fraction: float = 0.3,
+    seed: int = 0,
+    kind: str = "videos",
 ) -> tuple[dict[str, tuple[Video, ...]], dict[str, dict[str, int]]]:
     """Manifests for own videos, one folder per class: (domain -> videos, domain -> class left out -> videos).
 
@@ -196,7 +200,7 @@ def from_folders(
         raise ManifestError(f"Adaptation needs two domains or more, got {len(folders)}.")
     if not 0 < eval_fraction < 1:
         raise ManifestError(f"The share for eval must be between 0 and 1, got {eval_fraction}.")
-    ids = {domain: _ids_by_class(folder) for domain, folder in folders.items()}
+    ids = {domain: _ids_by_class(folder, kind) for domain, folder in folders.items()}
     classes = sorted(set.intersection(*(set(by_class) for by_class in ids.values())))
     if not classes:
         listing = "; ".join(f"{d}: {', '.join(sorted(c)) or 'none'}" for d, c in ids.items())
@@ -249,20 +253,22 @@ def refuse_name_clash(
             )
 
 
-def _ids_by_class(folder: Path) -> dict[str, list[str]]:
-    paths = find_videos(folder)
-    stems = Counter(path.stem for path in paths)
-    bare = Counter(path.with_suffix("") for path in paths)
-    twins = sorted(str(path) for path in paths if bare[path.with_suffix("")] > 1)
+def _ids_by_class(folder: Path, kind: str) -> dict[str, list[str]]:
+    paths = {path: name_of(path, kind) for path in find_videos(folder, kind)}
+    stems = Counter(name.name for name in paths.values())
+    bare = Counter(paths.values())
+    twins = sorted(str(path) for path, name in paths.items() if bare[name] > 1)
     if twins:
         raise ManifestError(
             f"{len(twins)} files of {folder} differ from another only in the suffix {first_of(twins)}. "
             "Remove or rename one of each."
         )
+    first = {name.parts[0] for name in paths.values()}
     by_class: dict[str, list[str]] = {}
-    for path in paths:
+    for path, name in paths.items():
         if len(path.parts) > 1:  # a file beside the class folders belongs to no class
-            video = path.stem if stems[path.stem] == 1 else str(path.with_suffix(""))
+            unique = stems[name.name] == 1 and name.name not in first
+            video = name.name if unique else str(name)
             _check_id(video, str(folder / path))
             by_class.setdefault(path.parts[0], []).append(video)
     return by_class
@@ -305,6 +311,13 @@ def _check(videos: Sequence[Video], path: Path) -> None:
     twice = [video for video, count in counts.items() if count > 1]
     if twice:
         raise ManifestError(f"{path}: {len(twice)} ids stand there twice {first_of(twice)}.")
+    folders = {str(parent) for v in counts for parent in PurePosixPath(v).parents}
+    clashing = sorted(folders & set(counts))
+    if clashing:
+        raise ManifestError(
+            f"{path}: {len(clashing)} ids are also the folder of another id {first_of(clashing)}. "
+            "Rename those videos."
+        )
     pairs = {(video.label, video.class_name) for video in videos}
     if not len(pairs) == len({label for label, _ in pairs}) == len({name for _, name in pairs}):
         raise ManifestError(f"{path}: labels and classes do not correspond one to one.")

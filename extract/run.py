@@ -2,56 +2,56 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torchvision
+from torch import Tensor
 
 from extract.backbone import Backbone
 from extract.config import ExtractConfig
-from extract.decode import Decoder
-from extract.errors import DecodeError, StoreError
+from extract.errors import StoreError
 from extract.files import VideoFolder
-from extract.store import (
-    ShardWriter,
-    VideoRecord,
-    next_shard_number,
-    store_folder,
-    stored_records,
-    write_index,
-)
+from extract.plan import Place, plan_shards, shard_number
+from extract.pool import Attempt, Decoded, DecoderPool, Event, Frames, Opened
+from extract.store import VideoRecord, shard_numbers, store_folder
+from extract.write import ShardWriter, StoreIndex, explained
 
 log = logging.getLogger(__name__)
 
-SHARD_VIDEOS = 256
-"""Videos per shard. What a kill can cost is the shard being filled, so smaller is safer; 256 videos of
-UCF101 are 0.2 GB, and the 46,624 of Kinetics-Gameplay make 183 files."""
+_IN_FLIGHT = 3
+"""Batches on a GPU at once: one computes, one is copied there, one is copied back."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where the run stands; given to the callback after every video."""
+    """Where the run stands. The last three say what the time went to, in seconds."""
 
     videos_done: int
     videos: int
     frames_done: int
+    frames: int | None
+    """Frames in all, None where nobody published the counts."""
     seconds: float
+    decoders: float
+    backbone: float
+    store: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a run leaves. `records` holds every listed video, this run's and earlier ones."""
+    """What a run leaves. `records` holds every listed video, as the index does."""
 
     folder: Path
     index: dict[str, Any]
@@ -60,176 +60,320 @@ class Report:
     new_frames: int
     seconds: float
     weights: str
+    stopped: bool
 
 
 def extract(
     *,
     dataset: str,
-    videos: dict[str, int | None],
-    video_root: Path,
+    videos: Mapping[str, int | None],
+    video_roots: Sequence[Path],
     features: Path,
     options: ExtractConfig,
+    place: Place | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """Store the features of every listed video found below `video_root`.
+    """Store the features of every listed video found below the folders.
 
     Args:
         dataset: names the folder below `features`.
         videos: listed ids -> published frame count or None.
-        on_progress: called after every video.
+        place: which part of the shards is this process's; None: all.
+        on_progress: called after every batch.
+        stopped: asked often; once true, the run ends early and keeps what is complete.
 
     Raises:
         Ma2lError: nothing can be extracted at all. A single bad video is recorded instead.
     """
-    begin = time.monotonic()
-    folder_index = VideoFolder(video_root)
-    backbone = Backbone(options)
+    place = place or Place()
+    found = VideoFolder(video_roots, options.input)
+    backbone = Backbone(options, local_rank=place.local_rank)
+    _settle_precision(backbone, features, dataset, place)
     folder = store_folder(features, dataset, backbone.config)
-    folder.mkdir(parents=True, exist_ok=True)
-    stored = stored_records(folder, backbone.config)
-    records: dict[str, VideoRecord] = {}
-    paths: dict[str, Path] = {}
-    for video in videos:
-        if video in stored:
-            records[video] = stored[video]
-            continue
-        problem, path = _locate(folder_index, video)
-        if path is None:
-            records[video] = VideoRecord(video=video, status="missing", error=problem)
-        else:
-            records[video] = VideoRecord(video=video, status="pending", error="not extracted yet")
-            if not options.limit or len(paths) < options.limit:
-                paths[video] = path
-    run = {
-        "weights": backbone.weights_note,
-        "device": _device_name(backbone.device),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "python": platform.python_version(),
-        "started": _now(),
-    }
-    frames_done = videos_done = 0
-    results = _features(paths, video_root, backbone, options)
-    number = next_shard_number(folder)
-    while batch := list(itertools.islice(paths, videos_done, videos_done + SHARD_VIDEOS)):
-        with ExitStack() as shard_stack:
-            writer: ShardWriter | None = None
-            for record, features_TD in itertools.islice(results, len(batch)):
-                if record.status == "ok":
-                    if writer is None:
-                        writer = shard_stack.enter_context(
-                            ShardWriter(folder, number, backbone.config)
-                        )
-                    try:
-                        record = writer.add(record, features_TD)
-                        frames_done += record.frames
-                    except StoreError as error:
-                        record = dataclasses.replace(record, status="failed", error=str(error))
-                records[record.video] = record
-                videos_done += 1
-                on_progress(
-                    Progress(
-                        videos_done=videos_done,
-                        videos=len(paths),
-                        frames_done=frames_done,
-                        seconds=time.monotonic() - begin,
-                    )
-                )
-        number += writer is not None
-        _index(folder, dataset, backbone, records, run)
-    index = _index(folder, dataset, backbone, records, run)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    index = StoreIndex(folder, dataset, backbone.config, backbone.width)
+    run = _Run(backbone, index, videos, place, _run_block(backbone, place), on_progress)
+    todo = run.plan(found, options.limit)
+    with DecoderPool(
+        ((video, root / path) for video, (root, path) in todo.items()),
+        backbone.frames,
+        workers=min(options.workers or _worker_count(backbone), max(1, len(todo))),
+        take_turns=backbone.device.type == "cpu",
+        deadline=options.decode_timeout,
+        stopped=stopped,
+    ) as pool:
+        run.work(pool)
+    written, records = index.write(videos, run.failures, run.run_block())
     return Report(
         folder=folder,
-        index=index,
+        index=written,
         records=records,
-        new_videos=videos_done,
-        new_frames=frames_done,
-        seconds=time.monotonic() - begin,
+        new_videos=run.videos_done,
+        new_frames=run.frames_done,
+        seconds=time.monotonic() - run.begin,
         weights=backbone.weights_note,
+        stopped=stopped(),
     )
 
 
-def _features(
-    paths: dict[str, Path], video_root: Path, backbone: Backbone, options: ExtractConfig
-) -> Iterator[tuple[VideoRecord, np.ndarray]]:
-    """Records and (T, width) features of the videos, in order; empty features where the status is failed.
+@dataclass(eq=False)
+class _Shard:
+    number: int
+    waiting: set[str]
+    """Videos of the plan that are neither stored nor given up."""
+    writer: ShardWriter | None = None
 
-    Decoders take turns: while one video goes through the backbone, the next ones are being decoded.
-    """
-    if not paths:
-        return
-    with ExitStack() as stack:
-        decoders = []
-        for _ in range(min(_worker_count(options, backbone), len(paths))):
-            decoders.append(Decoder(block=options.batch))
-            stack.callback(decoders[-1].close)
-        order = list(paths.items())
-        for decoder, (_, path) in zip(decoders, order):
-            decoder.start(path, options.stride)
-        for position, (video, path) in enumerate(order):
-            decoder = decoders[position % len(decoders)]
-            record = VideoRecord(video=video, source=path.relative_to(video_root).as_posix())
-            blocks: list[np.ndarray] = []
+
+@dataclass(eq=False)
+class _Batch:
+    buffer: Tensor
+    spans: list[tuple[Attempt, int]] = field(default_factory=list)
+    """Whose frames these are, in order, and how many of each."""
+    result: Callable[[], np.ndarray] | None = None
+
+    @property
+    def filled(self) -> int:
+        return sum(count for _, count in self.spans)
+
+
+class _Run:
+    """What is on its way between the decoders and the finished shards."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        index: StoreIndex,
+        videos: Mapping[str, int | None],
+        place: Place,
+        run: dict[str, Any],
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self.begin = time.monotonic()
+        self.failures: dict[str, VideoRecord] = {}
+        self.videos_done = self.frames_done = 0
+        self._backbone, self._index, self._videos, self._place = backbone, index, videos, place
+        self._run, self._on_progress = run, on_progress
+        self._shards: dict[str, _Shard] = {}
+        self._sources: dict[str, str] = {}
+        self._filled: list[_Shard] = []
+        """Shards that are being filled."""
+        self._live: dict[Attempt, int] = {}
+        """Attempts whose frames count, and how many of their rows are written."""
+        self._decoded: set[Attempt] = set()
+        self._free = [_Batch(backbone.staging()) for _ in range(_IN_FLIGHT)]
+        self._filling = self._free.pop()
+        self._flying: deque[_Batch] = deque()
+        self._seconds = {"backbone": 0.0, "store": 0.0}
+        self._expected: int | None = 0
+
+    def plan(self, found: VideoFolder, limit: int) -> dict[str, tuple[Path, Any]]:
+        """The videos that are this process's to do, in order: id -> (root, path below it)."""
+        groups = plan_shards(self._videos)
+        standing = shard_numbers(self._index.folder)
+        todo: dict[str, tuple[Path, Any]] = {}
+        for group in range(self._place.rank, len(groups), self._place.world):
+            shard = _Shard(shard_number(group, len(groups), standing), set())
+            for video in groups[group]:
+                if video in self._index.stored:
+                    continue
+                candidates = found.candidates(video)
+                if len(candidates) != 1:
+                    self.failures[video] = _not_found(video, candidates)
+                elif not limit or len(todo) < limit:
+                    todo[video] = candidates[0]
+                    shard.waiting.add(video)
+                    self._shards[video] = shard
+        self._sources = {video: path.as_posix() for video, (_, path) in todo.items()}
+        counts = [self._videos[video] for video in todo]
+        self._expected = None if None in counts else sum(filter(None, counts))
+        return todo
+
+    def work(self, pool: DecoderPool) -> None:
+        """Take the pool's events to the end, or until it stops; what is complete is stored."""
+        with ThreadPoolExecutor(1, "finish") as finisher:
+            finishing: list[Future[Any]] = []
             try:
-                blocks += (backbone(frames) for frames in decoder.blocks())
-                facts = decoder.facts
-                assert facts is not None  # blocks() ended without an error
-                record = dataclasses.replace(
-                    record, **dataclasses.asdict(facts), seconds=round(facts.seconds, 3)
-                )
-            except DecodeError as error:
-                log.warning("%s", error)
-                record = dataclasses.replace(record, status="failed", error=str(error))
-            ahead = position + len(decoders)
-            if ahead < len(order):
-                decoder.start(order[ahead][1], options.stride)
-            yield record, np.concatenate(blocks or [np.empty((0, backbone.width), np.float32)])
+                for event in pool:
+                    self._handle(event)
+                    self._finish(finisher, finishing)
+                    self._report(pool)
+                if self._filling.spans:
+                    self._launch()
+                while self._flying:
+                    self._collect()
+                for shard in self._filled:
+                    shard.waiting.clear()  # after an early stop: what is complete is kept
+                self._finish(finisher, finishing)
+                self._report(pool)
+            except BaseException as error:
+                for shard in self._filled:
+                    if shard.writer is not None:
+                        shard.writer.__exit__(type(error), error, error.__traceback__)
+                raise
+            for future in finishing:
+                future.result()
 
+    def _handle(self, event: Event) -> None:
+        attempt = event.attempt
+        if isinstance(event, Opened):
+            assert attempt.facts is not None
+            begin = time.monotonic()
+            writer = self._writer(self._shards[attempt.video])
+            writer.begin(attempt.video, attempt.facts.kept_frames, self._backbone.width)
+            self._seconds["store"] += time.monotonic() - begin
+            self._live[attempt] = 0
+        elif isinstance(event, Frames):
+            if attempt in self._live:
+                self._fill(attempt, event.images)
+        elif isinstance(event, Decoded):
+            self._decoded.add(attempt)
+            self._complete(attempt)
+        else:
+            self._forget(attempt)
+            if event.again:
+                log.warning("%s: %s; trying once more", attempt.path, event.reason)
+            else:
+                self._fail(attempt, f"{event.reason} (tried twice)")
 
-def _locate(folder: VideoFolder, video: str) -> tuple[str, Path | None]:
-    candidates = folder.candidates(video)
-    if not candidates:
-        return "no video file of that name", None
-    if len(candidates) > 1:
-        names = ", ".join(str(path.relative_to(folder.root)) for path in candidates[:3])
-        return f"{len(candidates)} files could be meant: {names}", None
-    return "", candidates[0]
+    def _fill(self, attempt: Attempt, images: np.ndarray) -> None:
+        while len(images):
+            room = self._backbone.batch - self._filling.filled
+            at, part = self._filling.filled, images[:room]
+            self._filling.buffer.numpy()[at : at + len(part)] = part
+            self._filling.spans.append((attempt, len(part)))
+            images = images[room:]
+            if len(part) == room:
+                self._launch()
 
+    def _launch(self) -> None:
+        begin = time.monotonic()
+        self._filling.result = self._backbone.submit(self._filling.buffer)
+        self._seconds["backbone"] += time.monotonic() - begin
+        self._flying.append(self._filling)
+        if not self._free or self._backbone.device.type == "cpu":
+            self._collect()
+        self._filling = self._free.pop()
 
-def _index(
-    folder: Path,
-    dataset: str,
-    backbone: Backbone,
-    records: dict[str, VideoRecord],
-    run: dict[str, Any],
-) -> dict[str, Any]:
-    return write_index(
-        folder,
-        dataset=dataset,
-        config=backbone.config,
-        width=backbone.width,
-        records=records.values(),
-        run={**run, "ended": _now()},
-    )
+    def _collect(self) -> None:
+        """Take the oldest batch's features and write them."""
+        batch = self._flying.popleft()
+        assert batch.result is not None
+        begin = time.monotonic()
+        features_FD = batch.result()
+        computed = time.monotonic()
+        at = 0
+        for attempt, count in batch.spans:
+            rows_FD = features_FD[at : at + count]
+            at += count
+            if attempt in self._live:
+                self._append(attempt, rows_FD)
+        self._seconds["backbone"] += computed - begin
+        self._seconds["store"] += time.monotonic() - computed
+        batch.spans, batch.result = [], None
+        self._free.append(batch)
 
+    def _append(self, attempt: Attempt, rows_FD: np.ndarray) -> None:
+        try:
+            self._writer(self._shards[attempt.video]).append(attempt.video, rows_FD)
+        except StoreError as error:
+            if error.__cause__ is not None:  # the disk, not the features
+                raise
+            self._forget(attempt)
+            self._fail(attempt, str(error))
+            return
+        self._live[attempt] += len(rows_FD)
+        self._complete(attempt)
 
-def _worker_count(options: ExtractConfig, backbone: Backbone) -> int:
-    if options.workers:
-        return options.workers
-    # On a CPU the decoder is idle nearly all the time and must not take a core from the backbone.
-    return 1 if backbone.device.type == "cpu" else min(8, os.cpu_count() or 1)
+    def _complete(self, attempt: Attempt) -> None:
+        facts = attempt.facts
+        if attempt not in self._decoded or attempt not in self._live or facts is None:
+            return
+        if self._live[attempt] < facts.kept_frames:
+            return
+        shard = self._shards[attempt.video]
+        self._writer(shard).complete(
+            VideoRecord(
+                video=attempt.video,
+                decoded_frames=attempt.decoded_frames,
+                container_frames=facts.container_frames,
+                fps=facts.fps,
+                width=facts.width,
+                height=facts.height,
+                seconds=round(attempt.decoded_frames / facts.fps, 3) if facts.fps > 0 else 0.0,
+                source=self._sources[attempt.video],
+                source_bytes=attempt.source_bytes,
+                source_sha256=attempt.source_sha256,
+            )
+        )
+        self.frames_done += self._live.pop(attempt)
+        self._decoded.discard(attempt)
+        self.videos_done += 1
+        shard.waiting.discard(attempt.video)
 
+    def _forget(self, attempt: Attempt) -> None:
+        if self._live.pop(attempt, None) is not None:
+            self._writer(self._shards[attempt.video]).discard(attempt.video)
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    def _fail(self, attempt: Attempt, reason: str) -> None:
+        log.warning("%s: %s", attempt.path, reason)
+        source = self._sources[attempt.video]
+        self.failures[attempt.video] = VideoRecord(
+            video=attempt.video, source=source, status="failed", error=f"{source}: {reason}"
+        )
+        self.videos_done += 1
+        self._shards[attempt.video].waiting.discard(attempt.video)
 
+    def _writer(self, shard: _Shard) -> ShardWriter:
+        if shard.writer is None:
+            writer = ShardWriter(self._index.folder, shard.number, self._backbone.config)
+            shard.writer = writer.__enter__()
+            self._filled.append(shard)
+        return shard.writer
 
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    def _finish(self, finisher: ThreadPoolExecutor, finishing: list[Future[Any]]) -> None:
+        """Hand shards that are full to the thread that syncs and hashes them."""
+        for shard in [shard for shard in self._filled if not shard.waiting]:
+            self._filled.remove(shard)
+            writer, shard.writer = shard.writer, None
+            assert writer is not None
+            finishing.append(finisher.submit(self._close, writer, dict(self.failures)))
+        while finishing and finishing[0].done():
+            finishing.pop(0).result()
+
+    def _close(self, writer: ShardWriter, failures: dict[str, VideoRecord]) -> None:
+        writer.__exit__(None, None, None)
+        self._index.write(self._videos, failures, self.run_block())
+
+    def run_block(self) -> dict[str, Any]:
+        """Who made it, on what, from when to when."""
+        return {**self._run, "ended": _now()}
+
+    def _report(self, pool: DecoderPool) -> None:
+        self._on_progress(
+            Progress(
+                videos_done=self.videos_done,
+                videos=len(self._shards),
+                frames_done=self.frames_done + sum(self._live.values()),
+                frames=self._expected_frames(),
+                seconds=time.monotonic() - self.begin,
+                decoders=pool.waited,
+                **self._seconds,
+            )
+        )
+
+    def _expected_frames(self) -> int | None:
+        frames = self._backbone.frames
+        if self._expected is None:
+            return None
+        if frames.frames_per_video:
+            return min(self._expected, frames.frames_per_video * len(self._shards))
+        return self._expected // frames.stride
 
 
 def unlike_published(
-    videos: dict[str, int | None], records: Sequence[VideoRecord]
+    videos: Mapping[str, int | None], records: Sequence[VideoRecord]
 ) -> list[VideoRecord]:
     """Stored videos whose decoded frame count is not the published one."""
     return [
@@ -237,3 +381,55 @@ def unlike_published(
         for record in records
         if record.status == "ok" and videos.get(record.video) not in (None, record.decoded_frames)
     ]
+
+
+def shorter_than_claimed(records: Sequence[VideoRecord]) -> list[VideoRecord]:
+    """Stored videos that gave fewer frames than their container claims: damaged in the middle, often."""
+    return [r for r in records if r.status == "ok" and r.decoded_frames < r.container_frames]
+
+
+def _settle_precision(backbone: Backbone, features: Path, dataset: str, place: Place) -> None:
+    """For `auto`: what a store that stands already was made with, so that a run goes on with it."""
+    if backbone.options.precision != "auto":
+        return
+    gpu = backbone.device.type == "cuda"
+    for backbone.precision in ("float16",) if gpu else ("bfloat16", "float32"):
+        if store_folder(features, dataset, backbone.config).is_dir():
+            return
+    if place.world > 1:  # several processes must agree, and probes may differ
+        backbone.precision = "float16" if gpu else "float32"
+        return
+    log.info("Computing in %s (--precision auto).", backbone.choose_precision())
+
+
+def _not_found(video: str, candidates: Sequence[tuple[Path, Any]]) -> VideoRecord:
+    reason = "no video of that name"
+    if candidates:
+        names = ", ".join(str(path) for _, path in itertools.islice(candidates, 3))
+        reason = f"{len(candidates)} files could be meant: {names}"
+    return VideoRecord(video=video, status="missing", error=reason)
+
+
+def _run_block(backbone: Backbone, place: Place) -> dict[str, Any]:
+    gpu = backbone.device.type == "cuda"
+    return {
+        "weights": backbone.weights_note,
+        "device": torch.cuda.get_device_name(backbone.device) if gpu else "cpu",
+        "batch": backbone.batch,
+        "processes": place.world,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+        "started": _now(),
+    }
+
+
+def _worker_count(backbone: Backbone) -> int:
+    if backbone.device.type == "cpu":
+        return torch.get_num_threads()  # they take turns with the backbone on the same cores
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(16, (cores or 1) // max(1, torch.cuda.device_count()) or 1)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,4 +1,4 @@
-"""The feature store on disk: shards, index, readers. Knows neither torch nor decord.
+"""The feature store on disk: its format and its readers. Knows neither torch nor decord.
 
     features/<dataset>/<backbone>-<cfg8>/
       index.json      config and its sha256, shards with bytes and sha256, totals, complete: true|false
@@ -19,24 +19,20 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
 import numpy as np
-import pandas as pd
 
 from extract.errors import StoreError, first_of
-from extract.files import replacing, sha256_of, write_text
 
 FORMAT = 1
 INDEX, VIDEOS, FAILURES, SUMS = "index.json", "videos.csv", "failures.csv", "SHA256SUMS"
 _SHARD_NAME = re.compile(r"shard-\d{5}\.h5")
 _REBUILD = "Delete it and run extract again: it is made anew from the shards."
-_FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +61,7 @@ class VideoRecord:
     error: str = ""
 
 
-_FIELDS = tuple(field.name for field in dataclasses.fields(VideoRecord))
+RECORD_FIELDS = tuple(field.name for field in dataclasses.fields(VideoRecord))
 _FROM_TEXT: dict[Any, Callable[[str], Any]] = {
     "str": str,
     "int": int,
@@ -81,7 +77,7 @@ _TOTALS_FIELDS = dict.fromkeys(("listed", "stored", "missing", "failed", "pendin
 
 def config_sha256(config: Mapping[str, Any]) -> str:
     """Hex sha256 of the canonical JSON of a config: sorted keys, no spaces."""
-    return hashlib.sha256(_canonical(config).encode()).hexdigest()
+    return hashlib.sha256(canonical(config).encode()).hexdigest()
 
 
 def crc32_of(features: np.ndarray) -> str:
@@ -92,139 +88,6 @@ def crc32_of(features: np.ndarray) -> str:
 def store_folder(features: Path, dataset: str, config: Mapping[str, Any]) -> Path:
     """`features/<dataset>/<backbone>-<first 8 hex digits of the config's sha256>`."""
     return features / dataset / f"{config['backbone']}-{config_sha256(config)[:8]}"
-
-
-class ShardWriter:
-    """Writes one shard under a temporary name; `with` gives it its final name, an exception removes it."""
-
-    def __init__(self, folder: Path, number: int, config: Mapping[str, Any]) -> None:
-        self.name = f"shard-{number:05d}.h5"
-        self.videos = 0
-        self._replacing = replacing(folder / self.name)
-        self._config = _canonical(config)
-
-    def __enter__(self) -> ShardWriter:
-        self._file = h5py.File(self._replacing.__enter__(), "w")
-        self._file.attrs["config"] = self._config
-        return self
-
-    def add(self, record: VideoRecord, features: np.ndarray) -> VideoRecord:
-        """Store features (frames, width); returns the record completed with shard, frames and crc32.
-
-        Raises:
-            StoreError: not a non-empty matrix, or a value that float16 cannot hold or that is not finite.
-        """
-        if features.ndim != 2 or 0 in features.shape:
-            raise StoreError(
-                f"{record.video}: features of shape {features.shape}, expected frames x width."
-            )
-        largest = float(np.abs(features).max())
-        if not largest <= _FLOAT16_MAX:  # true for NaN as well
-            raise StoreError(
-                f"{record.video}: the largest feature is {largest}; float16 holds finite values up to "
-                f"{_FLOAT16_MAX:.0f}. The weights do not suit this backbone or precision."
-            )
-        stored = np.ascontiguousarray(features, dtype=np.float16)
-        record = dataclasses.replace(
-            record, shard=self.name, frames=len(stored), crc32=crc32_of(stored)
-        )
-        dataset = self._file.create_dataset(record.video, data=stored)
-        dataset.attrs["record"] = json.dumps(dataclasses.asdict(record), ensure_ascii=False)
-        self.videos += 1
-        return record
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
-        self._replacing.__exit__(kind, error, trace)
-
-
-def stored_records(folder: Path, config: Mapping[str, Any]) -> dict[str, VideoRecord]:
-    """Records of all videos in the finished shards of a folder, read from the shards themselves.
-
-    Raises:
-        StoreError: a shard is unreadable or was made with another config.
-    """
-    records: dict[str, VideoRecord] = {}
-    for path in _shards(folder):
-        with open_shard(path) as file:
-            if not has_config(file, config):
-                raise StoreError(
-                    f"{path} was made with another config. Move it away, then run again."
-                )
-            for name in names_in(file):
-                record = record_of(plain_dataset(file, name, path))
-                records[record.video] = record
-    return records
-
-
-def next_shard_number(folder: Path) -> int:
-    """One more than the highest shard number standing."""
-    return max((int(path.stem.split("-")[1]) + 1 for path in _shards(folder)), default=0)
-
-
-def write_index(
-    folder: Path,
-    *,
-    dataset: str,
-    config: Mapping[str, Any],
-    width: int,
-    records: Iterable[VideoRecord],
-    run: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Write videos.csv, failures.csv, index.json and SHA256SUMS over the finished shards; returns the index.
-
-    `records` has one entry for every listed video, stored or not. `run` says who made it, on what:
-    it is kept beside the config and is not part of its hash.
-    """
-    table = pd.DataFrame(
-        [dataclasses.asdict(r) for r in sorted(records, key=lambda r: r.video)],
-        columns=list(_FIELDS),
-    )
-    ok = table.status == "ok"
-    known = _known_shards(folder)
-    shards = []
-    for path in _shards(folder):
-        inside = table[ok & (table.shard == path.name)]
-        size = path.stat().st_size
-        old = known.get(path.name, {})
-        shards.append(
-            {
-                "file": path.name,
-                "bytes": size,
-                # Shards never change, so a hash taken once stays true; `sha256sum -c` finds rot.
-                "sha256": old["sha256"] if old.get("bytes") == size else sha256_of(path),
-                "videos": len(inside),
-                "frames": int(inside.frames.sum()),
-            }
-        )
-    index = {
-        "format": FORMAT,
-        "dataset": dataset,
-        "config": dict(config),
-        "config_sha256": config_sha256(config),
-        "width": width,
-        "shards": shards,
-        "totals": {
-            "listed": len(table),
-            "stored": int(ok.sum()),
-            **{s: int((table.status == s).sum()) for s in ("missing", "failed", "pending")},
-            "frames": int(table[ok].frames.sum()),
-        },
-        "complete": bool(ok.all()),
-        "run": dict(run),
-    }
-    for name, rows in ((VIDEOS, table), (FAILURES, table[~ok])):
-        write_text(folder / name, rows.to_csv(index=False, lineterminator="\n"))
-    write_text(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
-    sums = [(shard["sha256"], shard["file"]) for shard in shards]
-    sums += [(sha256_of(folder / name), name) for name in (INDEX, VIDEOS, FAILURES)]
-    write_text(folder / SUMS, "".join(f"{digest}  {name}\n" for digest, name in sums))
-    return index
 
 
 class FeatureStore:
@@ -363,7 +226,7 @@ def read_records(path: Path) -> list[VideoRecord]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             header, *rows = csv.reader(file, strict=True)
-        if tuple(header) != _FIELDS or any(len(row) != len(_FIELDS) for row in rows):
+        if tuple(header) != RECORD_FIELDS or any(len(row) != len(RECORD_FIELDS) for row in rows):
             raise ValueError("unexpected columns")
         kinds = [_FROM_TEXT[field.type] for field in dataclasses.fields(VideoRecord)]
         values = [[kind(text) for kind, text in zip(kinds, row)] for row in rows]
@@ -371,7 +234,7 @@ def read_records(path: Path) -> list[VideoRecord]:
         raise StoreError(f"There is no {path}. {_REBUILD}") from None
     except (ValueError, csv.Error) as error:
         raise StoreError(f"{path} is damaged ({error}). {_REBUILD}") from error
-    return [VideoRecord(**dict(zip(_FIELDS, row))) for row in values]
+    return [VideoRecord(**dict(zip(RECORD_FIELDS, row))) for row in values]
 
 
 def is_shard_name(name: str) -> bool:
@@ -398,7 +261,7 @@ def open_shard(path: Path) -> h5py.File:
 
 def has_config(file: h5py.File, config: Mapping[str, Any]) -> bool:
     """Whether a shard was made with this config."""
-    return bool(file.attrs.get("config") == _canonical(config))
+    return bool(file.attrs.get("config") == canonical(config))
 
 
 def names_in(file: h5py.File) -> Iterator[str]:
@@ -469,18 +332,19 @@ def _short(value: object) -> str:
     return text if len(text) <= 20 else f"{text[:8]}..."
 
 
-def _canonical(config: Mapping[str, Any]) -> str:
+def canonical(config: Mapping[str, Any]) -> str:
+    """The one JSON text of a config: sorted keys, no spaces."""
     return json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def _shards(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("shard-*.h5") if _SHARD_NAME.fullmatch(path.name))
+def shards_in(folder: Path) -> list[Path]:
+    """The finished shards of a folder, by number."""
+    return sorted(path for path in folder.glob("shard-*.h5") if is_shard_name(path.name))
 
 
-def _known_shards(folder: Path) -> dict[str, dict[str, Any]]:
-    if not (folder / INDEX).is_file():
-        return {}
-    return {shard["file"]: shard for shard in read_index(folder)["shards"]}
+def shard_numbers(folder: Path) -> set[int]:
+    """The numbers of the finished shards of a folder."""
+    return {int(path.stem.removeprefix("shard-")) for path in shards_in(folder)}
 
 
 def _wrong_fields(found: object, expected: Mapping[str, type]) -> list[str]:

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from extract.manifest import Video, write_manifest
-from extract.store import ShardWriter, VideoRecord, store_folder, write_index
+from extract.store import VideoRecord, store_folder
+from extract.write import ShardWriter, write_index
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
@@ -73,6 +74,15 @@ def make_problem(
                 features[video] = prototypes[label] + offset + random.normal(size=(count, width))
         write_manifest(root / "manifests" / "toy" / f"{domain}.csv", rows)
         make_store(root / "features", domain, features)
+
+
+def alive(process: int) -> bool:
+    """Whether a process runs (a zombie does not)."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return False
+    return "State:\tZ" not in status
 
 
 @pytest.fixture

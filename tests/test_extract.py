@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -9,19 +11,22 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from conftest import REPOSITORY
 from PIL import Image
 from torchvision import transforms
 
 from extract.backbone import Backbone, state_sha256
 from extract.config import ExtractConfig
-from extract.decode import Decoder, check_file
+from extract.decode import FrameOptions, Video, check_file, kept_frames, prepare
 from extract.errors import ConfigError, DecodeError, WeightsError
 from extract.manifest import dataset_videos
 from extract.run import extract, unlike_published
 from extract.store import FeatureStore
 from extract.synthetic import ACTIONS, make_collection
 
-SMALL = ExtractConfig(backbone="mobilenet_v3_small", weights="random:0", device="cpu")
+SMALL = ExtractConfig(
+    backbone="mobilenet_v3_small", weights="random:0", device="cpu", precision="float32"
+)
 HMDB_LISTED = (
     "Golf_Tips_-_Hit_The_Driver_300+_Yards!!!_golf_f_nm_np1_fr_med_0",
     "AdvancedBoxingTechniquesandExercises_punch_u_nm_np1_ba_med_23",
@@ -55,12 +60,11 @@ def plain_pipeline(path: Path, model: torch.nn.Module, stride: int = 1) -> np.nd
 def error(ours: np.ndarray, reference: np.ndarray) -> float:
     """Relative to the variation between frames, which a cosine does not see."""
     ours, reference = ours.astype(np.float64), reference.astype(np.float64)
-    return float(
-        np.linalg.norm(ours - reference) / np.linalg.norm(reference - reference.mean(axis=0))
-    )
+    variation = np.linalg.norm(reference - reference.mean(axis=0))
+    return float(np.linalg.norm(ours - reference) / variation)
 
 
-def published_weights_without_head(backbone: Backbone) -> torch.nn.Module:
+def same_weights_without_head(backbone: Backbone) -> torch.nn.Module:
     """The same weights in a model whose head is taken off here, by hand."""
     model = torchvision.models.resnet101(weights=None)
     model.fc = torch.nn.Identity()
@@ -70,27 +74,36 @@ def published_weights_without_head(backbone: Backbone) -> torch.nn.Module:
 
 def check_hmdb_parity(clips: Path, tmp_path: Path, stride: int) -> None:
     videos = {video: dataset_videos("hmdb51")[video] for video in HMDB_LISTED}
-    options = ExtractConfig(weights="random:0", device="cpu", stride=stride)
+    options = ExtractConfig(weights="random:0", device="cpu", precision="float32", stride=stride)
     report = extract(
         dataset="hmdb51",
         videos=videos,
-        video_root=clips / "hmdb51",
+        video_roots=[clips / "hmdb51"],
         features=tmp_path,
         options=options,
     )
     assert report.index["complete"] and report.index["width"] == 2048
     assert len(unlike_published(videos, list(report.records.values()))) == 3
-    reference = published_weights_without_head(Backbone(options))
+    backbone = Backbone(options)
+    reference = same_weights_without_head(backbone)
+    all_stored, all_expected = [], []
     with FeatureStore(report.folder) as store:
         for video, published in videos.items():
             record = store.records[video]
             # decord decodes one frame more than was published: stored as decoded, not trimmed.
             assert record.decoded_frames == published + 1
-            ours = store.read(video)
-            assert len(ours) == -(-record.decoded_frames // stride)
-            expected = plain_pipeline(clips / "hmdb51" / record.source, reference, stride)
-            assert error(ours, expected) < 1e-3, video
+            stored = store.read(video)
+            assert len(stored) == -(-record.decoded_frames // stride)
+            path = clips / "hmdb51" / record.source
+            expected = plain_pipeline(path, reference, stride)
+            computed = backbone(np.stack(list(Video(path, backbone.frames).frames())))
+            assert error(computed, expected) < 1e-3, video
+            # What is stored is that, rounded to float16 and nothing else.
+            np.testing.assert_array_equal(stored, computed.astype(np.float16))
             assert error(expected[1:], expected[:-1]) > 0.05, "the measure must tell frames apart"
+            all_stored.append(stored)
+            all_expected.append(expected)
+    assert error(np.concatenate(all_stored), np.concatenate(all_expected)) < 1e-3
 
 
 def test_features_equal_the_plain_pipeline(clips: Path, tmp_path: Path) -> None:
@@ -114,9 +127,8 @@ def test_the_ucf_clips_by_the_command(clips: Path, tmp_path: Path, cli) -> None:
     [folder] = (tmp_path / "ucf101").iterdir()
     published = dataset_videos("ucf101")
     with FeatureStore(folder) as store:
-        assert {v: len(store.read(v)) for v in store.records} == {
-            v: published[v] for v in store.records
-        }
+        lengths = {video: len(store.read(video)) for video in store.records}
+        assert lengths == {video: published[video] for video in store.records}
         assert len(store.records) == 41
 
 
@@ -127,17 +139,18 @@ def test_every_ucf_clip_is_found_and_decodes_to_its_published_length(
     report = extract(
         dataset="ucf101",
         videos=published,
-        video_root=clips / "ucf101",
+        video_roots=[clips / "ucf101"],
         features=tmp_path,
-        options=ExtractConfig(
-            backbone="mobilenet_v3_small", weights="random:0", device="cpu", stride=50
-        ),
+        options=ExtractConfig(**{**SMALL.__dict__, "frames_per_video": 2}),
     )
-    assert report.index["totals"] | {"frames": 0} == {
-        **{"listed": len(published), "stored": 41, "missing": len(published) - 41},
-        **{"failed": 0, "pending": 0, "frames": 0},
+    missing = len(published) - 41
+    assert report.index["totals"] == {
+        **{"listed": len(published), "stored": 41, "missing": missing, "failed": 0, "pending": 0},
+        "frames": 82,
     }
-    assert unlike_published(published, list(report.records.values())) == []
+    stored = [record for record in report.records.values() if record.status == "ok"]
+    assert all(r.decoded_frames == published[r.video] == r.container_frames for r in stored)
+    assert unlike_published(published, stored) == []
 
 
 @pytest.fixture(scope="module")
@@ -152,43 +165,64 @@ def videos(collection: Path) -> dict[str, None]:
     return {f"{action}_00": None for action in ACTIONS}
 
 
-def test_decoder_gives_pyavs_frames(collection: Path) -> None:
+@pytest.mark.parametrize(
+    "size", [(320, 240), (240, 320), (57, 43), (224, 224), (640, 225), (9, 300)]
+)
+@pytest.mark.parametrize(
+    ("resize", "crop", "name"), [(224, 224, "bilinear"), (232, 224, "bicubic")]
+)
+def test_prepare_is_torchvisions_resize_and_crop(size, resize: int, crop: int, name: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    image = Image.fromarray(pixels)
+    mode = transforms.InterpolationMode(name)
+    plain = transforms.Compose([transforms.Resize(resize, mode), transforms.CenterCrop(crop)])
+    ours = prepare(image, FrameOptions(resize=resize, crop=crop, interpolation=name))
+    np.testing.assert_array_equal(ours, np.asarray(plain(image)))
+
+
+def test_which_frames_are_kept() -> None:
+    def kept(count: int, **options: int) -> list[int]:
+        return list(kept_frames(count, FrameOptions(resize=8, crop=8, **options)))
+
+    assert kept(5) == [0, 1, 2, 3, 4]
+    assert kept(7, stride=3) == [0, 3, 6]
+    assert kept(10, frames_per_video=4) == [1, 3, 6, 8]
+    assert kept(3, frames_per_video=4) == [0, 1, 2]
+    for count in range(1, 40):
+        for n in range(1, 45):
+            chosen = kept(count, frames_per_video=n)
+            assert len(chosen) == min(n, count) == len(set(chosen)) and chosen == sorted(chosen)
+
+
+def test_video_gives_pyavs_frames_and_says_what_it_is(collection: Path) -> None:
     path = collection / "spin" / "spin_00.mp4"
-    expected = np.stack(frames_by_pyav(path))
-    decoder = Decoder(block=5)
-    try:
-        for stride in (1, 3, 7, 20):
-            decoder.start(path, stride)
-            blocks = list(decoder.blocks())
-            assert all(len(block) <= 5 for block in blocks)
-            np.testing.assert_array_equal(np.concatenate(blocks), expected[::stride])
-            assert decoder.facts.decoded_frames == len(expected) == decoder.facts.container_frames
-            assert (decoder.facts.width, decoder.facts.height, decoder.facts.fps) == (128, 96, 12.0)
-    finally:
-        decoder.close()
+    resize = transforms.Compose([transforms.Resize(64), transforms.CenterCrop(64)])
+    expected = np.stack([np.asarray(resize(Image.fromarray(f))) for f in frames_by_pyav(path)])
+    for stride in (1, 3, 7, 20):
+        video = Video(path, FrameOptions(resize=64, crop=64, stride=stride))
+        np.testing.assert_array_equal(np.stack(list(video.frames())), expected[::stride])
+        facts = video.facts
+        assert video.decoded_frames == facts.expected_frames == facts.container_frames == 12
+        assert facts.kept_frames == len(expected[::stride])
+        assert (facts.width, facts.height, facts.fps) == (128, 96, 12.0)
 
 
-def test_bad_files_are_named_and_the_decoder_goes_on(collection: Path, tmp_path: Path) -> None:
-    good = collection / "spin" / "spin_00.mp4"
+def test_bad_files_say_what_is_wrong(collection: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
-    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1.png").write_bytes(b"no image")
     bad = {
-        "empty": "file is empty",
-        "noise": "not a video",
-        "folder": "not a plain file",
-        "no": "No such file",
+        "empty.mp4": "file is empty",
+        "noise.mp4": "not a video that can be read: Invalid data",
+        "folder": "the folder has no images",
+        "images": "1.png is no readable image",
+        "no.mp4": "No such file",
     }
-    decoder = Decoder(block=5)
-    try:
-        for name, reason in bad.items():
-            decoder.start(tmp_path / f"{name}.mp4")
-            with pytest.raises(DecodeError, match=f"{name}.mp4: .*{reason}"):
-                list(decoder.blocks())
-            decoder.start(good)
-            assert sum(map(len, decoder.blocks())) == 12
-    finally:
-        decoder.close()
+    for name, reason in bad.items():
+        with pytest.raises(DecodeError, match=reason):
+            list(Video(tmp_path / name, FrameOptions(resize=8, crop=8)).frames())
 
 
 def test_a_cut_avi_is_noticed(clips: Path, tmp_path: Path) -> None:
@@ -197,23 +231,45 @@ def test_a_cut_avi_is_noticed(clips: Path, tmp_path: Path) -> None:
     assert check_file(whole) == len(data)
     cut = tmp_path / "cut.avi"
     cut.write_bytes(data[: len(data) // 2])
-    with pytest.raises(
-        DecodeError, match=f"cut off: the AVI header says {len(data)} bytes, the file has"
-    ):
+    message = f"cut off: the AVI header says {len(data)} bytes, the file has"
+    with pytest.raises(DecodeError, match=message):
         check_file(cut)
 
 
-def test_a_dead_or_hung_decoder_is_replaced(collection: Path) -> None:
-    path = collection / "spin" / "spin_00.mp4"
-    decoder = Decoder(block=5)
-    try:
-        decoder._process.kill()
-        decoder._process.join()
-        with pytest.raises((DecodeError, BrokenPipeError)):
-            decoder.start(path)
-            list(decoder.blocks())
-    finally:
-        decoder.close()
+def test_folders_of_images_are_videos_too(collection: Path, tmp_path: Path, cli) -> None:
+    """Lossless images of a video's frames give the features of the video, in natural order."""
+    frames = frames_by_pyav(collection / "spin" / "spin_00.mp4")
+    for domain in "ab":
+        folder = tmp_path / domain / "spin" / "spin_00"
+        folder.mkdir(parents=True)
+        for number, frame in enumerate(frames):
+            Image.fromarray(frame).save(folder / f"frame{number + 1}.png")
+    common = ["--input", "frames", "--manifests", tmp_path / "m"]
+    made = cli(
+        *("manifest", "from-folder", "--benchmark", "toy", *common),
+        *(f"--domain={d}={tmp_path / d}" for d in "ab"),
+    )
+    assert made.exit_code == 0, made.output
+    checked = cli("manifest", "check", "--dataset", "a", "--videos", tmp_path / "a", *common)
+    assert "1 of 1 listed videos are in" in checked.output
+    options = {**SMALL.__dict__, "input": "frames"}
+    arguments = {"dataset": "toy", "videos": {"spin_00": None}, "features": tmp_path / "f"}
+    images = extract(**arguments, video_roots=[tmp_path / "a"], options=ExtractConfig(**options))
+    video = extract(**arguments, video_roots=[collection], options=SMALL)
+    assert images.folder != video.folder  # made differently: never mixed
+    with FeatureStore(images.folder) as a, FeatureStore(video.folder) as b:
+        np.testing.assert_array_equal(a.read("spin_00"), b.read("spin_00"))
+        assert a.records["spin_00"].source == "spin/spin_00"
+
+
+def test_a_feature_is_the_same_wherever_its_frame_stands_in_a_batch() -> None:
+    """What makes a rerun after a kill give the same bytes, though batches are filled otherwise."""
+    frames = np.random.default_rng(0).integers(0, 256, (24, 224, 224, 3), np.uint8)
+    for name in ("resnet18", "mobilenet_v3_small"):
+        backbone = Backbone(ExtractConfig(**{**SMALL.__dict__, "backbone": name}))
+        whole = backbone(frames)
+        np.testing.assert_array_equal(backbone(frames[5:9]), whole[5:9])
+        np.testing.assert_array_equal(backbone(frames[::-1]), whole[::-1])
 
 
 def test_rerun_keeps_what_is_there_and_adds_what_was_missing(
@@ -221,35 +277,46 @@ def test_rerun_keeps_what_is_there_and_adds_what_was_missing(
 ) -> None:
     root = tmp_path / "videos"
     shutil.copytree(collection, root)
-    hidden = root / "ring" / "ring_00.mp4"
-    hidden.rename(tmp_path / "ring_00.mp4")
+    (tmp_path / "more").mkdir()
+    (root / "ring" / "ring_00.mp4").rename(tmp_path / "more" / "ring_00.mp4")
     broken = root / "grow" / "grow_00.mp4"
     broken.write_bytes(broken.read_bytes()[:300])
-    arguments = {
-        "dataset": "toy",
-        "videos": videos,
-        "video_root": root,
-        "features": tmp_path / "features",
-    }
-    first = extract(**arguments, options=SMALL)
+    arguments = {"dataset": "toy", "videos": videos, "features": tmp_path / "features"}
+    first = extract(**arguments, video_roots=[root], options=SMALL)
     statuses = {video: record.status for video, record in first.records.items()}
     assert statuses["ring_00"] == "missing" and statuses["grow_00"] == "failed"
     assert first.index["complete"] is False
     failures = (first.folder / "failures.csv").read_text()
-    assert "ring_00" in failures and "grow_00.mp4: not a video" in failures
+    assert "ring_00" in failures and "grow/grow_00.mp4: not a video that can be read" in failures
     shard = (first.folder / "shard-00000.h5").read_bytes()
 
-    (tmp_path / "ring_00.mp4").rename(hidden)
     shutil.copy(collection / "grow" / "grow_00.mp4", broken)
-    second = extract(**arguments, options=SMALL)
+    # The missing video turns up in a second folder.
+    second = extract(
+        **arguments, video_roots=[root, tmp_path / "more", root / "spin"], options=SMALL
+    )
     assert second.new_videos == 2 and second.index["complete"] is True
     assert (first.folder / "shard-00000.h5").read_bytes() == shard
-    third = extract(**arguments, options=SMALL)
+    third = extract(**arguments, video_roots=[root], options=SMALL)
     assert third.new_videos == 0 and third.index["shards"] == second.index["shards"]
-    undisturbed = extract(**{**arguments, "features": tmp_path / "other"}, options=SMALL)
+    other = {**arguments, "features": tmp_path / "other"}
+    undisturbed = extract(**other, video_roots=[collection], options=SMALL)
     with FeatureStore(third.folder) as a, FeatureStore(undisturbed.folder) as b:
         for video in videos:
             np.testing.assert_array_equal(a.read(video), b.read(video))
+
+
+def test_a_damaged_index_is_made_anew_from_the_shards(
+    collection: Path, videos: dict[str, None], tmp_path: Path
+) -> None:
+    arguments = {"dataset": "toy", "videos": videos, "video_roots": [collection]}
+    first = extract(**arguments, features=tmp_path, options=SMALL)
+    for name in ("index.json", "videos.csv", "failures.csv"):
+        (first.folder / name).write_text("{ damaged")
+    again = extract(**arguments, features=tmp_path, options=SMALL)
+    assert again.new_videos == 0 and again.index["totals"] == first.index["totals"]
+    with FeatureStore(again.folder) as store:
+        assert set(store.records) == set(videos)
 
 
 def test_the_command_reports_and_exits_3(collection: Path, tmp_path: Path, cli) -> None:
@@ -264,23 +331,33 @@ def test_the_command_reports_and_exits_3(collection: Path, tmp_path: Path, cli) 
     assert made.exit_code == 0, made.output
     (root / "a" / "grow" / "grow_00.mp4").write_bytes(b"garbage")
     (root / "a" / "spin" / "spin_00.mp4").unlink()
-    quick = [
-        "--backbone",
-        "mobilenet_v3_small",
-        "--weights",
-        "random:0",
-        "--features",
-        tmp_path / "f",
-    ]
-    result = cli("extract", "--dataset", "a", "--videos", root / "a", *common, *quick, "--limit", 3)
+    quick = ["--backbone", "mobilenet_v3_small", "--weights", "random:0", "--device", "cpu"]
+    quick += ["--features", tmp_path / "f", *common]
+    result = cli("extract", "--dataset", "a", "--videos", root / "a", *quick, "--limit", 3)
     assert result.exit_code == 3, result.output
     assert "1 have no file (first: spin_00)" in result.output
-    assert "1 could not be stored (first: grow_00" in result.output
+    assert (
+        "1 could not be stored (first: grow_00: grow/grow_00.mp4: not a video that" in result.output
+    )
     assert "1 are left to do (first: ring_00)" in result.output
-    result = cli("extract", "--dataset", "b", "--videos", root / "b", *common, *quick)
-    assert result.exit_code == 0 and "5 of 5 listed videos are stored, 60 frames" in result.output
+    result = cli("extract", "--dataset", "b", "--videos", root / "b", *quick)
+    assert result.exit_code == 0, result.output
+    assert "5 of 5 listed videos are stored, 60 frames" in result.output
     result = cli("extract", "--dataset", "b", "--videos", tmp_path / "none", *common)
     assert result.exit_code == 1 and "There is no folder" in result.output
+
+
+def test_auto_precision_goes_on_with_the_store_that_stands(
+    collection: Path, videos: dict[str, None], tmp_path: Path
+) -> None:
+    arguments = {"dataset": "toy", "videos": videos, "video_roots": [collection]}
+    auto = ExtractConfig(**{**SMALL.__dict__, "precision": "auto"})
+    for precision in ("float32", "bfloat16"):
+        made = ExtractConfig(**{**SMALL.__dict__, "precision": precision})
+        features = tmp_path / precision
+        folder = extract(**arguments, features=features, options=made).folder
+        report = extract(**arguments, features=features, options=auto)
+        assert report.folder == folder and report.new_videos == 0
 
 
 def test_random_weights_are_seeded_and_useful() -> None:
@@ -298,21 +375,34 @@ def test_random_weights_are_seeded_and_useful() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "width", "sizes"),
+    ("name", "width", "sizes", "interpolation"),
     [
-        ("resnet101", 2048, (256, 224)),
-        ("mobilenet_v2", 1280, (256, 224)),
-        ("convnext_tiny", 768, (236, 224)),
-        ("vit_b_16", 768, (256, 224)),
-        ("swin_t", 768, (232, 224)),
+        ("resnet50", 2048, (256, 224), "bilinear"),
+        ("resnet101", 2048, (256, 224), "bilinear"),
+        ("mobilenet_v2", 1280, (256, 224), "bilinear"),
+        ("convnext_tiny", 768, (236, 224), "bilinear"),
+        ("vit_b_16", 768, (256, 224), "bilinear"),
+        ("swin_t", 768, (232, 224), "bicubic"),
     ],
 )
-def test_any_classification_model(name: str, width: int, sizes: tuple[int, int]) -> None:
-    backbone = Backbone(
-        ExtractConfig(backbone=name, weights="random:0", preset="torchvision", device="cpu")
-    )
+def test_any_classification_model(name: str, width: int, sizes, interpolation: str) -> None:
+    options = ExtractConfig(backbone=name, weights="random:0", preset="torchvision", device="cpu")
+    backbone = Backbone(options)
     assert backbone.width == width
-    assert (backbone.preprocessing.resize, backbone.preprocessing.crop) == sizes
+    assert (backbone.frames.resize, backbone.frames.crop) == sizes
+    assert backbone.frames.interpolation == interpolation
+    assert (backbone.config["resize"], backbone.config["crop"]) == sizes
+    features = backbone(np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8))
+    assert features.shape == (2, width) and np.isfinite(features).all()
+    assert not np.array_equal(features[0], features[1])
+
+
+def test_published_weights_have_sizes_of_their_own() -> None:
+    from extract.backbone import _preprocessing
+
+    for weights, resize in (("imagenet1k_v1", 256), ("imagenet1k_v2", 232)):
+        options = ExtractConfig(weights=weights, preset="torchvision")
+        assert _preprocessing(options)[0].resize == resize
 
 
 def test_weights_from_a_file(tmp_path: Path) -> None:
@@ -355,18 +445,20 @@ def test_weights_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         load(tmp_path / "number.pth")
     with pytest.raises(WeightsError, match=r"There is no file none\.pth\. --weights takes"):
         load("none.pth")
-    with pytest.raises(
-        WeightsError, match="no imagenet1k_v9 weights for resnet18, only: imagenet1k_v1"
-    ):
+    known = "no imagenet1k_v9 weights for resnet18, only: imagenet1k_v1"
+    with pytest.raises(WeightsError, match=known):
         load("imagenet1k_v9")
     with pytest.raises(ConfigError, match="no classification model 'resnet9000'"):
         load("random:0", "resnet9000")
     with pytest.raises(ConfigError, match="no linear layer at its end"):
         load("random:0", "squeezenet1_0")
-    with pytest.raises(ConfigError, match="Try --preset torchvision"):
-        load("random:0", "vit_b_16_") if False else Backbone(
-            ExtractConfig(backbone="vit_h_14", weights="random:0", device="cpu")
-        )
+
+
+def test_an_image_size_that_a_model_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = (FrameOptions(resize=192, crop=192), [0.5] * 3, [0.5] * 3)
+    monkeypatch.setattr("extract.backbone._preprocessing", lambda options: small)
+    with pytest.raises(ConfigError, match=r"does not take images of 192 x 192 .*Try --preset"):
+        Backbone(ExtractConfig(backbone="maxvit_t", weights="random:0", device="cpu"))
 
 
 def test_published_weights_without_a_network(
@@ -385,20 +477,38 @@ def test_published_weights_without_a_network(
     text = str(caught.value)
     assert str(tmp_path / "hub" / "checkpoints") in text
     assert "resnet18-f37072fd.pth" in text and "--weights random:0" in text
+    # A damaged download in that very place is not taken for the weights.
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth").write_bytes(b"damaged")
+    with pytest.raises(WeightsError, match="Cannot get the imagenet1k_v1 weights"):
+        Backbone(options)
 
 
 def test_config_names_what_changes_the_numbers() -> None:
     base = Backbone(SMALL).config
     assert json.loads(json.dumps(base)) == base
-    for change in (
-        {"stride": 2},
-        {"preset": "torchvision"},
-        {"precision": "bfloat16"},
-        {"weights": "random:1"},
-    ):
-        options = ExtractConfig(**{**SMALL.__dict__, **change})
-        assert Backbone(options).config != base, change
-    for change in ({"batch": 3}, {"workers": 2}, {"limit": 1}):
-        assert Backbone(ExtractConfig(**{**SMALL.__dict__, **change})).config == base, change
+    changes = {"stride": 2, "frames_per_video": 3, "preset": "torchvision", "input": "frames"}
+    for name, value in {**changes, "precision": "bfloat16", "weights": "random:1"}.items():
+        assert Backbone(ExtractConfig(**{**SMALL.__dict__, name: value})).config != base, name
+    for name in ("batch", "workers", "limit"):
+        assert Backbone(ExtractConfig(**{**SMALL.__dict__, name: 3})).config == base, name
     with pytest.raises(ConfigError, match="--stride must be 1 or more, got 0"):
         ExtractConfig(stride=0)
+    with pytest.raises(ConfigError, match="--stride or --frames-per-video, not both"):
+        ExtractConfig(stride=2, frames_per_video=3)
+
+
+@pytest.mark.slow
+def test_compile_gives_the_same_features(collection: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from extract.backbone import Backbone\n"
+        "from extract.config import ExtractConfig\n"
+        "frames = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3), np.uint8)\n"
+        "options = dict(backbone='resnet18', weights='random:0', device='cpu', precision='float32')\n"
+        "plain, compiled = (Backbone(ExtractConfig(**options, compile=c)) for c in (False, True))\n"
+        "assert plain.config == compiled.config\n"
+        "a, b = plain(frames), compiled(frames)\n"
+        "np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import h5py
 import numpy as np
@@ -13,12 +13,11 @@ from extract.errors import StoreError
 from extract.files import VideoFolder, replacing
 from extract.store import (
     FeatureStore,
-    ShardWriter,
     VideoRecord,
     config_sha256,
     find_stores,
-    stored_records,
 )
+from extract.write import ShardWriter, StoreIndex
 
 RANDOM = np.random.default_rng(0)
 ODD_IDS = ["#1 [x] (y) & z!", "-7Y7_0", "walk/001", "walk/002", "naïve+"]
@@ -59,9 +58,9 @@ def test_layout_is_the_documented_one(folder: Path) -> None:
 
 def test_the_shards_alone_rebuild_the_records(folder: Path) -> None:
     with FeatureStore(folder) as store:
-        assert stored_records(folder, CONFIG) == store.records
+        assert StoreIndex(folder, "toy", CONFIG, 8).stored == store.records
     with pytest.raises(StoreError, match="made with another config"):
-        stored_records(folder, {**CONFIG, "stride": 2})
+        StoreIndex(folder, "toy", {**CONFIG, "stride": 2}, 8)
 
 
 def test_same_input_gives_the_same_bytes(tmp_path: Path, features: dict[str, np.ndarray]) -> None:
@@ -172,10 +171,10 @@ def test_lookup_below_a_folder(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "B" / "loop").symlink_to(tmp_path)
-    folder = VideoFolder(tmp_path)
-    assert len(folder) == 4
-    assert folder.candidates("x") == [tmp_path / "A/x.avi"]
-    assert folder.candidates("[1]") == [tmp_path / "B/deep/[1].mkv"]
+    folder = VideoFolder([tmp_path, tmp_path / "A"])
+    assert len(folder) == 6
+    assert [root / path for root, path in folder.candidates("x")] == [tmp_path / "A/x.avi"]
+    assert folder.candidates("[1]") == [(tmp_path, PurePosixPath("B/deep/[1].mkv"))]
     assert len(folder.candidates("y")) == 2
-    assert folder.candidates("B/y") == [tmp_path / "B/y.mp4"]
+    assert folder.candidates("B/y") == [(tmp_path, PurePosixPath("B/y.mp4"))]
     assert folder.candidates("*") == folder.candidates("../A/x") == []
