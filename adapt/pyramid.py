@@ -51,9 +51,16 @@ class Aggregator(nn.Module):
             residual = fields_BSqC.mean(dim=2)
         else:
             residual = (self.attention(losses_BS)[..., None] * fields_BSqC).sum(dim=2)
-        convolved = self.convolutions(features_BSC.transpose(1, 2)).transpose(1, 2)
-        result: Tensor = convolved + residual  # eq. 12
-        return result
+        # The convolutions as products of whole receptive fields: on a CPU a small dilated Conv1d is slow.
+        hidden = F.relu(_product(fields_BSqC, self.convolutions[0]))
+        return _product(hidden[:, :, None], self.convolutions[2]) + residual  # eq. 12
+
+
+def _product(fields_BSqC: Tensor, convolution: nn.Module) -> Tensor:
+    """A Conv1d over receptive fields that are already gathered -> (B, S, C)."""
+    assert isinstance(convolution, nn.Conv1d)
+    weight = convolution.weight.transpose(1, 2).flatten(1)  # (out, C, q) -> (out, q C)
+    return F.linear(fields_BSqC.flatten(2), weight, convolution.bias)
 
 
 def normalised(losses: Tensor) -> Tensor:

@@ -137,11 +137,28 @@ def train(
     state.model.eval()
 
 
+def step(
+    config: AdaptConfig,
+    state: State,
+    source: SourceBatch,
+    target: TargetBatch,
+    coefficient: float,
+) -> Mapping[str, Tensor]:
+    """One step of the optimiser; returns the losses, which stay on the device."""
+    with autocast(config.compute, state.device):
+        losses = methods.find(config.method).losses(
+            state.model, state.branch, source, target, config, coefficient
+        )
+    state.optimiser.zero_grad(set_to_none=True)
+    losses.total.backward()
+    state.optimiser.step()
+    return losses.parts
+
+
 def _epoch(
     config: AdaptConfig, data: TrainingData, state: State, steps: int, coefficient: float
 ) -> dict[str, float]:
     """Mean losses of one epoch. No step waits for the device: losses are looked at after the last."""
-    method = methods.find(config.method)
     # Several draws of a video stand in the batch like several videos: losses are means.
     size = config.batch_size * config.draws
     source_V, target_V = (
@@ -153,16 +170,11 @@ def _epoch(
     labels = data.labels_V[source_V].to(data.device)
     watch = _Watch()
     state.model.train()
-    for step in range(steps):
-        part = slice(step * size, (step + 1) * size)
+    for begin in range(0, steps * size, size):
+        part = slice(begin, begin + size)
         source = SourceBatch(data.source.gather(source_V[part], source_frames[part]), labels[part])
         target = TargetBatch(data.target.gather(target_V[part], target_frames[part]))
-        with autocast(config.compute, data.device):
-            losses = method.losses(state.model, state.branch, source, target, config, coefficient)
-        state.optimiser.zero_grad(set_to_none=True)
-        losses.total.backward()
-        state.optimiser.step()
-        watch.add(losses.parts)
+        watch.add(step(config, state, source, target, coefficient))
     means = watch.means(state.epoch + 1)
     broken = [name for name, p in state.model.named_parameters() if not p.isfinite().all()]
     if broken:

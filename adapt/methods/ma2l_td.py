@@ -11,7 +11,7 @@ from adapt.discriminators import SOURCE, TARGET
 from adapt.losses import source_loss, target_entropy
 from adapt.methods import Losses
 from adapt.model import VideoClassifier
-from adapt.pyramid import AdaptationBranch
+from adapt.pyramid import AdaptationBranch, PyramidLosses
 
 
 def branch(config: AdaptConfig) -> AdaptationBranch:
@@ -28,7 +28,7 @@ def losses(
     coefficient: float,
 ) -> Losses:
     """L_s + L_t + L_adv behind gradient reversal: one backward pass for both lines of eq. 9."""
-    assert isinstance(branch, AdaptationBranch)
+    assert branch is not None
     # Passed separately, so that each domain's batch norm sees its own statistics.
     source_BTC, target_BTC = model.encode(source.features_BTD), model.encode(target.features_BTD)
     features_BTD = source.features_BTD
@@ -38,7 +38,7 @@ def losses(
             features_BTD.new_full((len(target_BTC),), TARGET),
         ]
     )
-    pyramid = branch(torch.cat([source_BTC, target_BTC]), domains_B, coefficient)
+    pyramid: PyramidLosses = branch(torch.cat([source_BTC, target_BTC]), domains_B, coefficient)
     parts = {
         "source": source_loss(model.classify(source_BTC), source.labels_B),
         "entropy": target_entropy(model.classify(target_BTC), config.entropy_reduction),
