@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from adapt.config import AdaptConfig
-from adapt.discriminators import Discriminators, reverse
+from adapt.discriminators import Discriminators, drop, reverse
 from adapt.pyramid import EPSILON, AdaptationBranch
 
 COEFFICIENT = 0.3
@@ -318,3 +318,35 @@ def test_stacked_start_is_that_of_linear() -> None:
         assert ours.abs().max() <= 0.25 and ours.std().item() == pytest.approx(
             theirs.std().item(), rel=0.05
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_dropout_drops_a_fifth_and_keeps_the_mean(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(7, 301, 101, dtype=dtype, requires_grad=True)
+    dropped, factor = drop(x)
+    assert dropped.dtype == dtype and set(dropped.unique().tolist()) == {0.0, 1.0}
+    share = (dropped == 0).double().mean().item()
+    assert share == pytest.approx(0.2, abs=5 * math.sqrt(0.16 / x.numel()))
+    assert factor == pytest.approx(1 / 0.8, rel=1e-4)
+    dropped.sum().backward()
+    assert x.grad is not None and torch.equal(x.grad, dropped.detach())
+    # Neighbours share random words, yet are independent; and every call draws anew.
+    kept = dropped.detach().double().flatten()
+    for distance in (1, 2, 3, 4, 101):
+        together = (kept[distance:] * kept[:-distance]).mean().item()
+        assert together == pytest.approx(0.64, abs=5 * math.sqrt(0.64 * 0.36 / x.numel()))
+    assert not torch.equal(drop(x)[0], dropped)
+
+
+def test_discriminators_drop_in_training_only() -> None:
+    torch.manual_seed(0)
+    stacked = Discriminators(2, 4, 4096)
+    x = torch.randn(3, 2, 4)
+    exact = stacked.eval()(x)
+    assert torch.equal(stacked(x), exact)
+    stacked.train()
+    draws = torch.stack([stacked(x) for _ in range(200)])
+    assert (draws.std(dim=0) > 0).all()
+    # Unbiased up to the second layer's ReLU: the mean over draws comes close to the exact logit.
+    torch.testing.assert_close(draws.mean(dim=0), exact, rtol=0, atol=0.02)
