@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from extract.check import Check, Contents, Kind, Problem
-from extract.files import images_in, sha256_of
+from extract.files import size_and_sha256_of
 from extract.store import VideoRecord
 
 
@@ -32,7 +31,7 @@ def _source_problem(row: VideoRecord, roots: Sequence[Path]) -> str:
     paths = [path for root in roots if (path := root / relative).is_file() or path.is_dir()]
     if not paths:
         return f"there is no {row.source}"
-    found = [_size_and_sha256(path) for path in paths]
+    found = [size_and_sha256_of(path) for path in paths]
     if (row.source_bytes, row.source_sha256) in found:
         return ""
     size, digest = found[0]
@@ -40,11 +39,3 @@ def _source_problem(row: VideoRecord, roots: Sequence[Path]) -> str:
         f"{paths[0]} has {size:,} bytes and sha256 {digest[:8]}..., "
         f"it was extracted with {row.source_bytes:,} and {row.source_sha256[:8]}..."
     )
-
-
-def _size_and_sha256(path: Path) -> tuple[int, str]:
-    if path.is_file():
-        return path.stat().st_size, sha256_of(path)
-    images = images_in(path)
-    lines = "".join(f"{image.name} {sha256_of(image)}\n" for image in images)
-    return sum(image.stat().st_size for image in images), hashlib.sha256(lines.encode()).hexdigest()

@@ -7,7 +7,6 @@ pixels of the plain PIL + torchvision pipeline, and every frame has the same siz
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import stat
@@ -20,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from extract.errors import DecodeError
-from extract.files import images_in, sha256_of
+from extract.files import images_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,6 @@ class Video:
     def __init__(self, path: Path, options: FrameOptions) -> None:
         self.path, self.options = path, options
         source = _Images(path) if path.is_dir() else _File(path)
-        self.source_bytes = source.bytes
         self._source = source
         self.decoded_frames = 0
         self.kept = kept_frames(source.count, options)
@@ -89,10 +87,6 @@ class Video:
                 f"decoding stopped after {self.decoded_frames} of {self.facts.expected_frames} frames"
             )
 
-    def sha256(self) -> str:
-        """Hex sha256 of the file, or of the names and bytes of the folder's images in order."""
-        return self._source.sha256()
-
 
 def kept_frames(count: int, options: FrameOptions) -> range | list[int]:
     """Which of `count` frames are kept: every `stride`-th, or N segment centres floor((i + 1/2) F / N).
@@ -118,8 +112,8 @@ def prepare(image: Image.Image, options: FrameOptions) -> np.ndarray:
     return np.asarray(image)[top : top + options.crop, left : left + options.crop]
 
 
-def check_file(path: Path) -> int:
-    """Size in bytes of a file worth opening: "it did not raise" does not mean that a video is whole.
+def check_file(path: Path) -> None:
+    """Refuse a file not worth opening: "it did not raise" does not mean that a video is whole.
 
     Raises:
         DecodeError: no file, not a plain file, empty, or an AVI shorter than its header says.
@@ -144,7 +138,6 @@ def check_file(path: Path) -> int:
             raise DecodeError(
                 f"cut off: the AVI header says {claimed} bytes, the file has {facts.st_size}"
             )
-    return facts.st_size
 
 
 class _File:
@@ -153,8 +146,7 @@ class _File:
     def __init__(self, path: Path) -> None:
         import decord
 
-        self.path = path
-        self.bytes = check_file(path)
+        check_file(path)
         decord.logging.set_level(decord.logging.QUIET)
         try:
             self._reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
@@ -178,9 +170,6 @@ class _File:
             yield Image.fromarray(frame)
             frame = self._next()
 
-    def sha256(self) -> str:
-        return sha256_of(self.path)
-
     def _next(self) -> np.ndarray | None:
         try:
             return self._reader.next().asnumpy()
@@ -200,17 +189,10 @@ class _Images:
         if not self._paths:
             raise DecodeError("the folder has no images")
         self.count = self.container_frames = len(self._paths)
-        self.bytes = sum(path.stat().st_size for path in self._paths)
         self.width, self.height = self._open(self._paths[0]).size
 
     def images(self) -> Iterator[Image.Image]:
         yield from map(self._open, self._paths)
-
-    def sha256(self) -> str:
-        digest = hashlib.sha256()
-        for path in self._paths:
-            digest.update(f"{path.name} {sha256_of(path)}\n".encode())
-        return digest.hexdigest()
 
     @staticmethod
     def _open(path: Path) -> Image.Image:

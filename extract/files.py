@@ -44,6 +44,15 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def size_and_sha256_of(source: Path) -> tuple[int, str]:
+    """Bytes and hex sha256 of a video file, or of a folder's images in order, by name and sha256."""
+    if not source.is_dir():
+        return source.stat().st_size, sha256_of(source)
+    images = images_in(source)
+    lines = "".join(f"{image.name} {sha256_of(image)}\n" for image in images)
+    return sum(image.stat().st_size for image in images), hashlib.sha256(lines.encode()).hexdigest()
+
+
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
     digest = hashlib.sha256()

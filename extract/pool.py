@@ -29,6 +29,7 @@ import numpy as np
 
 from extract.decode import FrameOptions, Video, VideoFacts
 from extract.errors import DecodeError
+from extract.files import size_and_sha256_of
 
 SLOT_FRAMES = 8
 
@@ -41,9 +42,9 @@ class Attempt:
     path: Path
     number: int = 1
     facts: VideoFacts | None = None
-    source_bytes: int = 0
-    source_sha256: str = ""
     decoded_frames: int = 0
+    source: tuple[int, str] = (0, "")
+    """Bytes and sha256."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ class DecoderPool:
         if kind == "broken":
             raise DecodeError(f"The decoders do not start: {value}")
         if kind == "opened":
-            attempt.facts, attempt.source_bytes = VideoFacts(**value["facts"]), value["bytes"]
+            attempt.facts = value
             return [(Opened(attempt), None)]
         if kind == "frames":
             slot, count = value
@@ -223,7 +224,7 @@ class DecoderPool:
             return [(Frames(attempt, images), (place, worker, slot))]
         worker.attempt = None
         if kind == "done":
-            attempt.decoded_frames, attempt.source_sha256 = value
+            attempt.decoded_frames, attempt.source = value
             return [(Decoded(attempt), None)]
         return [(self._give_up(attempt, value), None)]
 
@@ -346,10 +347,10 @@ def _serve(pipe: Connection, ring: str, offset: int, slots: int, options: FrameO
 
 def _decode(
     path: Path, options: FrameOptions, pipe: Connection, slots_SFHWC: np.ndarray, free: set[int]
-) -> tuple[int, str]:
-    """Decoded frames and sha256 of one video whose kept frames went through the ring."""
+) -> tuple[int, tuple[int, str]]:
+    """Decoded frames, bytes and sha256 of one video whose kept frames went through the ring."""
     video = Video(path, options)
-    pipe.send(("opened", {"facts": video.facts.__dict__, "bytes": video.source_bytes}))
+    pipe.send(("opened", video.facts))
     images = video.frames()
     while True:
         slot = _take_slot(pipe, free)
@@ -366,7 +367,7 @@ def _decode(
         else:
             free.add(slot)
         if filled < SLOT_FRAMES:
-            return video.decoded_frames, video.sha256()
+            return video.decoded_frames, size_and_sha256_of(path)
 
 
 def _take_slot(pipe: Connection, free: set[int]) -> int:

@@ -303,8 +303,8 @@ class _Run:
                 height=facts.height,
                 seconds=round(attempt.decoded_frames / facts.fps, 3) if facts.fps > 0 else 0.0,
                 source=self._sources[attempt.video],
-                source_bytes=attempt.source_bytes,
-                source_sha256=attempt.source_sha256,
+                source_bytes=attempt.source[0],
+                source_sha256=attempt.source[1],
             )
         )
         self.frames_done += self._live.pop(attempt)

@@ -20,6 +20,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,8 @@ class FeatureStore:
             StoreError: not in the store, or the bytes are not those that were written.
         """
         dataset, path = self._dataset(video)
-        features: np.ndarray = dataset[()]
+        with _readable(path):
+            features: np.ndarray = dataset[()]
         if crc32_of(features) != self.records[video].crc32:
             raise StoreError(
                 f"{path}: the features of {video} were damaged after they were written. "
@@ -144,7 +146,8 @@ class FeatureStore:
         if record is None:
             raise StoreError(f"{self.folder} has no features of {video}.")
         path = self.folder / record.shard
-        dataset = plain_dataset(self._open(record.shard), video, path)
+        with _readable(path):
+            dataset = plain_dataset(self._open(record.shard), video, path)
         if dataset.shape != (record.frames, self.width):
             raise StoreError(
                 f"{path}: {video} has shape {dataset.shape}, the index says {(record.frames, self.width)}."
@@ -174,6 +177,17 @@ class FeatureStore:
                 )
             self._files[shard] = open_shard(path)
         return self._files[shard]
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """HDF5 names damaged metadata in many ways."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise StoreError(
+            f"{path} is damaged ({str(error).splitlines()[0]}). Delete it and run extract again."
+        ) from error
 
 
 def find_stores(features: Path, dataset: str) -> dict[str, FeatureStore]:

@@ -46,6 +46,8 @@ except ImportError:  # Windows: no two processes are kept apart there
     fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
+_PER_VIDEO, _PER_SHARD = 4096, 1 << 16
+"""Bytes of HDF5's own that are reserved: about 1 kB a video is used (measured)."""
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -65,6 +67,7 @@ class ShardWriter:
         self._config = canonical(config)
         self._open: dict[str, tuple[h5py.Dataset, int, int]] = {}
         """Per video its dataset, the rows filled and their crc32."""
+        self._reserved = 0
         self._stack = ExitStack()
 
     def __enter__(self) -> ShardWriter:
@@ -73,11 +76,24 @@ class ShardWriter:
             # Our own lock is on the file already, and HDF5's would be refused because of it.
             self._file = h5py.File(self._temporary, "w", locking=False)
             self._file.attrs["config"] = self._config
+            self._reserve(_PER_SHARD)
         return self
 
+    def _reserve(self, size: int) -> None:
+        """Take disk space before HDF5 needs it: HDF5 can crash the process when a write fails."""
+        self._reserved += size
+        if hasattr(os, "posix_fallocate"):
+            with self._temporary.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, self._reserved)
+
     def begin(self, video: str, frames: int, width: int) -> None:
-        """Make room for features (frames, width)."""
+        """Make room for features (frames, width).
+
+        Raises:
+            StoreError: the disk has no room for them.
+        """
         with explained(self.path):
+            self._reserve(2 * frames * width + _PER_VIDEO)
             dataset = self._file.create_dataset(video, (frames, width), np.float16)
         self._open[video] = (dataset, 0, 0)
 
@@ -158,8 +174,11 @@ class ShardWriter:
             for video in list(self._open):
                 self.discard(video)
             with explained(self.path):
+                self._file.flush()
+                size = self._file.id.get_filesize()
                 self._file.close()
                 if self.records:
+                    os.truncate(self._temporary, size)  # what was reserved and not used
                     with self._temporary.open("rb") as file:
                         os.fsync(file.fileno())
                     os.replace(self._temporary, self.path)
@@ -186,17 +205,20 @@ def write_index(
     )
     ok = table.status == "ok"
     known = _known_shards(folder)
+    indexed = (folder / INDEX).stat().st_mtime_ns if known else 0
     shards = []
     for path in shards_in(folder):
         inside = table[ok & (table.shard == path.name)]
         size = path.stat().st_size
         old = known.get(path.name, {})
+        kept = old.get("bytes") == size and path.stat().st_mtime_ns < indexed
         shards.append(
             {
                 "file": path.name,
                 "bytes": size,
-                # Shards never change, so a hash taken once stays true; `sha256sum -c` finds rot.
-                "sha256": old["sha256"] if old.get("bytes") == size else sha256_of(path),
+                # A shard never changes, so a hash taken once stays true (`store verify` finds rot);
+                # but one that was deleted may have been made again since.
+                "sha256": old["sha256"] if kept else sha256_of(path),
                 "videos": len(inside),
                 "frames": int(inside.frames.sum()),
             }
@@ -310,14 +332,15 @@ class StoreIndex:
                 v: r for v, r in failures.items() if r.status != "pending" or v not in records
             }
             records |= self.stored
-            index = write_index(
-                self.folder,
-                dataset=self.dataset,
-                config=self.config,
-                width=self.width,
-                records=records.values(),
-                run=run,
-            )
+            with explained(self.folder):
+                index = write_index(
+                    self.folder,
+                    dataset=self.dataset,
+                    config=self.config,
+                    width=self.width,
+                    records=records.values(),
+                    run=run,
+                )
         return index, records
 
     def _records(self, path: Path) -> dict[str, VideoRecord]:

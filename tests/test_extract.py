@@ -228,7 +228,7 @@ def test_bad_files_say_what_is_wrong(collection: Path, tmp_path: Path) -> None:
 def test_a_cut_avi_is_noticed(clips: Path, tmp_path: Path) -> None:
     whole = next((clips / "ucf101" / "Archery").glob("*.avi"))
     data = whole.read_bytes()
-    assert check_file(whole) == len(data)
+    check_file(whole)
     cut = tmp_path / "cut.avi"
     cut.write_bytes(data[: len(data) // 2])
     message = f"cut off: the AVI header says {len(data)} bytes, the file has"
