@@ -722,7 +722,16 @@ def _contents(store: Summary) -> str:
     multiple=True,
     help="Hash the source videos too, found below this folder. May be given several times.",
 )
-def store_verify(folder: Path, videos: tuple[Path, ...]) -> None:
+@click.option(
+    "--sample",
+    default=0,
+    help="Extract N random videos of each store again and compare; needs --videos.",
+)
+@click.option("--weights", help="Where the weights are now, for --sample, if they have moved.")
+@DEVICE
+def store_verify(
+    folder: Path, videos: tuple[Path, ...], sample: int, weights: str | None, device: str
+) -> None:
     """Find every byte of a store that is not what was written, and everything that does not fit.
 
     DIR is a store, a data set's folder or the folder of all features. Checked are sizes and sha256 of all
@@ -735,6 +744,8 @@ def store_verify(folder: Path, videos: tuple[Path, ...]) -> None:
       python cli.py store verify features/ucf101
       python cli.py store verify features/ucf101 --videos /data/UCF-101
     """
+    if sample and not videos:
+        raise ConfigError("--sample extracts videos again: name their folder with --videos DIR.")
     checks = [*CHECKS, sources_in(videos)] if videos else CHECKS
     folders = store_folders(folder)
     if not folders:
@@ -749,8 +760,29 @@ def store_verify(folder: Path, videos: tuple[Path, ...]) -> None:
         click.echo(f"{store}: {found} ({_contents(summarise(store))})")
         for kind in Kind:
             _say_problems(kind, [problem for problem in problems if problem.kind is kind])
+        if sample and not problems:
+            _say_sample(store, videos, sample, weights, device)
     if bad:
         sys.exit(1)
+
+
+def _say_sample(
+    folder: Path, videos: tuple[Path, ...], sample: int, weights: str | None, device: str
+) -> None:
+    from extract.resample import resample
+
+    with FeatureStore(folder) as store:
+        pairs = list(resample(store, videos, sample, weights=weights, device=device))
+    same = sum(pair.identical for pair in pairs)
+    worst = max(pairs, key=lambda pair: pair.error)
+    cosine = min(pair.cosine_min for pair in pairs)
+    unlike = [pair.video for pair in pairs if pair.frames_a != pair.frames_b]
+    click.echo(
+        f"  {len(pairs)} extracted again: {same} equal to the byte, largest error {worst.error:.2g} of the "
+        f"variation between frames ({worst.video}), smallest cosine {cosine:.6f}"
+    )
+    if unlike:
+        click.echo(f"  {len(unlike)} have another number of frames now {first_of(unlike)}")
 
 
 def _say_problems(kind: Kind, problems: Sequence[Problem]) -> None:

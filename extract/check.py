@@ -62,7 +62,7 @@ class Kind(enum.Enum):
     FOREIGN = ("foreign file", "Move it out of the store.")
     SUMS = ("damaged SHA256SUMS", "Delete it and run extract again.")
     TABLE = ("damaged table", "Delete it and run extract again: it is made anew from the shards.")
-    SHARD = ("damaged shard", "Delete it and index.json, then run extract again.")
+    SHARD = ("damaged shard", "Delete it, then run extract again.")
     CONTRADICTION = ("contradiction", "Delete index.json and run extract again.")
     SOURCE = ("source that is not the one extracted", "Restore it, or extract it again.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -324,3 +325,21 @@ def test_shards_are_written_side_by_side_and_only_when_whole(tmp_path: Path) -> 
     with ShardWriter(tmp_path, 8, config) as writer:
         writer.begin("a", 4, 3)
     assert [path.name for path in tmp_path.iterdir()] == ["shard-00007.h5"]
+
+
+def test_verify_extracts_a_sample_again(root: Path, undisturbed, tmp_path: Path, cli) -> None:
+    shutil.copytree(root / "undisturbed", tmp_path / "f")
+    sample = ["store", "verify", tmp_path / "f", "--sample", 3, "--device", "cpu"]
+    result = cli(*sample)
+    assert result.exit_code == 2 and "name their folder with --videos" in result.output
+    result = cli(*sample, "--videos", root / "videos" / "day")
+    assert result.exit_code == 0, result.output
+    # The batch has another size here than the run's, so float32 may round otherwise.
+    found = re.search(
+        r"3 extracted again: . equal to the byte, largest error (\S+) of", result.output
+    )
+    assert found is not None and float(found[1]) < 1e-2, result.output
+    result = cli(*sample, "--videos", root / "videos" / "day", "--weights", "random:1")
+    assert result.exit_code == 1 and "was made otherwise: weights_sha256" in result.output
+    result = cli(*sample, "--videos", root / "videos" / "night")
+    assert result.exit_code == 1 and "source that is not the one extracted" in result.output
