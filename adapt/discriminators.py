@@ -35,17 +35,15 @@ def reverse(x: Tensor, coefficient: float) -> Tensor:
     return result
 
 
-def drop(x: Tensor) -> tuple[Tensor, float]:
-    """Dropout in two halves: x with entries set to 0, and the factor that keeps its mean.
-
-    On a CPU `F.dropout` draws one number after the other, one thread, and took a quarter of a step.
-    Here 64 random bits decide four entries.
+def drop(x: Tensor) -> Tensor:
+    """Dropout. On a CPU `F.dropout` draws one number after the other in one thread, a quarter of a
+    step; here 64 random bits decide four entries.
     """
     if x.device.type != "cpu":
-        return F.dropout(x, DROPOUT), 1.0
+        return F.dropout(x, DROPOUT)
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= _DROPPED - 2**15
-    return x * kept, 2**16 / (2**16 - _DROPPED)
+    return x * kept.to(x.dtype).mul_(2**16 / (2**16 - _DROPPED))
 
 
 class Discriminators(nn.Module):
@@ -84,13 +82,12 @@ class Discriminators(nn.Module):
             raise ValueError(f"{self.slots} slot discriminators got features of {S} slots.")
         stack = len(self.weights[0])
         x = features_BSC.transpose(0, 1) if stack == S else features_BSC.reshape(1, B * S, C)
-        scale = 1.0
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases)):
             if layer:
-                x, scale = F.relu(x), 1.0
+                x = F.relu(x)
                 if self.training:
-                    x, scale = drop(x)
-            x = torch.baddbmm(bias, x, weight, alpha=scale)
+                    x = drop(x)
+            x = torch.baddbmm(bias, x, weight)
         x = x.to(self.biases[0].dtype)  # losses are float32, whatever autocast made the products
         return x.squeeze(2).transpose(0, 1) if stack == S else x.view(B, S)
 
