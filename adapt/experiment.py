@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from adapt.bank import load_bank
+from adapt.bank import choose_bank, load_bank, needed_bytes
 from adapt.compute import keep_freed_memory
 from adapt.config import AdaptConfig
 from adapt.data import labels_of
@@ -105,7 +105,8 @@ def evaluate(
                 f"{store.folder} was made with another config than the run's features."
             )
         videos = videos_of(config, places, config.target, "eval", store)
-        bank = load_bank(store, videos, device, "device")
+        kind = choose_bank("auto", needed_bytes(store, videos), device)
+        bank = load_bank(store, videos, device, kind)
     model, classes = run.load_model(config)
     names = class_names(config, places)
     if list(names) != classes:

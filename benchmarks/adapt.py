@@ -1,20 +1,17 @@
 """Time of a training step at the authors' sizes, beside a step with one module per slot.
 
 Both do the same mathematics, which is checked first: losses and gradients agree to float32 accuracy.
-Then they run in turn, so that a busy machine slows both. Run alone on a quiet machine:
+Then they run in turn, so that a busy machine slows both. Wall time needs a quiet machine; with one
+thread, CPU time does not:
 
-    python -m benchmarks.adapt --rounds 5
+    python -m benchmarks.adapt
+    python -m benchmarks.adapt --threads 1
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import platform
-import statistics
-import time
-from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,6 +31,7 @@ from adapt.discriminators import domain_losses
 from adapt.schedule import generator
 from adapt.train import State, TrainingData, step
 from benchmarks.loop import LoopBranch
+from benchmarks.timing import COLUMNS, Timed, Times, interleaved, limits, table
 from extract.device import pick_device
 from extract.manifest import Video
 from extract.store import FeatureStore, VideoRecord
@@ -42,7 +40,7 @@ from extract.write import ShardWriter, write_index
 COEFFICIENT = 0.5
 VIDEOS, FRAMES, BACKBONE, CLASSES = 128, 100, 2048, 12
 STORE = {"backbone": "random"}
-Timed = Callable[[], object]
+COMPUTE = ("float32", "bfloat16")
 
 
 def make_config(**given: Any) -> AdaptConfig:
@@ -147,32 +145,8 @@ def _relative(a: Tensor | None, b: Tensor | None) -> float:
     return float((a - b).detach().abs().max() / b.detach().abs().max())
 
 
-def interleaved(
-    variants: dict[str, Timed], rounds: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Seconds of every variant in every round, one after the other; a first round is not counted."""
-    seconds: dict[str, list[float]] = defaultdict(list)
-    for number in range(rounds + 1):
-        for name, run in variants.items():
-            taken = _seconds(run, device)
-            if number:
-                seconds[name].append(taken)
-    return dict(seconds)
-
-
-def _seconds(run: Timed, device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    begin = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - begin
-
-
-def steps(config: AdaptConfig, data: TrainingData) -> tuple[dict[str, Timed], State]:
+def steps(config: AdaptConfig, data: TrainingData, ours: State) -> dict[str, Timed]:
     """A training step, data included, in every variant."""
-    ours = State(config, data)
     loop = loop_state(config, data, ours)
     batches = Batches(config, data)
 
@@ -187,7 +161,7 @@ def steps(config: AdaptConfig, data: TrainingData) -> tuple[dict[str, Timed], St
         "one module per slot": lambda: run(loop, "float32", False),
         "one module per slot, fused Adam": lambda: run(loop, "float32", True),
         "one module per slot, fused Adam, bfloat16": lambda: run(loop, "bfloat16", True),
-    }, ours
+    }
 
 
 def parts(config: AdaptConfig, data: TrainingData, state: State) -> dict[str, Timed]:
@@ -279,22 +253,6 @@ def readers(config: AdaptConfig, data: TrainingData, folder: Path) -> dict[str, 
     }
 
 
-def limits(device: torch.device) -> dict[str, tuple[float, Timed]]:
-    """What the machine can do at best here: (operations or bytes, what does them)."""
-    n, slots, rows = 1024, 64, 64
-    a = torch.randn(n, n, device=device)
-    x, w = torch.randn(slots, rows, n, device=device), torch.randn(slots, n, n, device=device)
-    b, xb, wb = a.bfloat16(), x.bfloat16(), w.bfloat16()
-    to = torch.empty_like(w)
-    return {
-        "float32, 1024 x 1024 x 1024": (2.0 * n**3, lambda: a @ a),
-        "bfloat16, 1024 x 1024 x 1024": (2.0 * n**3, lambda: b @ b),
-        "float32, 64 slots of 64 x 1024 x 1024": (2.0 * slots * rows * n * n, lambda: x @ w),
-        "bfloat16, 64 slots of 64 x 1024 x 1024": (2.0 * slots * rows * n * n, lambda: xb @ wb),
-        "copy, bytes": (2.0 * w.nbytes, lambda: to.copy_(w)),
-    }
-
-
 def count(config: AdaptConfig, data: TrainingData, state: State) -> tuple[float, float, int]:
     """Floating-point operations of products in a step, least bytes for its parameters, their number."""
     batch = Batches(config, data)()
@@ -306,86 +264,80 @@ def count(config: AdaptConfig, data: TrainingData, state: State) -> tuple[float,
     return counter.get_total_flops(), 40.0 * parameters, parameters
 
 
-def table(title: str, rows: dict[str, list[str]], columns: str) -> str:
-    """Markdown; `columns` separated by `|`."""
-    lines = [f"\n{title}\n", f"| | {columns} |", "|---" * (columns.count("|") + 2) + "|"]
-    return "\n".join(lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()])
-
-
-def in_ms(seconds: list[float]) -> list[str]:
-    """Median, least and each."""
-    each = " ".join(f"{1e3 * s:.0f}" if s > 0.02 else f"{1e3 * s:.2f}" for s in seconds)
-    return [f"{1e3 * statistics.median(seconds):.1f}", f"{1e3 * min(seconds):.1f}", each]
-
-
 @click.command()
 @click.option("--rounds", default=5, show_default=True, help="Counted rounds of every variant.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--threads", type=int, help="Of the CPU; torch's choice if not given.")
 @click.option("--width", default=1024, show_default=True, help="Of the discriminators.")
 @click.option("--levels", default=5, show_default=True, help="Fewer to try the script out.")
-def main(rounds: int, device: str, width: int, levels: int) -> None:
+def main(rounds: int, device: str, threads: int | None, width: int, levels: int) -> None:
     """Check, time and count; prints Markdown."""
     where = pick_device(device)
+    if threads:
+        torch.set_num_threads(threads)
     keep_freed_memory()
     config = make_config(discriminator_width=width, levels=levels)
     data = make_data(where)
-    torch.manual_seed(0)
-    name = torch.cuda.get_device_name() if where.type == "cuda" else platform.processor()
-    click.echo(
-        f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, load "
-        f"{os.getloadavg()[0]:.1f} at the start, torch {torch.__version__}, {rounds} rounds, "
-        f"{sum(config.geometry.slots)} discriminators {width} wide, batch {config.batch_size}\n"
-    )
-    click.echo(f"Ours and the loop differ by at most {check_equal(config, data):.1e} (relative).")
-
-    columns = "median, ms | least, ms | each round, ms"
-    variants, ours = steps(config, data)
-    taken = interleaved(variants, rounds, where)
-    click.echo(table("A step", {n: in_ms(s) for n, s in taken.items()}, columns))
-    medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
-    slow = medians["one module per slot"]
-    for name in ("ours, float32", "ours, bfloat16"):
-        click.echo(f"\n{name}: {slow / medians[name]:.2f} times as fast as one module per slot.")
-    variants.clear()
-
-    for compute in ("float32", "bfloat16"):
+    click.echo(describe(config, where, rounds))
+    apart = check_equal(config, data)
+    click.echo(f"\nOurs and the loop differ by at most {apart:.1e} in float64 (relative).")
+    ours = State(config, data)
+    stepping = interleaved(steps(config, data, ours), rounds, where)
+    click.echo(table("A step", {n: t.cells() for n, t in stepping.items()}, COLUMNS))
+    slow = stepping["one module per slot"]
+    for compute in COMPUTE:
+        fast = stepping[f"ours, {compute}"]
+        click.echo(
+            f"\nOurs, {compute}: {slow.median / fast.median:.2f} times as fast as one module per slot "
+            f"by median wall time, {slow.least_cpu / fast.least_cpu:.2f} by least CPU time."
+        )
+    for compute in COMPUTE:
         one = dataclasses.replace(config, compute=compute)
         pieces = interleaved(parts(one, data, ours), rounds, where)
-        click.echo(
-            table(
-                f"Parts of our step, {compute}", {n: in_ms(s) for n, s in pieces.items()}, columns
-            )
-        )
-        share = statistics.median(pieces["data"]) / medians[f"ours, {compute}"]
-        click.echo(f"\nData: {100 * share:.1f} % of a step.")
+        rows = {n: t.cells() for n, t in pieces.items()}
+        click.echo(table(f"Parts of our step, {compute}", rows, COLUMNS))
+        share = pieces["data"].least_cpu / stepping[f"ours, {compute}"].least_cpu
+        click.echo(f"\nData: {share:.1%} of a step (least CPU time).")
+    say_limits(config, data, ours, {c: stepping[f"ours, {c}"] for c in COMPUTE})
+    with TemporaryDirectory() as folder:
+        reading = interleaved(readers(config, data, Path(folder)), rounds, where)
+    rows = {n: [f"{1 / t.median:.1f}", *t.cells()] for n, t in reading.items()}
+    click.echo(table("One domain's frames of a batch, warm cache", rows, f"batches/s | {COLUMNS}"))
 
-    flops, size, parameters = count(config, data, ours)
-    rates = {}
-    for name, (amount, run) in limits(where).items():
-        rates[name] = amount / min(interleaved({name: run}, 10, where)[name])
-    click.echo(
-        table(
-            "What the machine does at best",
-            {n: [f"{r / 1e9:.1f}"] for n, r in rates.items()},
-            "1e9/s",
-        )
+
+def describe(config: AdaptConfig, device: torch.device, rounds: int) -> str:
+    """What runs where."""
+    cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name() if cuda else f"CPU, {os.cpu_count()} cores"
+    slots = sum(config.geometry.slots)
+    return (
+        f"{name}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} at the start, torch "
+        f"{torch.__version__}, {rounds} rounds; {slots} discriminators {config.discriminator_width} "
+        f"wide, {config.frames} frames, batch {config.batch_size} and {config.batch_size}"
     )
+
+
+def say_limits(
+    config: AdaptConfig, data: TrainingData, state: State, stepping: dict[str, Times]
+) -> None:
+    """How far a step is from what the machine does at best."""
+    flops, size, parameters = count(config, data, state)
+    rates = {}
+    for name, (amount, run) in limits(data.device).items():
+        times = interleaved({name: run}, 10, data.device)[name]
+        rates[name] = (amount / min(times.wall), amount / times.least_cpu)
+    rows = {name: [f"{wall / 1e9:.1f}", f"{cpu / 1e9:.1f}"] for name, (wall, cpu) in rates.items()}
+    click.echo(table("What the machine does at best", rows, "1e9/s of wall | 1e9/s of CPU"))
     click.echo(
         f"\nA step: {flops / 1e9:.1f} GFLOP in products, {parameters / 1e6:.1f} M parameters, at least "
         f"{size / 1e9:.1f} GB moved for them."
     )
-    for compute in ("float32", "bfloat16"):
-        product = flops / rates[f"{compute}, 1024 x 1024 x 1024"]
-        memory = size / rates["copy, bytes"]
+    for compute, times in stepping.items():
+        product = flops / rates[f"{compute}, 1024 x 1024 x 1024"][1]
         click.echo(
-            f"{compute}: products alone at the limit {1e3 * product:.0f} ms, memory alone "
-            f"{1e3 * memory:.0f} ms, the step {1e3 * medians[f'ours, {compute}']:.0f} ms: "
-            f"{product / medians[f'ours, {compute}']:.0%} of the limit of products."
+            f"\n{compute}: its products alone would take {1e3 * product:.0f} ms of CPU time at the "
+            f"limit, {product / times.least_cpu:.0%} of the step's."
         )
-    with TemporaryDirectory() as folder:
-        reading = interleaved(readers(config, data, Path(folder)), rounds, where)
-    rows = {n: [f"{1 / statistics.median(s):.1f}", *in_ms(s)] for n, s in reading.items()}
-    click.echo(table("Frames of one domain's batch, warm cache", rows, f"batches/s | {columns}"))
 
 
 if __name__ == "__main__":

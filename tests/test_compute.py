@@ -1,0 +1,124 @@
+"""Number types of training, and that nothing in a step waits for the device."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import toy_arguments
+
+from adapt import compute, train
+from adapt.bank import FeatureBank
+from adapt.config import AdaptConfig
+from adapt.data import SourceBatch, TargetBatch
+from adapt.train import State, TrainingData, step
+
+CPU = torch.device("cpu")
+
+
+def make_state(**given: Any) -> tuple[AdaptConfig, State, SourceBatch, TargetBatch]:
+    preset = given.pop("preset", "paper")
+    config = AdaptConfig.make(
+        benchmark="toy",
+        preset=preset,
+        given={
+            **{"source": "a", "target": "b", "levels": 3, "width": 32, "discriminator_width": 64},
+            **{"batch_size": 8, **given},
+        },
+    )
+    draws = np.random.default_rng(0)
+    features = [draws.normal(size=(20, 24)).astype(np.float16) for _ in range(16)]
+    bank = FeatureBank(features, CPU)
+    labels_V = torch.arange(16) % 3
+    data = TrainingData(
+        source=bank, labels_V=labels_V, target=bank, classes=["x", "y", "z"], device=CPU
+    )
+    x_BTD = torch.from_numpy(np.stack(features)).float()[:, : config.frames]
+    return config, State(config, data), SourceBatch(x_BTD[:8], labels_V[:8]), TargetBatch(x_BTD[8:])
+
+
+@pytest.mark.parametrize("preset", ["paper", "released"])
+def test_bfloat16_rounds_products_only(preset: str) -> None:
+    losses = {}
+    for kind in ("float32", "bfloat16"):
+        config, state, source, target = make_state(preset=preset, compute=kind)
+        assert state.branch is not None
+        torch.manual_seed(3)  # the same dropout
+        losses[kind] = step(config, state, source, target, 0.5)
+        tensors = [*state.model.parameters(), *state.branch.parameters()]
+        tensors += [p.grad for p in tensors if p.grad is not None]
+        tensors += [t for s in state.optimiser.state.values() for t in s.values()]
+        assert {t.dtype for t in tensors} == {torch.float32}
+    for name, exact in losses["float32"].items():
+        rounded = losses["bfloat16"][name]
+        assert rounded.dtype == torch.float32
+        torch.testing.assert_close(rounded, exact, rtol=0.03, atol=0.01)
+        assert not torch.equal(rounded, exact)  # it did compute otherwise
+
+
+def test_auto_is_decided_by_time_and_recorded(
+    cli, problem: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faster(dtype: torch.dtype) -> None:
+        monkeypatch.setattr(compute, "_seconds", lambda x, w: 1.0 if x.dtype == dtype else 2.0)
+
+    recorded = {}
+    for name, dtype in (("a", torch.float32), ("b", torch.bfloat16)):
+        faster(dtype)
+        assert cli(*toy_arguments(problem, name, "--compute", "auto")).exit_code == 0
+        config = json.loads((problem / name / "config.json").read_text())["config"]
+        recorded[name] = config["compute"]
+    assert recorded == {"a": "float32", "b": "bfloat16"}
+    # A run that goes on keeps its type, whatever the machine would say now.
+    faster(torch.float32)
+    again = cli(*toy_arguments(problem, "b", "--compute", "auto", "--resume"))
+    assert again.exit_code == 0, again.output
+
+
+def test_the_trial_itself_gives_a_time() -> None:
+    x, w = torch.ones(2, 4, 8), torch.ones(2, 8, 8)
+    assert 0 < compute._seconds(x, w) < 10
+    assert compute._faster(CPU) in ("float32", "bfloat16")
+
+
+def test_a_step_asks_the_device_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a number off a tensor waits for the device; a step must not do it."""
+    asked: list[str] = []
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "nonzero"):
+        original = getattr(torch.Tensor, name)
+
+        def watch(self: Any, *args: Any, name: str = name, original: Any = original) -> Any:
+            asked.append(name)
+            return original(self, *args)
+
+        monkeypatch.setattr(torch.Tensor, name, watch)
+    config, state, source, target = make_state()
+    asked.clear()
+    losses = step(config, state, source, target, 0.5)
+    loss_watch = train._Watch()
+    for _ in range(3):
+        loss_watch.add(losses)
+    assert asked == []
+    loss_watch.means(1)
+    assert asked  # the epoch's end does: the watching works
+
+
+def test_keeping_memory_changes_no_number() -> None:
+    results = []
+    for _ in range(2):
+        config, state, source, target = make_state()
+        results.append(step(config, state, source, target, 0.5))
+        compute.keep_freed_memory()
+    assert results[0] == results[1]
+
+
+def test_compute_is_a_choice() -> None:
+    config, *_ = make_state()
+    with pytest.raises(ValueError) as caught:
+        dataclasses.replace(config, compute="float16")
+    assert str(caught.value) == "--compute must be one of float32, bfloat16, auto, got 'float16'."
