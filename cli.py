@@ -355,6 +355,9 @@ def adapt_command(
     places = Places(
         features=features, manifests=root, store=store, allow_missing=allow_missing, bank=bank
     )
+    if not resume:  # before anything large is loaded
+        for below in [""] if several is None else [f"seed{seed}" for seed in several]:
+            RunFolder(folder / below).refuse_used()
     loaded = load(config, places, where)
     keeping: Any = {"resume": resume, "checkpoint_every": checkpoint_every}
     with _AdaptProgress(config, runs=len(several or [0])) as progress:

@@ -14,22 +14,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
-import platform
 import re
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from adapt.config import AdaptConfig
+from adapt.environment import environment
 from adapt.evaluate import Accuracy
 from adapt.model import VideoClassifier
 from extract.errors import ConfigError, RunError
@@ -72,10 +68,9 @@ class RunFolder:
         Raises:
             RunError: something else stands there, or a run with other options.
         """
+        if not resume:
+            self.refuse_used()
         there = list(self.path.iterdir()) if self.path.exists() else []
-        if there and not resume:
-            more = " To go on with the run in it: --resume." if self._has("config.json") else ""
-            raise RunError(f"{self.path} is not empty. Give another --run, or remove it.{more}")
         for left in [path for path in there if _PARTIAL.fullmatch(path.name)]:
             left.unlink()  # of a process that was killed while it wrote
             there.remove(left)
@@ -86,10 +81,20 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         record = {"config": dataclasses.asdict(config), "inputs": dataclasses.asdict(inputs)}
         self._write_json("config.json", record)
-        self._write_json("environment.json", _environment())
+        self._write_json("environment.json", environment())
         kept = self._load("progress.pt") if self._has("progress.pt") else None
         self._forget_after(0 if kept is None else kept["epoch"])
         return kept
+
+    def refuse_used(self) -> None:
+        """Make sure that nothing stands here yet.
+
+        Raises:
+            RunError: something does.
+        """
+        if self.path.exists() and any(self.path.iterdir()):
+            more = " To go on with the run in it: --resume." if self._has("config.json") else ""
+            raise RunError(f"{self.path} is not empty. Give another --run, or remove it.{more}")
 
     def _check_same(self, config: AdaptConfig, inputs: Inputs) -> None:
         old_config, old_inputs = self.read()
@@ -241,17 +246,3 @@ class RunFolder:
         except ValueError as error:
             raise RunError(f"{path} is damaged: {error}") from error
         return value
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "h5py": h5py.__version__,
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }

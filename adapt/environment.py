@@ -1,0 +1,27 @@
+"""Where a run ran."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and command, for a run's environment.json."""
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "h5py": h5py.__version__,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
