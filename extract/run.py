@@ -389,12 +389,17 @@ def shorter_than_claimed(records: Sequence[VideoRecord]) -> list[VideoRecord]:
 
 
 def _settle_precision(backbone: Backbone, features: Path, dataset: str, place: Place) -> None:
-    """For `auto`: what a store that stands already was made with, so that a run goes on with it."""
+    """For `auto`: what a store of any data set that stands here was made with, else by the device.
+
+    Source and target must be alike to be used together, whatever a probe says on the day.
+    """
     if backbone.options.precision != "auto":
         return
     gpu = backbone.device.type == "cuda"
     for backbone.precision in ("float16",) if gpu else ("bfloat16", "float32"):
-        if store_folder(features, dataset, backbone.config).is_dir():
+        name = store_folder(features, dataset, backbone.config).name
+        if any((other / name).is_dir() for other in features.glob("*")):
+            log.info("Computing in %s, as %s before (--precision auto).", backbone.precision, name)
             return
     if place.world > 1:  # several processes must agree, and probes may differ
         backbone.precision = "float16" if gpu else "float32"

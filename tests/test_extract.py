@@ -358,6 +358,9 @@ def test_auto_precision_goes_on_with_the_store_that_stands(
         folder = extract(**arguments, features=features, options=made).folder
         report = extract(**arguments, features=features, options=auto)
         assert report.folder == folder and report.new_videos == 0
+        # The target's features must be made as the source's were, or they could not be mixed.
+        other = extract(**{**arguments, "dataset": "other"}, features=features, options=auto)
+        assert other.folder.name == folder.name
 
 
 def test_random_weights_are_seeded_and_useful() -> None:
