@@ -1,6 +1,6 @@
 """Time of a training step at the authors' sizes, beside a step with one module per slot.
 
-Both do the same mathematics, which is checked first: losses and gradients agree to float32 accuracy.
+Both do the same mathematics, which is checked first: losses and gradients agree in float64.
 Then they run in turn, so that a busy machine slows both. Wall time needs a quiet machine; with one
 thread, CPU time does not:
 
