@@ -86,21 +86,16 @@ def choose_stores(
     target: dict[str, FeatureStore],
     *,
     chosen: str | None,
-    commands: Sequence[str],
 ) -> tuple[FeatureStore, FeatureStore]:
     """One store of each domain, made with the same config; never a guess between several.
 
     Args:
-        source, target: stores by folder name, which names the config.
+        source, target: stores by folder name, which names the config; neither is empty.
         chosen: folder name or the beginning of one, None if the user named none.
-        commands: the extract commands of both data sets, for messages.
 
     Raises:
         StoreError: none or several fit; the message lists them and what differs.
     """
-    if not source or not target:
-        lacking = [c for c, stores in zip(commands, (source, target)) if not stores]
-        raise StoreError("There are no features yet. Run:\n  " + "\n  ".join(lacking))
     common = sorted(set(source) & set(target))
     if chosen is not None:
         fitting = [name for name in common if name.startswith(chosen)]

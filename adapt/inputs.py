@@ -120,11 +120,20 @@ def videos_of(
 
 
 def _stores(config: AdaptConfig, places: Places) -> tuple[FeatureStore, FeatureStore]:
-    datasets = [dataset_of(domain, places.manifests) for domain in (config.source, config.target)]
-    source, target = (find_stores(places.features, dataset) for dataset in datasets)
-    return choose_stores(
-        source, target, chosen=places.store, commands=[_command(d, places) for d in datasets]
-    )
+    found = []
+    lacking = []
+    for domain in (config.source, config.target):
+        dataset = dataset_of(domain, places.manifests)
+        found.append(find_stores(places.features, dataset))
+        if not found[-1]:
+            videos = [video.id for video in _manifest(config, places, domain)]
+            lacking.append(
+                f"{len(videos):,} of {len(videos):,} {domain} videos have no features in "
+                f"{places.features / dataset} {first_of(videos)}. Run: {_command(dataset, places)}"
+            )
+    if lacking:
+        raise StoreError("\n".join(lacking))
+    return choose_stores(*found, chosen=places.store)
 
 
 def _command(dataset: str, places: Places) -> str:

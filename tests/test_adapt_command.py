@@ -142,9 +142,8 @@ def test_no_features_at_all(cli, problem: Path) -> None:
     (problem / "features" / "right").rename(problem / "away")
     result = cli(*toy_arguments(problem, "run"))
     assert result.exit_code == 1
-    assert "There are no features yet. Run:\n  python cli.py extract --dataset right" in (
-        result.output
-    )
+    missing = f"36 of 36 right videos have no features in {problem / 'features' / 'right'} (first: "
+    assert f"{missing}right_0_0). Run: python cli.py extract --dataset right" in result.output
     assert "--dataset left" not in result.output
 
 
