@@ -22,11 +22,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "aggregation": "attention",
         "level_weights": "loss",
         "slot_reduction": "sum",
-        # Not in the paper: with the letter of eq. 9 the aggregators grow without limit and training
-        # collapses; `none` is that letter.
+        # Three deviations, without which the preset does not beat source-only on real features
+        # (benchmarks/README.md). The letters are bound none (the aggregators grow without limit),
+        # adversarial weight 1 (eq. 9) and the entropy's sum (eq. 2), which hardens early mistakes.
         "bound": "layernorm",
-        "adversarial_weight": 1.0,
-        "entropy_reduction": "sum",
+        "adversarial_weight": 0.1,
+        "entropy_reduction": "mean",
         "learning_rate": 3e-4,
         "rate_decay": "dann",
         "weight_decay": 0.0,

@@ -1,0 +1,1 @@
+"""What `cli.py` offers: one file per group of commands."""

@@ -1,0 +1,137 @@
+"""`extract`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from commands.options import (
+    FEATURES,
+    MANIFESTS,
+    SOME_FAILED,
+    VIDEOS,
+    options_of,
+    video_folders,
+)
+from commands.progress import ExtractProgress
+from extract import manifest as manifests
+from extract.config import ExtractConfig
+from extract.plan import place_of
+
+if TYPE_CHECKING:
+    from extract.run import Report
+
+
+@click.command("extract")
+@click.option("--dataset", required=True, help="ucf101, hmdb51, ... or a domain of your own.")
+@VIDEOS
+@FEATURES
+@MANIFESTS
+@options_of(ExtractConfig)
+def extract_command(
+    dataset: str, videos: tuple[Path, ...], features: Path, root: Path, **options: Any
+) -> None:
+    """Compute the features of a data set's frames and store them.
+
+    Every video that any benchmark lists for the data set is looked up by name anywhere below --videos.
+    Finished shards are kept: running again goes on where the last run stopped. Missing and unreadable
+    videos are named in failures.csv, and the exit code is then 3. Ctrl-C keeps what is complete.
+    Several processes share the work by themselves under torchrun or SLURM.
+
+    \b
+    Example:
+      python cli.py extract --dataset ucf101 --videos /data/UCF-101
+    """
+    config = ExtractConfig(**options)
+    listed = manifests.dataset_videos(dataset, root)
+    folders = video_folders(dataset, videos)
+    place = place_of(os.environ, config.rank, config.world)
+    from extract.run import extract
+
+    with _StopSignals() as signals, ExtractProgress(dataset, place) as progress:
+        report = extract(
+            dataset=dataset,
+            videos=listed,
+            video_roots=folders,
+            features=features,
+            options=config,
+            place=place,
+            on_progress=progress,
+            stopped=signals.stopped,
+        )
+    _say_extracted(dataset, listed, report)
+    if report.stopped:
+        click.echo("Stopped; what was complete is stored. Run the same command to go on.", err=True)
+        sys.exit(128 + signals.number)
+    totals = report.index["totals"]
+    if totals["missing"] or totals["failed"]:
+        sys.exit(SOME_FAILED)
+
+
+class _StopSignals:
+    """The first Ctrl-C or SIGTERM asks the run to end in order, the second ends it at once."""
+
+    number = 0
+
+    def __enter__(self) -> _StopSignals:
+        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def stopped(self) -> bool:
+        return self.number > 0
+
+    def _note(self, number: int, frame: object) -> None:
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
+        click.echo("\nStopping: storing what is complete. Once more ends at once.", err=True)
+
+
+def _say_extracted(dataset: str, listed: Mapping[str, int | None], report: Report) -> None:
+    from extract.run import shorter_than_claimed, unlike_published
+
+    totals = report.index["totals"]
+    rate = report.new_frames / report.seconds
+    click.echo(
+        f"{dataset}: {totals['stored']:,} of {totals['listed']:,} listed videos are stored, "
+        f"{totals['frames']:,} frames, in {report.folder}\n"
+        f"  made now: {report.new_videos:,} videos, {report.new_frames:,} frames in {report.seconds:,.0f} s "
+        f"({rate:,.1f} frames/s), weights {report.weights}, on {report.index['run']['device']}"
+    )
+    reasons = {
+        "missing": "have no file",
+        "failed": "could not be stored",
+        "pending": "are left to do",
+    }
+    for status, what in reasons.items():
+        bad = [r for r in report.records.values() if r.status == status]
+        if bad:
+            reason = f": {bad[0].error}" if status == "failed" else ""
+            click.echo(f"  {len(bad):,} {what} (first: {bad[0].video}{reason})")
+    if totals["missing"] or totals["failed"]:
+        click.echo(f"  all of them with their reasons: {report.folder / 'failures.csv'}")
+    stored = list(report.records.values())
+    short = shorter_than_claimed(stored)
+    if short:
+        first = short[0]
+        click.echo(
+            f"  {len(short):,} gave fewer frames than their container claims, stored as decoded "
+            f"(first: {first.video}: {first.decoded_frames} of {first.container_frames})"
+        )
+    unlike = unlike_published(listed, stored)
+    if unlike:
+        first = unlike[0]
+        click.echo(
+            f"  {len(unlike):,} have another number of frames than published, stored as decoded "
+            f"(first: {first.video}: {first.decoded_frames}, published {listed[first.video]})"
+        )

@@ -1,0 +1,134 @@
+"""Options that several commands share, and those made from the fields of a config."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from adapt.config import BANKS, PRESETS, AdaptConfig
+from extract import manifest as manifests
+from extract.errors import ManifestError
+
+SOME_FAILED = 3
+"""Exit code: done, but some videos are missing or failed."""
+Command = Callable[..., Any]
+
+
+def options_of(config: type, *, leave_out: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+    """One click option per field of a config: name, type, default, choices and help from the field."""
+
+    def decorate(command: Command) -> Command:
+        for f in reversed(dataclasses.fields(config)):
+            if f.name not in leave_out:
+                command = _option_of(f, resolved_later=config is AdaptConfig)(command)
+        return command
+
+    return decorate
+
+
+def _option_of(f: dataclasses.Field[Any], *, resolved_later: bool) -> Callable[[Command], Command]:
+    flag = "--" + f.name.replace("_", "-")
+    choices = f.metadata.get("choices")
+    kind: Any = (
+        click.Choice(choices)
+        if choices
+        else {"int": int, "float": float, "str": str}.get(str(f.type))
+    )
+    shown = f.metadata.get("default_text")
+    if shown is None and f.name in PRESETS["paper"]:
+        shown = ", ".join(f"{preset}: {values[f.name]}" for preset, values in PRESETS.items())
+    if shown is None and f.default is not dataclasses.MISSING:
+        shown = str(f.default)
+    return click.option(
+        f"{flag}/--no-{flag[2:]}" if f.type == "bool" else flag,
+        f.name,
+        type=None if f.type == "bool" else kind,
+        required=f.metadata.get("required", False),
+        default=None if resolved_later else f.default,
+        help=f.metadata["help"],
+        show_default=shown or False,
+    )
+
+
+FEATURES = click.option(
+    "--features",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("features"),
+    show_default=True,
+    help="Folder of the feature stores.",
+)
+MANIFESTS = click.option(
+    "--manifests",
+    "root",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=manifests.MANIFESTS,
+    show_default="data/manifests beside cli.py",
+    help="Folder of the benchmarks.",
+)
+DEVICE = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto: a GPU if there is one.",
+)
+VIDEOS = click.option(
+    "--videos",
+    type=click.Path(path_type=Path, file_okay=False),
+    multiple=True,
+    help="Folder with the videos, in any layout. Several: give it several times.",
+    show_default="data/videos/<dataset>",
+)
+INPUT = click.option(
+    "--input",
+    "kind",
+    type=click.Choice(["videos", "frames"]),
+    default="videos",
+    show_default=True,
+    help="Video files, or one folder of images per video.",
+)
+
+
+STORE = click.option(
+    "--store", help="Which features, where several fit: a store's folder name or its beginning."
+)
+ALLOW_MISSING = click.option(
+    "--allow-missing", is_flag=True, help="Go on without listed videos that have no features."
+)
+BANK = click.option(
+    "--bank",
+    type=click.Choice(BANKS),
+    default="auto",
+    show_default=True,
+    help="Where features are while training: device, host memory, or mapped files; auto: by size.",
+)
+RESUME = click.option(
+    "--resume", is_flag=True, help="Go on with what is in --run where it was stopped, if it was."
+)
+CHECKPOINT_EVERY = click.option(
+    "--checkpoint-every",
+    type=click.IntRange(min=0),
+    default=25,
+    show_default=True,
+    help="Epochs between checkpoints for --resume; 0: none.",
+)
+
+
+def video_folders(dataset: str, videos: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The folders given, or the default one.
+
+    Raises:
+        ManifestError: one of them is not there.
+    """
+    folders = videos or (Path("data/videos") / dataset,)
+    for folder in folders:
+        if not folder.is_dir():
+            raise ManifestError(
+                f"There is no folder {folder} with the videos of {dataset}. Put or link them there, or "
+                "give --videos DIR; the layout below it does not matter."
+            )
+    return folders

@@ -1,0 +1,112 @@
+"""How a long command shows where it stands."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from adapt.config import AdaptConfig
+from extract.plan import Place
+
+if TYPE_CHECKING:
+    from extract.run import Progress
+
+
+class _Lines:
+    """A progress bar on a terminal; elsewhere a line every few seconds, so that logs stay readable."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._bar: Any = None
+        self._said = time.monotonic()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.render_finish()
+
+    def show(self, done: int, total: int, detail: str, left: str) -> None:
+        """Show that `done` of `total` are done."""
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = click.progressbar(
+                    length=total,
+                    label=self._label,
+                    show_pos=True,
+                    show_eta=False,
+                    item_show_func=str,
+                    file=sys.stderr,
+                )
+            self._bar.update(done - self._bar.pos, f"{detail}, {left} left")
+        elif time.monotonic() - self._said > 5 or done == total:
+            self._said = time.monotonic()
+            click.echo(f"{self._label}: {done:,}/{total:,}, {detail}, {left} left", err=True)
+
+
+class ExtractProgress(_Lines):
+    """Videos, frames a second, what the pipeline waits for, and the time left."""
+
+    def __init__(self, dataset: str, place: Place) -> None:
+        rank = f" (rank {place.rank} of {place.world})" if place.world > 1 else ""
+        super().__init__(dataset + rank)
+        self._shown = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        """Show it, twice a second at most."""
+        if progress.seconds - self._shown < 0.5 and progress.videos_done < progress.videos:
+            return
+        self._shown = progress.seconds
+        rate = progress.frames_done / max(progress.seconds, 1e-9)
+        done, total = progress.videos_done, progress.videos
+        if progress.frames:  # frames tell the time left better than videos, where they are known
+            done, total = progress.frames_done, max(progress.frames, progress.frames_done)
+        left = progress.seconds / done * (total - done) if done else float("inf")
+        parts = {
+            "decoders": progress.decoders,
+            "backbone": progress.backbone,
+            "disk": progress.store,
+        }
+        slowest = max(parts, key=lambda name: parts[name])
+        share = 100 * parts[slowest] / max(progress.seconds, 1e-9)
+        self.show(
+            progress.videos_done,
+            progress.videos,
+            f"{rate:,.1f} frames/s, waits for {slowest} {share:.0f} %",
+            _duration(left),
+        )
+
+
+class AdaptProgress(_Lines):
+    """Epochs, losses and the time left."""
+
+    def __init__(self, config: AdaptConfig, runs: int) -> None:
+        super().__init__(f"{config.source} -> {config.target}")
+        self._total = config.epochs * runs
+        self._trained = 0
+        self._runs: list[AdaptConfig] = []
+        self._begin = time.monotonic()
+
+    def __call__(self, config: AdaptConfig, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Show the end of an epoch."""
+        self._trained += 1
+        if config not in self._runs[-1:]:
+            self._runs.append(config)
+        done = (len(self._runs) - 1) * config.epochs + epoch
+        seconds = (time.monotonic() - self._begin) / self._trained * (self._total - done)
+        names = ("source", "entropy", "adversarial")
+        losses = " ".join(f"{name} {metrics[name]:.3f}" for name in names if name in metrics)
+        self.show(done, self._total, losses, _duration(seconds))
+
+
+def _duration(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,223 @@
+"""`store list`, `verify` and `compare`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from commands.options import (
+    DEVICE,
+    FEATURES,
+)
+from extract.check import CHECKS, Kind, Problem, verify
+from extract.check_sources import sources_in
+from extract.compare import Pair, compare
+from extract.errors import ConfigError, StoreError, first_of
+from extract.inventory import Summary, store_folders, summarise
+from extract.store import FeatureStore, config_differences
+
+EXAMPLES = 3
+"""How many problems of a kind are shown."""
+RUN_FACTS = ("weights", "device", "torch", "torchvision")
+"""What of a store's run block may explain a difference."""
+
+
+@click.group("store")
+def store_group() -> None:
+    """Look after the feature stores: say what is there, find damage, compare two of them."""
+
+
+@store_group.command("list")
+@FEATURES
+def store_list(features: Path) -> None:
+    """List the feature stores: what they hold, how they were made, whether they are complete.
+
+    Folders without an index (their extraction has not finished a shard) and damaged ones are named too.
+    Only tables and sizes are read here; `store verify` reads every byte.
+
+    \b
+    Example:
+      python cli.py store list
+    """
+    for folder in store_folders(features):
+        store = summarise(folder)
+        click.echo(f"{store.name}: {_contents(store)}")
+        if store.index:
+            config = store.index["config"]
+            names = ("preset", "stride", "frames_per_video", "compute_dtype")
+            made = [
+                f"{name.replace('_', ' ')} {config[name]}" for name in names if config.get(name)
+            ]
+            weights = f"weights {store.index['run'].get('weights', 'unknown')}"
+            click.echo("  " + ", ".join([str(config.get("backbone")), weights, *made]))
+
+
+def _contents(store: Summary) -> str:
+    size = f"{store.bytes / 1e6:,.1f} MB"
+    if not store.index:
+        return f"{store.state}; {size}"
+    totals = store.index["totals"]
+    videos = f"{totals['stored']:,} of {totals['listed']:,} videos, {totals['frames']:,} frames"
+    return f"{store.state}; {videos}, {size}"
+
+
+@store_group.command("verify")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--videos",
+    type=click.Path(path_type=Path, file_okay=False),
+    multiple=True,
+    help="Hash the source videos too, found below this folder. May be given several times.",
+)
+@click.option(
+    "--sample",
+    default=0,
+    help="Extract N random videos of each store again and compare; needs --videos.",
+)
+@click.option("--weights", help="Where the weights are now, for --sample, if they have moved.")
+@DEVICE
+def store_verify(
+    folder: Path, videos: tuple[Path, ...], sample: int, weights: str | None, device: str
+) -> None:
+    """Find every byte of a store that is not what was written, and everything that does not fit.
+
+    DIR is a store, a data set's folder or the folder of all features. Checked are sizes and sha256 of all
+    files, the tables against each other and against the shards, and of every video its record, shape,
+    crc32 and finite values. Foreign files and what killed runs left are named. Exit code 1 if anything
+    is wrong; every kind is listed with what to do. Videos that were never stored are no damage.
+
+    \b
+    Example:
+      python cli.py store verify features/ucf101
+      python cli.py store verify features/ucf101 --videos /data/UCF-101
+    """
+    if sample and not videos:
+        raise ConfigError("--sample extracts videos again: name their folder with --videos DIR.")
+    checks = [*CHECKS, sources_in(videos)] if videos else CHECKS
+    folders = store_folders(folder)
+    if not folders:
+        raise StoreError(
+            f"There is no feature store in {folder}. Run extract, or name another folder."
+        )
+    bad = 0
+    for store in folders:
+        problems = list(verify(store, checks))
+        bad += bool(problems)
+        found = f"{len(problems):,} problems" if problems else "no problem found"
+        click.echo(f"{store}: {found} ({_contents(summarise(store))})")
+        for kind in Kind:
+            _say_problems(kind, [problem for problem in problems if problem.kind is kind])
+        if sample and not problems:
+            _say_sample(store, videos, sample, weights, device)
+    if bad:
+        sys.exit(1)
+
+
+def _say_sample(
+    folder: Path, videos: tuple[Path, ...], sample: int, weights: str | None, device: str
+) -> None:
+    from extract.resample import resample
+
+    with FeatureStore(folder) as store:
+        pairs = list(resample(store, videos, sample, weights=weights, device=device))
+    same = sum(pair.identical for pair in pairs)
+    worst = max(pairs, key=lambda pair: pair.error)
+    cosine = min(pair.cosine_min for pair in pairs)
+    unlike = [pair.video for pair in pairs if pair.frames_a != pair.frames_b]
+    click.echo(
+        f"  {len(pairs)} extracted again: {same} equal to the byte, largest error {worst.error:.2g} of the "
+        f"variation between frames ({worst.video}), smallest cosine {cosine:.6f}"
+    )
+    if unlike:
+        click.echo(f"  {len(unlike)} have another number of frames now {first_of(unlike)}")
+
+
+def _say_problems(kind: Kind, problems: Sequence[Problem]) -> None:
+    if problems:
+        click.echo(f"  {len(problems):,} x {kind.label}. {kind.advice}")
+        for problem in problems[:EXAMPLES]:
+            click.echo(f"    {problem}")
+        if len(problems) > EXAMPLES:
+            click.echo(f"    and {len(problems) - EXAMPLES:,} more")
+
+
+@store_group.command("compare")
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default="0, equal bytes",
+    help="Largest error of a video that still counts as the same.",
+)
+@click.option("--show", default=10, show_default=True, help="List the N videos that differ most.")
+@click.option("--allow-missing", is_flag=True, help="Judge only the videos that both stores have.")
+def store_compare(a: Path, b: Path, tolerance: float, show: int, allow_missing: bool) -> None:
+    """Compare the features of two stores video by video: are mine yours?
+
+    A cosine alone proves little: features of any two frames are alike (0.9975 and more on an untrained
+    network). So the error is given relative to what distinguishes frames at all, the variation between
+    the frames of a video: ||a - b|| / ||b - mean(b)||. Exit code 0 if the configs are the same, both have
+    the same videos, and every video has the same number of frames and equal bytes or an error within
+    --tolerance; else 1.
+
+    \b
+    Example:
+      python cli.py store compare features/ucf101/resnet101-1a2b3c4d /mnt/ucf101/resnet101-1a2b3c4d
+    """
+    with FeatureStore(a) as mine, FeatureStore(b) as yours:
+        same_config = mine.config == yours.config
+        differences = config_differences(mine.config, yours.config)
+        click.echo("configs: the same" if same_config else f"configs differ: {differences}")
+        runs = [
+            {k: str(v) for k, v in s.index["run"].items() if k in RUN_FACTS} for s in (mine, yours)
+        ]
+        if runs[0] != runs[1]:
+            click.echo(f"made with: {config_differences(*runs)}")
+        lonely = [sorted(mine.records.keys() - yours.records.keys())]
+        lonely += [sorted(yours.records.keys() - mine.records.keys())]
+        both = len(mine.records.keys() & yours.records.keys())
+        click.echo(f"videos: {both:,} in both")
+        for name, videos in zip("AB", lonely):
+            if videos:
+                click.echo(f"  {len(videos):,} only in {name} {first_of(videos)}")
+        pairs = list(compare(mine, yours))
+    alike = _say_pairs(pairs, tolerance, show)
+    if not (same_config and pairs and alike and (allow_missing or not any(lonely))):
+        sys.exit(1)
+
+
+def _say_pairs(pairs: Sequence[Pair], tolerance: float, show: int) -> bool:
+    """Prints the comparison; whether all videos are the same within the tolerance."""
+    unequal = [pair for pair in pairs if not pair.identical]
+    unequal.sort(key=lambda pair: (pair.frames_a == pair.frames_b, -pair.error, pair.cosine_min))
+    if unequal[:show]:
+        click.echo(
+            f"{'frames A':>9} {'frames B':>9} {'min cosine':>11} {'mean':>9} {'error':>9}  video"
+        )
+    for p in unequal[:show]:
+        click.echo(
+            f"{p.frames_a:>9,} {p.frames_b:>9,} {p.cosine_min:>11.6f} {p.cosine_mean:>9.6f} "
+            f"{p.error:>9.2e}  {p.video}"
+        )
+    other_count = [pair for pair in unequal if pair.frames_a != pair.frames_b]
+    beyond = [p for p in unequal if p.frames_a == p.frames_b and p.error > tolerance]
+    within = len(unequal) - len(other_count) - len(beyond)
+    counts = {
+        f"an error within {tolerance:g}": within,
+        f"an error above {tolerance:g}": len(beyond),
+        "another number of frames": len(other_count),
+    }
+    parts = [f"{count:,} {what}" for what, count in counts.items() if count]
+    equal = f"{len(pairs) - len(unequal):,} of {len(pairs):,} videos have equal bytes"
+    click.echo(", ".join([equal, *parts]))
+    if pairs:
+        click.echo(
+            f"largest error {max(pair.error for pair in pairs):.2e}, "
+            f"smallest cosine {min(pair.cosine_min for pair in pairs):.6f}"
+        )
+    return len(unequal) == within
