@@ -54,6 +54,8 @@ def run_demo(folder: Path, main: click.Group) -> None:
         pairs[0],
         "--domain",
         pairs[1],
+        "--eval-fraction",
+        "0.5",
         *places,
     )
 
