@@ -33,7 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.0,
         "draws": 1,
         "eval_draws": 0,
-        "class_balanced": False,
+        "source_sampling": "shuffled",
     },
     "released": {
         "first_level": False,
@@ -49,7 +49,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 5e-4,
         "draws": 5,
         "eval_draws": 5,
-        "class_balanced": True,
+        "source_sampling": "smallest-class",
     },
 }
 
@@ -177,8 +177,12 @@ class AdaptConfig:
     eval_draws: int = field(
         metadata=_option("Seeded random draws at evaluation, logits averaged; 0: segment centres.")
     )
-    class_balanced: bool = field(
-        metadata=_option("Each pass over the source takes as many per class as the smallest has.")
+    source_sampling: str = field(
+        metadata=_option(
+            "A pass over the source: every video once, or as many of every class as the smallest class "
+            "has (authors' code), or as the largest has, the videos of smaller classes repeated.",
+            *("shuffled", "smallest-class", "largest-class"),
+        )
     )
 
     @classmethod

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,14 +69,25 @@ def shuffled(count: int, generator: torch.Generator) -> Stream:
     return Stream(lambda random: torch.randperm(count, generator=random), generator)
 
 
-def class_balanced(labels_V: Tensor, generator: torch.Generator) -> Stream:
-    """Every pass takes as many videos of each class as the smallest class has."""
+def class_balanced(
+    labels_V: Tensor,
+    generator: torch.Generator,
+    per_class: Callable[[Iterable[int]], int] = min,
+) -> Stream:
+    """Every pass takes equally many videos of each class: `per_class` of the classes' sizes, min or max.
+
+    Classes with fewer are gone through again and again, each time in a new order.
+    """
     members = [torch.nonzero(labels_V == label).squeeze(1) for label in labels_V.unique()]
-    least = min(len(member) for member in members)
+    count = per_class(len(member) for member in members)
+
+    def of_class(member: Tensor, random: torch.Generator) -> Tensor:
+        rounds = math.ceil(count / len(member))
+        orders = [torch.randperm(len(member), generator=random) for _ in range(rounds)]
+        return member[torch.cat(orders)[:count]]
 
     def one_pass(random: torch.Generator) -> Tensor:
-        chosen = [m[torch.randperm(len(m), generator=random)[:least]] for m in members]
-        joined = torch.cat(chosen)
+        joined = torch.cat([of_class(member, random) for member in members])
         return joined[torch.randperm(len(joined), generator=random)]
 
     return Stream(one_pass, generator)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,11 @@ from adapt.data import SourceBatch, Stream, TargetBatch, class_balanced, shuffle
 from adapt.model import VideoClassifier
 from adapt.schedule import annealed, generator, named_seed, ramp
 from extract.errors import RunError
+
+_PER_CLASS: Mapping[str, Callable[[Iterable[int]], int]] = {
+    "smallest-class": min,
+    "largest-class": max,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +60,9 @@ class State:
         )
         order = generator(config.seed, "source order")
         self.source: Stream = (
-            class_balanced(data.labels_V, order)
-            if config.class_balanced
-            else shuffled(len(data.source), order)
+            shuffled(len(data.source), order)
+            if config.source_sampling == "shuffled"
+            else class_balanced(data.labels_V, order, _PER_CLASS[config.source_sampling])
         )
         self.target = shuffled(len(data.target), generator(config.seed, "target order"))
         self.source_frames, self.target_frames = (

@@ -22,7 +22,7 @@ features manifests store allow-missing run device bank resume checkpoint-every s
 source target benchmark method preset seed epochs batch-size kernel levels frames width dropout
 discriminator-width discriminators adversarial-levels first-level reversal aggregation level-weights
 slot-reduction bound adversarial-weight entropy-reduction entropy-weight compute
-learning-rate rate-decay weight-decay draws eval-draws class-balanced
+learning-rate rate-decay weight-decay draws eval-draws source-sampling
 """
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from adapt import methods, pyramid
+from adapt.bank import FeatureBank
 from adapt.config import METHODS, AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
 from adapt.losses import source_loss, target_entropy
 from adapt.model import VideoClassifier
+from adapt.train import State, TrainingData
 
 COEFFICIENT = 0.3
 SMALL = {
@@ -183,3 +187,39 @@ def test_every_method_is_found() -> None:
     for name in METHODS:
         config = dataclasses.replace(make_config("paper"), method=name)
         assert losses_of(config, *make_step(config)).total.isfinite()
+
+
+SIZES = {0: 5, 1: 2, 2: 1}
+
+
+@pytest.mark.parametrize(
+    ("sampling", "per_class"),
+    [
+        ("shuffled", SIZES),
+        ("smallest-class", dict.fromkeys(SIZES, 1)),
+        ("largest-class", dict.fromkeys(SIZES, 5)),
+    ],
+)
+def test_what_a_pass_over_the_source_takes(sampling: str, per_class: dict[int, int]) -> None:
+    labels = [label for label, size in SIZES.items() for _ in range(size)]
+    bank = FeatureBank([np.zeros((9, 10), np.float16)] * len(labels), torch.device("cpu"))
+    data = TrainingData(
+        source=bank,
+        labels_V=torch.tensor(labels),
+        target=bank,
+        classes="abc",
+        device=torch.device("cpu"),
+    )
+    stream = State(make_config("paper", source_sampling=sampling), data).source
+    taken = Counter()
+    orders = set()
+    for _ in range(60):
+        videos = stream.take(sum(per_class.values())).tolist()
+        orders.add(tuple(videos))
+        assert Counter(labels[video] for video in videos) == per_class
+        # Within a class no video comes twice more often than another.
+        for label, wanted in per_class.items():
+            times = Counter(video for video in videos if labels[video] == label).values()
+            assert max(times) <= -(-wanted // SIZES[label])
+        taken.update(videos)
+    assert set(taken) == set(range(len(labels))) and len(orders) > 1
