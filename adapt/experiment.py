@@ -16,6 +16,7 @@ from adapt.config import AdaptConfig
 from adapt.data import labels_of
 from adapt.evaluate import Accuracy, accuracy, predict
 from adapt.inputs import Loaded, Places, class_names, videos_of
+from adapt.lock import claimed
 from adapt.runs import RunFolder
 from adapt.train import State, train
 from extract.errors import RunError, StoreError
@@ -41,8 +42,20 @@ def adapt(
         checkpoint_every: epochs between two checkpoints to resume from; 0: none.
 
     Raises:
-        Ma2lError: the folder holds another run, or training cannot go on.
+        Ma2lError: the folder holds another run or is in use, or training cannot go on.
     """
+    with claimed(run.path):
+        return _adapt(config, loaded, run, resume, checkpoint_every, on_epoch)
+
+
+def _adapt(
+    config: AdaptConfig,
+    loaded: Loaded,
+    run: RunFolder,
+    resume: bool,
+    checkpoint_every: int,
+    on_epoch: Callable[[int, dict[str, Any]], None],
+) -> Accuracy:
     begin = time.monotonic()
     kept = run.begin(config, loaded.inputs, resume=resume)
     if run.is_finished():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,8 +86,22 @@ def load(config: AdaptConfig, places: Places, device: torch.device) -> Loaded:
         store=source_store.folder.name,
         feature_config_sha256=source_store.index["config_sha256"],
         allow_missing=places.allow_missing,
+        videos=_fingerprint(config, source, target, held_out),
     )
     return Loaded(data=data, held_out=held_out, held_out_bank=held_out_bank, inputs=inputs)
+
+
+def _fingerprint(
+    config: AdaptConfig, source: Sequence[Video], target: Sequence[Video], held_out: Sequence[Video]
+) -> str:
+    """Which videos decide a run's numbers, in their order; labels where they are looked at."""
+    used = [[(v.id, v.label) for v in source], [v.id for v in target]]
+    used.append([(v.id, v.label) for v in held_out])
+    digest = hashlib.sha256(json.dumps(used).encode()).hexdigest()
+    return (
+        f"{len(source)} {config.source} train, {len(target)} {config.target} train, "
+        f"{len(held_out)} {config.target} eval, sha256 {digest[:16]}"
+    )
 
 
 def class_names(config: AdaptConfig, places: Places) -> tuple[str, ...]:

@@ -49,6 +49,8 @@ class Inputs:
     """Folder name, the same for both domains."""
     feature_config_sha256: str
     allow_missing: bool
+    videos: str
+    """How many of each split, and a hash of which."""
 
 
 class RunFolder:
@@ -105,7 +107,7 @@ class RunFolder:
         # Folders may have moved; that the features are the same their config's sha256 says.
         unlike = config_differences(
             *(
-                {k: v for k, v in d.items() if k not in ("features", "manifests")}
+                {k: v for k, v in d.items() if k not in ("features", "manifests", "videos")}
                 for d in (old, new)
             )
         )
@@ -113,6 +115,11 @@ class RunFolder:
             raise RunError(
                 f"{self.path} holds a run with other options, {unlike}. Repeat its options to "
                 "resume it, or give another --run."
+            )
+        if old_inputs.videos != inputs.videos:
+            raise RunError(
+                f"{self.path} holds a run on other videos:\n  then {old_inputs.videos}\n"
+                f"  now  {inputs.videos}\nBring the manifests back, or give another --run."
             )
 
     def _forget_after(self, epoch: int) -> None:

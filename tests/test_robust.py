@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import signal
@@ -17,7 +18,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, make_problem, make_store, toy_arguments
 
-from extract.manifest import Video, write_manifest
+from extract.manifest import Video, read_manifest, write_manifest
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -51,6 +52,10 @@ def test_the_first_seed_leaves_nothing_behind_for_the_second(cli, problem: Path)
     np.random.default_rng().random()
     assert cli(*toy_arguments(problem, "second", "--seed", 5)).exit_code == 0
     assert outcome(problem / "first") == outcome(problem / "second")
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.iterdir()}
 
 
 LONG = ("--epochs", 120, "--checkpoint-every", 7, "--resume")
@@ -116,6 +121,59 @@ def test_what_cannot_be_resumed(cli, problem: Path) -> None:
     (problem / "else" / "notes.txt").write_text("mine")
     foreign = cli(*toy_arguments(problem, "else", "--resume"))
     assert foreign.exit_code == 1 and "else has no config.json: no run" in foreign.output
+
+
+@pytest.mark.parametrize(
+    ("domain", "where", "change", "same"),
+    [
+        ("left", "train", "label", False),
+        ("left", "train", "drop", False),
+        ("left", "train", "order", False),
+        ("right", "train", "drop", False),
+        ("right", "eval", "label", False),
+        ("right", "train", "label", True),  # nothing looks at it
+        ("left", "eval", "drop", True),  # nothing uses it
+    ],
+)
+def test_a_run_is_not_resumed_with_other_videos(
+    cli, problem: Path, domain: str, where: str, change: str, same: bool
+) -> None:
+    assert cli(*toy_arguments(problem, "run")).exit_code == 0
+    path = problem / "manifests" / "toy" / f"{domain}.csv"
+    videos = list(read_manifest(path))
+    first, second, *_ = (i for i, v in enumerate(videos) if v.split == where and v.label == 0)
+    if change == "label":
+        videos[first] = dataclasses.replace(videos[first], label=1, class_name="c1")
+    elif change == "drop":
+        del videos[first]
+    else:
+        videos[first], videos[second] = videos[second], videos[first]
+    write_manifest(path, videos)
+    result = cli(*toy_arguments(problem, "run", "--resume"))
+    assert result.exit_code == (0 if same else 1), result.output
+    if not same:
+        assert "run holds a run on other videos:\n  then 24 left train, 24 " in result.output
+
+
+def test_two_processes_in_one_run_folder(cli, problem: Path) -> None:
+    process = start(problem, "run")
+    while process.poll() is None and not epochs_logged(problem / "run"):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGSTOP)  # it holds the folder as long as the test looks
+    before = contents(problem / "run")
+    try:
+        refused = cli(*toy_arguments(problem, "run", *LONG))
+        after = contents(problem / "run")
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert refused.exit_code == 1
+    assert (
+        f"Another process is training in {problem / 'run'}. Let it finish, or stop it"
+        in refused.output
+    )
+    assert after == before
+    assert cli(*toy_arguments(problem, "run", *LONG)).exit_code == 0  # a killed one lets go
 
 
 def test_leftovers_and_damage_of_a_killed_write(cli, problem: Path) -> None:
