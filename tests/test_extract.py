@@ -20,7 +20,7 @@ from extract.config import ExtractConfig
 from extract.decode import FrameOptions, Video, check_file, kept_frames, prepare
 from extract.errors import ConfigError, DecodeError, WeightsError
 from extract.manifest import dataset_videos
-from extract.run import extract, unlike_published
+from extract.run import extract, shorter_than_claimed, unlike_published
 from extract.store import FeatureStore
 from extract.synthetic import ACTIONS, make_collection
 
@@ -234,6 +234,64 @@ def test_a_cut_avi_is_noticed(clips: Path, tmp_path: Path) -> None:
     message = f"cut off: the AVI header says {len(data)} bytes, the file has"
     with pytest.raises(DecodeError, match=message):
         check_file(cut)
+
+
+def damaged_video(path: Path, *, cut: bool) -> None:
+    """A hundred frames with the index in front; the last two fifths missing, or a fifth zeroed."""
+    noise = np.random.default_rng(0).integers(0, 256, (100, 240, 320, 3), np.uint8)
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for image in noise:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    data = bytearray(path.read_bytes())
+    if cut:
+        del data[len(data) * 3 // 5 :]
+    else:
+        data[len(data) * 2 // 5 : len(data) * 3 // 5] = bytes(len(data) // 5)
+    path.write_bytes(data)
+
+
+def test_a_video_that_gives_less_than_it_claims_is_recorded(tmp_path: Path) -> None:
+    damaged_video(tmp_path / "cut.mp4", cut=True)
+    damaged_video(tmp_path / "hole.mp4", cut=False)
+    report = extract(
+        dataset="toy",
+        videos={"cut": 100, "hole": 100},
+        video_roots=[tmp_path],
+        features=tmp_path / "features",
+        options=ExtractConfig(**{**SMALL.__dict__, "frames_per_video": 3}),
+    )
+    cut = report.records["cut"]
+    assert cut.container_frames == 100 and 50 < cut.decoded_frames < 70
+    assert shorter_than_claimed([cut]) == unlike_published({"cut": 100}, [cut]) == [cut]
+    hole = report.records["hole"]
+    assert hole.status == "failed" and "hole.mp4: decoding failed (Check failed" in hole.error
+
+
+def test_features_that_are_not_finite_are_refused_and_recorded(
+    collection: Path, videos: dict[str, None], tmp_path: Path
+) -> None:
+    model = torchvision.models.resnet18(weights=None)
+    with torch.no_grad():
+        model.layer4[1].bn2.bias[3] = float("nan")
+    torch.save(model.state_dict(), tmp_path / "nan.pth")
+    report = extract(
+        dataset="toy",
+        videos=videos,
+        video_roots=[collection],
+        features=tmp_path / "features",
+        options=ExtractConfig(
+            backbone="resnet18",
+            weights=str(tmp_path / "nan.pth"),
+            device="cpu",
+            precision="float32",
+        ),
+    )
+    assert report.index["totals"]["failed"] == len(videos)
+    assert all("largest feature is nan" in record.error for record in report.records.values())
+    assert not list(report.folder.glob("*.h5"))
 
 
 def test_folders_of_images_are_videos_too(collection: Path, tmp_path: Path, cli) -> None:
