@@ -96,12 +96,14 @@ def check_hmdb_parity(clips: Path, tmp_path: Path, stride: int) -> None:
             assert len(stored) == -(-record.decoded_frames // stride)
             path = clips / "hmdb51" / record.source
             expected = plain_pipeline(path, reference, stride)
+            # PyAV gives the published number; where decord has one more, it is the last.
+            assert len(stored) - len(expected) in (0, 1)
             computed = backbone(np.stack(list(Video(path, backbone.frames).frames())))
-            assert error(computed, expected) < 1e-3, video
+            assert error(computed[: len(expected)], expected) < 1e-3, video
             # What is stored is that, rounded to float16 and nothing else.
             np.testing.assert_array_equal(stored, computed.astype(np.float16))
             assert error(expected[1:], expected[:-1]) > 0.05, "the measure must tell frames apart"
-            all_stored.append(stored)
+            all_stored.append(stored[: len(expected)])
             all_expected.append(expected)
     assert error(np.concatenate(all_stored), np.concatenate(all_expected)) < 1e-3
 
