@@ -10,7 +10,7 @@ from typing import Any
 from adapt.geometry import Geometry
 from extract.errors import ConfigError
 
-METHODS = ("ma2l-td", "source-only")
+METHODS = ("ma2l-td", "infomax", "source-only")
 BANKS = ("auto", "device", "host", "mapped")
 """Where features are while training; see `adapt.bank`."""
 
@@ -160,6 +160,21 @@ class AdaptConfig:
         metadata=_option("Target entropy over the classes: eq. 2 sums.", "sum", "mean")
     )
     entropy_weight: float = field(default=1.0, metadata=_option("Weight of the target entropy."))
+    diversity_weight: float = field(
+        default=0.0,
+        metadata=_option(
+            "Reward for the entropy of the mean target prediction (information maximisation)."
+        ),
+    )
+    statistics: str = field(
+        default="running",
+        metadata=_option(
+            "Batch norm statistics that predict: the running ones of training, or those of the target's "
+            "training videos, taken once training has ended (AdaBN).",
+            "running",
+            "target",
+        ),
+    )
     compute: str = field(
         default="float32",
         metadata=_option(

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adapt.parallel import rank, world
+
 SOURCE, TARGET = 0.0, 1.0
 """Domain labels d, here and nowhere else."""
 
@@ -36,8 +38,17 @@ def reverse(x: Tensor, coefficient: float) -> Tensor:
 
 
 def drop(x: Tensor) -> Tensor:
-    """Dropout. On a CPU `F.dropout` draws one number after the other in one thread, a quarter of a
-    step; here 64 random bits decide four entries.
+    """Dropout of (S, rows, W), the rows those of the source and then those of the target."""
+    if world() == 1:
+        return _drop(x)
+    S, rows, W = x.shape
+    whole = x.new_ones(S, 2, world(), rows // 2, W)  # the batch of all processes: one mask for all
+    return x * _drop(whole)[:, :, rank()].reshape(x.shape)
+
+
+def _drop(x: Tensor) -> Tensor:
+    """On a CPU `F.dropout` draws one number after the other in one thread, a quarter of a step; here
+    64 random bits decide four entries.
     """
     if x.device.type != "cpu":
         return F.dropout(x, DROPOUT)

@@ -11,6 +11,8 @@ import h5py
 import numpy as np
 import torch
 
+from adapt import parallel
+
 
 def environment() -> dict[str, Any]:
     """Versions, machine and command, for a run's environment.json."""
@@ -23,5 +25,6 @@ def environment() -> dict[str, Any]:
         "numpy": np.__version__,
         "h5py": h5py.__version__,
         "threads": torch.get_num_threads(),
+        "processes": parallel.world(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adapt.bank import Bank, sample
 from adapt.config import AdaptConfig
@@ -45,6 +45,30 @@ def predict(model: VideoClassifier, bank: Bank, config: AdaptConfig) -> Tensor:
         ]
         logits.append(torch.stack(draws).mean(dim=0).cpu())
     return torch.cat(logits)
+
+
+@torch.no_grad()
+def take_statistics(model: VideoClassifier, bank: Bank, frames: int) -> None:
+    """Replace the batch norms' statistics by those of these videos at segment centres, without labels.
+
+    Layer after layer, each fed with what the layers before it give with their new statistics (AdaBN, Li
+    et al. 2017). In place.
+    """
+    model.eval()
+    for norm in [m for m in model.modules() if isinstance(m, nn.BatchNorm1d)]:
+        seen: list[Tensor] = []
+        handle = norm.register_forward_pre_hook(lambda _, x, seen=seen: seen.append(x[0]))
+        sums = []
+        for videos_B in torch.arange(len(bank)).split(_BATCH):
+            model(bank.gather(videos_B, sample(bank, videos_B, frames, None)))
+            x = seen.pop().double()
+            sums.append(torch.stack([x.sum(0), x.square().sum(0)]))
+        handle.remove()
+        count = len(bank) * frames
+        mean_C, square_C = torch.stack(sums).sum(0) / count
+        assert norm.running_mean is not None and norm.running_var is not None
+        norm.running_mean.copy_(mean_C)
+        norm.running_var.copy_((square_C - mean_C.square()) * (count / (count - 1)))
 
 
 def accuracy(predicted_V: Tensor, labels_V: Tensor) -> Accuracy:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -10,13 +12,13 @@ from typing import Any
 
 import torch
 
+from adapt import parallel
 from adapt.bank import choose_bank, load_bank, needed_bytes
 from adapt.compute import keep_freed_memory
 from adapt.config import AdaptConfig
 from adapt.data import labels_of
-from adapt.evaluate import Accuracy, accuracy, predict
+from adapt.evaluate import Accuracy, accuracy, predict, take_statistics
 from adapt.inputs import Loaded, Places, class_names, videos_of
-from adapt.lock import claimed
 from adapt.runs import RunFolder
 from adapt.train import State, train
 from extract.errors import RunError, StoreError
@@ -44,36 +46,47 @@ def adapt(
     Raises:
         Ma2lError: the folder holds another run or is in use, or training cannot go on.
     """
-    with claimed(run.path):
-        return _adapt(config, loaded, run, resume, checkpoint_every, on_epoch)
-
-
-def _adapt(
-    config: AdaptConfig,
-    loaded: Loaded,
-    run: RunFolder,
-    resume: bool,
-    checkpoint_every: int,
-    on_epoch: Callable[[int, dict[str, Any]], None],
-) -> Accuracy:
     begin = time.monotonic()
+    parallel.share(slice(0, config.batch_size))
+    with contextlib.ExitStack() as held:
+        kept, finished = parallel.from_first(lambda: _begin(held, config, loaded, run, resume))
+        if finished:
+            log.info("%s is finished already.", run.path)
+            return Accuracy(**parallel.from_first(lambda: dataclasses.asdict(run.result())))
+        keep_freed_memory()
+        state = State(config, loaded.data)
+        if kept is not None:
+            state.load_state_dict(kept)
+            log.info("Going on after epoch %d of %d.", state.epoch, config.epochs)
+
+        def each_epoch(metrics: dict[str, Any]) -> None:
+            if parallel.rank() > 0:
+                return
+            run.log(metrics)
+            if checkpoint_every and state.epoch % checkpoint_every == 0:
+                run.keep(state.state_dict())
+            on_epoch(state.epoch, metrics)
+
+        train(config, loaded.data, state, each_epoch)
+        result = parallel.from_first(lambda: _finish(config, loaded, run, state, begin))
+    return Accuracy(**result)
+
+
+def _begin(
+    held: contextlib.ExitStack, config: AdaptConfig, loaded: Loaded, run: RunFolder, resume: bool
+) -> tuple[dict[str, Any] | None, bool]:
+    """What to go on from, and whether nothing is left to do."""
+    held.enter_context(run.claimed())
     kept = run.begin(config, loaded.inputs, resume=resume)
-    if run.is_finished():
-        log.info("%s is finished already.", run.path)
-        return run.result()
-    keep_freed_memory()
-    state = State(config, loaded.data)
-    if kept is not None:
-        state.load_state_dict(kept)
-        log.info("Going on after epoch %d of %d.", state.epoch, config.epochs)
+    return kept, run.is_finished()
 
-    def each_epoch(metrics: dict[str, Any]) -> None:
-        run.log(metrics)
-        if checkpoint_every and state.epoch % checkpoint_every == 0:
-            run.keep(state.state_dict())
-        on_epoch(state.epoch, metrics)
 
-    train(config, loaded.data, state, each_epoch)
+def _finish(
+    config: AdaptConfig, loaded: Loaded, run: RunFolder, state: State, begin: float
+) -> dict[str, Any]:
+    """Evaluate and write what a finished run leaves; returns the fields of its accuracy."""
+    if config.statistics == "target":
+        take_statistics(state.model, loaded.data.target, config.frames)
     classes = loaded.data.classes
     run.save_model(state.model, loaded.data.source.width, classes)
     logits_VN = predict(state.model, loaded.held_out_bank, config)
@@ -85,7 +98,7 @@ def _adapt(
         classes=classes,
         seconds=time.monotonic() - begin,
     )
-    return result
+    return dataclasses.asdict(result)
 
 
 def evaluate(

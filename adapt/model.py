@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from adapt.parallel import BatchNorm, Dropout
+
 
 class VideoClassifier(nn.Module):
     """Task-driven extractor and classifier (sec. 3.1); prediction uses nothing else.
@@ -20,11 +22,11 @@ class VideoClassifier(nn.Module):
         super().__init__()
         self.encoder = nn.Sequential(
             nn.Linear(backbone_width, width),
-            nn.BatchNorm1d(width),
+            BatchNorm(width),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(width, width),
-            nn.BatchNorm1d(width),
+            BatchNorm(width),
             nn.ReLU(),
         )
         self.classifier = nn.Linear(width, classes)

@@ -15,7 +15,8 @@ import dataclasses
 import json
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from adapt.environment import environment
 from adapt.evaluate import Accuracy
 from adapt.model import VideoClassifier
 from extract.errors import ConfigError, RunError
-from extract.files import replacing, write_text
+from extract.files import folder_lock, replacing, write_text
 from extract.manifest import Video
 from extract.store import config_differences
 
@@ -58,6 +59,22 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder, and keep other processes out of it until `with` is left.
+
+        Raises:
+            RunError: another process is in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with folder_lock(self.path, wait=False) as mine:
+            if not mine:
+                raise RunError(
+                    f"Another process is training in {self.path}. Let it finish, or stop it and go on "
+                    "with --resume, or give another --run."
+                )
+            yield
 
     def begin(
         self, config: AdaptConfig, inputs: Inputs, *, resume: bool = False

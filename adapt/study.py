@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapt import parallel
 from adapt.config import AdaptConfig
 from adapt.evaluate import Accuracy
 from adapt.experiment import adapt
@@ -89,7 +90,8 @@ def adapt_seeds(
             )
         )
     summary = Seeds(seeds=seeds, results=results)
-    write_text(folder / "seeds.json", json.dumps(summary.as_json(), indent=1) + "\n")
+    if parallel.rank() == 0:
+        write_text(folder / "seeds.json", json.dumps(summary.as_json(), indent=1) + "\n")
     return summary
 
 
@@ -204,7 +206,8 @@ def run_study(
             )
         results.append(done[changed])
     text = table(config.benchmark, (config.source, config.target), rows, results)
-    write_text(folder / "table.md", text)
+    if parallel.rank() == 0:
+        write_text(folder / "table.md", text)
     return text
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapt import methods
+from adapt import methods, parallel
 from adapt.bank import Bank, sample
 from adapt.compute import autocast
 from adapt.config import AdaptConfig
@@ -48,12 +48,12 @@ class State:
             data.source.width, config.width, len(data.classes), config.dropout
         ).to(data.device)
         self.branch: nn.Module | None = methods.find(config.method).branch(config)
-        parameters = list(self.model.parameters())
         if self.branch is not None:
             self.branch.to(data.device).train()
-            parameters += [p for p in self.branch.parameters() if p.requires_grad]
+        self.losses = parallel.wrapped(_Losses(config, self.model, self.branch))
+        """The method's losses as one module, which processes that train together share."""
         self.optimiser = torch.optim.Adam(
-            parameters,
+            [p for p in self.losses.parameters() if p.requires_grad],
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             fused=data.device.type in ("cpu", "cuda"),
@@ -77,7 +77,7 @@ class State:
             "source_frames": self.source_frames.get_state(),
             "target_frames": self.target_frames.get_state(),
             "dropout": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -88,8 +88,8 @@ class State:
         self.source_frames.set_state(state["source_frames"])
         self.target_frames.set_state(state["target_frames"])
         torch.set_rng_state(state["dropout"])
-        if state["cuda"]:
-            torch.cuda.set_rng_state_all(state["cuda"])
+        if state["cuda"] is not None:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
 
     def _parts(self) -> dict[str, Any]:
         parts = {
@@ -100,6 +100,19 @@ class State:
             "target": self.target,
         }
         return {name: part for name, part in parts.items() if part is not None}
+
+
+class _Losses(nn.Module):
+    def __init__(self, config: AdaptConfig, model: VideoClassifier, branch: nn.Module | None):
+        super().__init__()
+        self.config, self.model, self.branch = config, model, branch
+
+    def forward(
+        self, source: SourceBatch, target: TargetBatch, coefficient: float
+    ) -> methods.Losses:
+        return methods.find(self.config.method).losses(
+            self.model, self.branch, source, target, self.config, coefficient
+        )
 
 
 def train(
@@ -149,11 +162,13 @@ def step(
     target: TargetBatch,
     coefficient: float,
 ) -> Mapping[str, Tensor]:
-    """One step of the optimiser; returns the losses, which stay on the device."""
+    """One step of the optimiser; returns the losses, which stay on the device.
+
+    Args:
+        source, target: this process's share of the batch.
+    """
     with autocast(config.compute, state.device):
-        losses = methods.find(config.method).losses(
-            state.model, state.branch, source, target, config, coefficient
-        )
+        losses = state.losses(source, target, coefficient)
     state.optimiser.zero_grad(set_to_none=True)
     losses.total.backward()
     state.optimiser.step()
@@ -176,7 +191,7 @@ def _epoch(
     watch = _Watch()
     state.model.train()
     for begin in range(0, steps * size, size):
-        part = slice(begin, begin + size)
+        part = parallel.share(slice(begin, begin + size))
         source = SourceBatch(data.source.gather(source_V[part], source_frames[part]), labels[part])
         target = TargetBatch(data.target.gather(target_V[part], target_frames[part]))
         watch.add(step(config, state, source, target, coefficient))
@@ -207,12 +222,14 @@ class _Watch:
             self._first_bad[name] = torch.minimum(self._first_bad.get(name, never), bad)
 
     def means(self, epoch: int) -> dict[str, float]:
-        first = {name: float(step) for name, step in self._first_bad.items()}
+        first = {name: float(parallel.smallest(step)) for name, step in self._first_bad.items()}
         name = min(first, key=lambda name: first[name])
         if math.isfinite(first[name]):
             where = f"The {name} loss is not finite at step {first[name]:.0f} of {self.steps} in"
             raise RunError(_not_finite(where, epoch))
-        return {name: float(value) / self.steps for name, value in self._sums.items()}
+        return {
+            name: float(parallel.averaged(value)) / self.steps for name, value in self._sums.items()
+        }
 
 
 def _not_finite(where: str, epoch: int) -> str:

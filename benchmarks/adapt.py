@@ -98,7 +98,7 @@ def loop_state(config: AdaptConfig, data: TrainingData, ours: State) -> State:
     state.model.load_state_dict(ours.model.state_dict())
     assert ours.branch is not None
     branch = LoopBranch(config, ours.branch).to(data.device)
-    state.branch = branch.train()
+    state.branch = state.losses.branch = branch.train()
     state.optimiser = torch.optim.Adam(
         [*state.model.parameters(), *branch.parameters()], lr=config.learning_rate
     )

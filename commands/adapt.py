@@ -2,70 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import logging
+import os
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from adapt.config import AdaptConfig
-from commands.options import (
-    ALLOW_MISSING,
-    BANK,
-    CHECKPOINT_EVERY,
-    DEVICE,
-    FEATURES,
-    MANIFESTS,
-    RESUME,
-    STORE,
-    options_of,
-)
+from commands.options import DEVICE, RunOptions, options_of, run_options
 from commands.progress import AdaptProgress
 from extract import manifest as manifests
 from extract.errors import ConfigError, RunError
+from extract.plan import place_of
 
 if TYPE_CHECKING:
     from adapt.evaluate import Accuracy
+    from adapt.inputs import Loaded
     from adapt.study import Seeds
 
 
 @click.command("adapt")
-@FEATURES
-@MANIFESTS
-@STORE
-@ALLOW_MISSING
-@click.option(
-    "--run",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of this run.",
-    show_default="runs/<source>-<target>/<method>-<time>",
-)
-@DEVICE
-@BANK
-@RESUME
-@CHECKPOINT_EVERY
+@run_options
 @click.option(
     "--seeds",
     help="Several runs, e.g. 0,1,2,3,4, in folders below --run; the features are loaded once.",
 )
 @options_of(AdaptConfig)
-def adapt_command(
-    features: Path,
-    root: Path,
-    store: str | None,
-    allow_missing: bool,
-    run: Path | None,
-    device: str,
-    bank: str,
-    resume: bool,
-    checkpoint_every: int,
-    seeds: str | None,
-    **given: Any,
-) -> None:
+def adapt_command(options: RunOptions, seeds: str | None, **given: Any) -> None:
     """Train on the labelled source and the unlabelled target, and test on the target's evaluation split.
 
     Works from cached features alone. Prints overall and class-mean accuracy after the last epoch; no
-    target label is used before that.
+    target label is used before that. Under torchrun the processes share every batch.
 
     \b
     Example:
@@ -76,41 +49,87 @@ def adapt_command(
     if seeds is not None and given["seed"] is not None:
         raise ConfigError("Give either --seed or --seeds.")
     several = None if seeds is None else _parse_seeds(seeds)
-    config = _make_config(root, given)
-    suffix = f"seed{config.seed}" if several is None else "seeds"
-    folder = _run_folder(run, resume, config, suffix)
-    from adapt.compute import resolve
-    from adapt.experiment import adapt
-    from adapt.inputs import Places, load
-    from adapt.runs import RunFolder
-    from adapt.study import adapt_seeds
-    from extract.device import pick_device
+    config = _make_config(options.root, given)
+    folder = _run_folder(options, config, f"seed{config.seed}" if several is None else "seeds")
+    runs = [folder] if several is None else [folder / f"seed{seed}" for seed in several]
+    with _ready(options, config, folder, runs) as ready:
+        from adapt.experiment import adapt
+        from adapt.runs import RunFolder
+        from adapt.study import adapt_seeds
 
-    where = pick_device(device)
-    config = resolve(config, where, folder)
-    places = Places(
-        features=features, manifests=root, store=store, allow_missing=allow_missing, bank=bank
-    )
-    if not resume:  # before anything large is loaded
-        for below in [""] if several is None else [f"seed{seed}" for seed in several]:
-            RunFolder(folder / below).refuse_used()
-    loaded = load(config, places, where)
-    keeping: Any = {"resume": resume, "checkpoint_every": checkpoint_every}
-    with AdaptProgress(config, runs=len(several or [0])) as progress:
         if several is None:
             result = adapt(
-                config,
-                loaded,
+                ready.config,
+                ready.loaded,
                 RunFolder(folder),
-                **keeping,
-                on_epoch=lambda epoch, metrics: progress(config, epoch, metrics),
+                **ready.keeping,
+                on_epoch=lambda epoch, metrics: ready.progress(ready.config, epoch, metrics),
             )
         else:
-            summary = adapt_seeds(config, loaded, folder, several, **keeping, on_epoch=progress)
+            summary = adapt_seeds(
+                ready.config,
+                ready.loaded,
+                folder,
+                several,
+                **ready.keeping,
+                on_epoch=ready.progress,
+            )
+    if not ready.first:
+        return
     if several is None:
-        _say_accuracy(config, result, folder)
+        _say_accuracy(ready.config, result, folder)
     else:
-        _say_seeds(config, summary, folder)
+        _say_seeds(ready.config, summary, folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ready:
+    """What training needs once everything that can be refused was accepted."""
+
+    config: AdaptConfig
+    loaded: Loaded
+    keeping: dict[str, Any]
+    progress: AdaptProgress
+    first: bool
+    """Whether this process speaks and writes."""
+
+
+@contextlib.contextmanager
+def _ready(
+    options: RunOptions, config: AdaptConfig, folder: Path, runs: Sequence[Path]
+) -> Iterator[_Ready]:
+    """Join the processes, look at the folders, load the features."""
+    from adapt import parallel
+    from adapt.compute import resolve
+    from adapt.inputs import Places, load
+    from adapt.runs import RunFolder
+    from extract.device import pick_device
+
+    def check() -> dict[str, Any]:
+        if not options.resume:  # before anything large is loaded
+            for run in runs:
+                RunFolder(run).refuse_used()
+        return dataclasses.asdict(resolve(config, where, folder))
+
+    where = pick_device(options.device, place_of(os.environ).local_rank)
+    places = Places(
+        features=options.features,
+        manifests=options.root,
+        store=options.store,
+        allow_missing=options.allow_missing,
+        bank=options.bank,
+    )
+    with parallel.group(os.environ, where):
+        first = parallel.rank() == 0
+        if not first:
+            logging.getLogger().setLevel(logging.ERROR)
+        config = AdaptConfig(**parallel.from_first(check))
+        loaded = load(config, places, where)
+        with AdaptProgress(config, runs=len(runs)) as progress:
+            keeping = {"resume": options.resume, "checkpoint_every": options.checkpoint_every}
+            yield _Ready(
+                config=config, loaded=loaded, keeping=keeping, progress=progress, first=first
+            )
 
 
 def _make_config(root: Path, given: dict[str, Any]) -> AdaptConfig:
@@ -121,10 +140,10 @@ def _make_config(root: Path, given: dict[str, Any]) -> AdaptConfig:
     return AdaptConfig.make(benchmark=benchmark, preset=preset, given=given)
 
 
-def _run_folder(run: Path | None, resume: bool, config: AdaptConfig, suffix: str) -> Path:
-    if run is not None:
-        return run
-    if resume:
+def _run_folder(options: RunOptions, config: AdaptConfig, suffix: str) -> Path:
+    if options.run is not None:
+        return options.run
+    if options.resume:
         raise ConfigError("--resume needs --run, the folder of the run to go on with.")
     name = config.method if config.method == "source-only" else f"{config.method}-{config.preset}"
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -194,20 +213,7 @@ def _say_seeds(config: AdaptConfig, summary: Seeds, folder: Path) -> None:
 
 
 @click.command("ablate")
-@FEATURES
-@MANIFESTS
-@STORE
-@ALLOW_MISSING
-@click.option(
-    "--run",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the runs and the table.",
-    show_default="runs/<source>-<target>/<method>-<study>-<time>",
-)
-@DEVICE
-@BANK
-@RESUME
-@CHECKPOINT_EVERY
+@run_options
 @click.option("--seeds", default="0,1,2", show_default=True, help="One run of every row per seed.")
 @click.option(
     "--sweep",
@@ -215,20 +221,7 @@ def _say_seeds(config: AdaptConfig, summary: Seeds, folder: Path) -> None:
     help="The sweep of table 5 instead of the ablations of table 4.",
 )
 @options_of(AdaptConfig, leave_out=("seed", "method"))
-def ablate_command(
-    features: Path,
-    root: Path,
-    store: str | None,
-    allow_missing: bool,
-    run: Path | None,
-    device: str,
-    bank: str,
-    resume: bool,
-    checkpoint_every: int,
-    seeds: str,
-    sweep: str | None,
-    **given: Any,
-) -> None:
+def ablate_command(options: RunOptions, seeds: str, sweep: str | None, **given: Any) -> None:
     """Train the paper's ablations, or its sweep over kernel and levels, and write the table.
 
     Every row is the method with one thing changed, over several seeds, beside the paper's figure, which
@@ -242,33 +235,25 @@ def ablate_command(
     several = _parse_seeds(seeds)
     if sweep and any(given[name] is not None for name in ("kernel", "levels", "frames")):
         raise ConfigError("--sweep kernel,levels sets --kernel, --levels and --frames itself.")
-    config = _make_config(root, given)
-    folder = _run_folder(run, resume, config, "sweep" if sweep else "ablations")
-    from adapt.compute import resolve
-    from adapt.inputs import Places, load
+    config = _make_config(options.root, given)
+    folder = _run_folder(options, config, "sweep" if sweep else "ablations")
     from adapt.study import STUDIES, run_study
-    from extract.device import pick_device
 
-    where = pick_device(device)
-    config = resolve(config, where, folder)
-    places = Places(
-        features=features, manifests=root, store=store, allow_missing=allow_missing, bank=bank
-    )
     rows = STUDIES[sweep or "ablations"]
-    loaded = load(config, places, where)
-    with AdaptProgress(config, runs=len(several) * len(rows)) as progress:
+    runs = [folder / row.folder / f"seed{seed}" for row in rows for seed in several]
+    with _ready(options, config, folder, runs) as ready:
         text = run_study(
-            config,
+            ready.config,
             rows,
-            loaded,
+            ready.loaded,
             folder,
             several,
-            resume=resume,
-            checkpoint_every=checkpoint_every,
-            on_epoch=progress,
+            **ready.keeping,
+            on_epoch=ready.progress,
         )
-    click.echo(text)
-    click.echo(f"Written to {folder / 'table.md'}, the runs beside it.")
+    if ready.first:
+        click.echo(text)
+        click.echo(f"Written to {folder / 'table.md'}, the runs beside it.")
 
 
 def _method(config: AdaptConfig) -> str:

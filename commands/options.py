@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,29 +95,70 @@ INPUT = click.option(
 )
 
 
-STORE = click.option(
-    "--store", help="Which features, where several fit: a store's folder name or its beginning."
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What every command that trains is told beside its config."""
+
+    features: Path
+    root: Path
+    store: str | None
+    allow_missing: bool
+    run: Path | None
+    device: str
+    bank: str
+    resume: bool
+    checkpoint_every: int
+
+
+_RUN_OPTIONS = (
+    FEATURES,
+    MANIFESTS,
+    click.option(
+        "--store", help="Which features, where several fit: a store's folder name or its beginning."
+    ),
+    click.option(
+        "--allow-missing", is_flag=True, help="Go on without listed videos that have no features."
+    ),
+    click.option(
+        "--run",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Folder of what is trained.",
+        show_default="runs/<source>-<target>/<method>-<seed, seeds or study>-<time>",
+    ),
+    DEVICE,
+    click.option(
+        "--bank",
+        type=click.Choice(BANKS),
+        default="auto",
+        show_default=True,
+        help="Where features are while training: device, host memory, or mapped files; auto: by size.",
+    ),
+    click.option(
+        "--resume",
+        is_flag=True,
+        help="Go on with what is in --run where it was stopped, if it was.",
+    ),
+    click.option(
+        "--checkpoint-every",
+        type=click.IntRange(min=0),
+        default=25,
+        show_default=True,
+        help="Epochs between checkpoints for --resume; 0: none.",
+    ),
 )
-ALLOW_MISSING = click.option(
-    "--allow-missing", is_flag=True, help="Go on without listed videos that have no features."
-)
-BANK = click.option(
-    "--bank",
-    type=click.Choice(BANKS),
-    default="auto",
-    show_default=True,
-    help="Where features are while training: device, host memory, or mapped files; auto: by size.",
-)
-RESUME = click.option(
-    "--resume", is_flag=True, help="Go on with what is in --run where it was stopped, if it was."
-)
-CHECKPOINT_EVERY = click.option(
-    "--checkpoint-every",
-    type=click.IntRange(min=0),
-    default=25,
-    show_default=True,
-    help="Epochs between checkpoints for --resume; 0: none.",
-)
+
+
+def run_options(command: Command) -> Command:
+    """The options of `RunOptions`, which the command gets as its first argument."""
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> Any:
+        names = [f.name for f in dataclasses.fields(RunOptions)]
+        return command(RunOptions(**{name: given.pop(name) for name in names}), **given)
+
+    for option in reversed(_RUN_OPTIONS):
+        with_options = option(with_options)
+    return with_options
 
 
 def video_folders(dataset: str, videos: tuple[Path, ...]) -> tuple[Path, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections import defaultdict
@@ -11,6 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from extract.errors import ManifestError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no two processes are kept apart there
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset((
@@ -36,6 +44,35 @@ def replacing(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def lock(descriptor: int, *, wait: bool) -> bool:
+    """Whether nobody else holds the lock on this open file or folder; a killed process lets go of it.
+
+    Where a system has no locks the answer is yes, and the log says so.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        log.info("This file system has no locks (%s): start one process per folder.", error)
+    return True
+
+
+@contextmanager
+def folder_lock(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Lock a folder itself, so that nothing is left behind; yields what `lock` says."""
+    if os.name == "nt":  # a folder cannot be opened there
+        yield True
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield lock(descriptor, wait=wait)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from extract.errors import StoreError
-from extract.files import sha256_of, sync_folder, write_text
+from extract.files import folder_lock, lock, sha256_of, sync_folder, write_text
 from extract.store import (
     FAILURES,
     FORMAT,
@@ -39,11 +39,6 @@ from extract.store import (
     record_of,
     shards_in,
 )
-
-try:
-    import fcntl
-except ImportError:  # Windows: no two processes are kept apart there
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 _PER_VIDEO, _PER_SHARD = 4096, 1 << 16
@@ -262,7 +257,7 @@ def claiming(path: Path) -> Iterator[Path]:
     with explained(path):
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        mine = _lock(descriptor, wait=False)
+        mine = lock(descriptor, wait=False)
         mine = (
             mine
             and temporary.exists()
@@ -319,7 +314,7 @@ class StoreIndex:
             failures: what this process knows of videos that it did not store. Of other videos, what the
                 last index said stays, or they are pending.
         """
-        with _folder_lock(self.folder):
+        with folder_lock(self.folder, wait=True):
             for name in (INDEX, VIDEOS, FAILURES, SUMS):  # of a writer that was killed
                 for left in self.folder.glob(f".{name}.*.partial"):
                     left.unlink(missing_ok=True)
@@ -365,32 +360,6 @@ def _known_failures(folder: Path) -> dict[str, VideoRecord]:
         return {record.video: record for record in read_records(folder / FAILURES)}
     except StoreError:  # none yet, or damaged: those videos are tried again
         return {}
-
-
-@contextmanager
-def _folder_lock(folder: Path) -> Iterator[None]:
-    if os.name == "nt":
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        _lock(descriptor, wait=True)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, *, wait: bool) -> bool:
-    """Whether nobody else holds the lock; true as well where there are no locks."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        log.info("This file system has no locks (%s): start one extraction per folder.", error)
-    return True
 
 
 @contextmanager

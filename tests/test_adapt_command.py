@@ -21,7 +21,8 @@ OPTIONS = """
 features manifests store allow-missing run device bank resume checkpoint-every seeds
 source target benchmark method preset seed epochs batch-size kernel levels frames width dropout
 discriminator-width discriminators adversarial-levels first-level reversal aggregation level-weights
-slot-reduction bound adversarial-weight entropy-reduction entropy-weight compute
+slot-reduction bound adversarial-weight entropy-reduction entropy-weight diversity-weight
+statistics compute
 learning-rate rate-decay weight-decay draws eval-draws source-sampling
 """
 
@@ -230,3 +231,18 @@ def test_damaged_features_are_found(cli, problem: Path) -> None:
     assert result.exit_code == 1
     assert "the features of left_0_11 were damaged after they were written" in result.output
     assert not (problem / "run").exists()
+
+
+def test_statistics_of_the_target_change_prediction_and_nothing_of_training(
+    cli, problem: Path
+) -> None:
+    for name, statistics in (("a", "running"), ("b", "target")):
+        arguments = toy_arguments(problem, name, "--method", "infomax", "--statistics", statistics)
+        assert cli(*arguments).exit_code == 0
+        result = cli("evaluate", problem / name)
+        assert result.exit_code == 0 and "the same as the run recorded" in result.output
+    models = [
+        torch.load(problem / name / "checkpoint.pt", weights_only=True)["model"] for name in "ab"
+    ]
+    changed = {key for key, value in models[0].items() if not torch.equal(value, models[1][key])}
+    assert changed == {f"encoder.{n}.running_{s}" for n in (1, 5) for s in ("mean", "var")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections import Counter
 from typing import Any
 
@@ -16,7 +17,8 @@ from adapt import methods, pyramid
 from adapt.bank import FeatureBank
 from adapt.config import METHODS, AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
-from adapt.losses import source_loss, target_entropy
+from adapt.evaluate import take_statistics
+from adapt.losses import diversity, source_loss, target_entropy
 from adapt.model import VideoClassifier
 from adapt.train import State, TrainingData
 
@@ -223,3 +225,51 @@ def test_what_a_pass_over_the_source_takes(sampling: str, per_class: dict[int, i
             assert max(times) <= -(-wanted // SIZES[label])
         taken.update(videos)
     assert set(taken) == set(range(len(labels))) and len(orders) > 1
+
+
+@pytest.mark.parametrize("method", ["ma2l-td", "infomax"])
+def test_information_maximisation_rewards_diverse_predictions(method: str) -> None:
+    """The total falls by the entropy of the mean prediction; batch norm sees each domain alone."""
+    given = {"method": method, "entropy_weight": 0.7}
+    with_weight = make_config("paper", **given, diversity_weight=0.3)
+    model, branch, source, target = make_step(with_weight)
+    losses = losses_of(with_weight, model, branch, source, target)
+    without = losses_of(make_config("paper", **given), model, branch, source, target)
+    probabilities = [
+        [math.exp(z) / sum(math.exp(other) for other in row) for z in row]
+        for row in model(target.features_BTD).tolist()
+    ]
+    mean = [sum(column) / len(column) for column in zip(*probabilities)]
+    expected = -sum(p * math.log(p) for p in mean)
+    assert losses.parts["diversity"].item() == pytest.approx(expected)
+    assert (without.total - losses.total).item() == pytest.approx(0.3 * expected)
+    assert expected < math.log(3)
+
+
+def test_a_sure_prediction_of_one_class_is_not_diverse() -> None:
+    sure = torch.tensor([[200.0, 0.0, 0.0]]).repeat(4, 1).requires_grad_()
+    assert diversity(sure).item() == 0
+    diversity(sure).backward()
+    assert sure.grad is not None and sure.grad.isfinite().all()
+    assert diversity(50 * torch.eye(3)).item() == pytest.approx(math.log(3))
+
+
+def test_statistics_of_the_target_are_taken_layer_by_layer() -> None:
+    config = make_config("paper")
+    torch.manual_seed(0)
+    model = VideoClassifier(10, config.width, 3, 0.5)
+    features = [
+        (3 + 2 * np.random.default_rng(v).normal(size=(9 + v, 10))).astype(np.float16)
+        for v in range(300)  # more than one batch
+    ]
+    take_statistics(model, FeatureBank(features, torch.device("cpu")), 4)
+    picked = [f[[(2 * i + 1) * len(f) // 8 for i in range(4)]] for f in features]
+    rows = np.concatenate(picked).astype(np.float64)
+    layers = [m for m in model.encoder if not isinstance(m, nn.Dropout)]
+    for linear, norm in ((layers[0], layers[1]), (layers[3], layers[4])):
+        weight, bias = (p.detach().double().numpy() for p in (linear.weight, linear.bias))
+        rows = rows @ weight.T + bias
+        np.testing.assert_allclose(norm.running_mean, rows.mean(0), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(norm.running_var, rows.var(0, ddof=1), rtol=1e-4)
+        rows = np.maximum(0, (rows - rows.mean(0)) / np.sqrt(rows.var(0, ddof=1) + norm.eps))
+    assert not model.training

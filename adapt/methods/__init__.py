@@ -40,7 +40,11 @@ class Method(Protocol):
 
 def find(name: str) -> Method:
     """The method of that name (`adapt.config.METHODS` lists them)."""
-    from adapt.methods import ma2l_td, source_only
+    from adapt.methods import infomax, ma2l_td, source_only
 
-    methods: dict[str, Method] = {"ma2l-td": ma2l_td, "source-only": source_only}
+    methods: dict[str, Method] = {
+        "ma2l-td": ma2l_td,
+        "infomax": infomax,
+        "source-only": source_only,
+    }
     return methods[name]

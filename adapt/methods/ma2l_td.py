@@ -8,7 +8,7 @@ from torch import nn
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
 from adapt.discriminators import SOURCE, TARGET
-from adapt.losses import source_loss, target_entropy
+from adapt.losses import diversity, source_loss, target_entropy
 from adapt.methods import Losses
 from adapt.model import VideoClassifier
 from adapt.pyramid import AdaptationBranch, PyramidLosses
@@ -39,14 +39,18 @@ def losses(
         ]
     )
     pyramid: PyramidLosses = branch(torch.cat([source_BTC, target_BTC]), domains_B, coefficient)
+    target_BN = model.classify(target_BTC)
     parts = {
         "source": source_loss(model.classify(source_BTC), source.labels_B),
-        "entropy": target_entropy(model.classify(target_BTC), config.entropy_reduction),
+        "entropy": target_entropy(target_BN, config.entropy_reduction),
         "adversarial": pyramid.adversarial,
     }
     total = (
         parts["source"] + config.entropy_weight * parts["entropy"] + parts["adversarial"]
     )  # eq. 9
+    if config.diversity_weight:
+        parts["diversity"] = diversity(target_BN)
+        total = total - config.diversity_weight * parts["diversity"]
     if pyramid.level_attention is not None:
         parts["level_attention"] = pyramid.level_attention
         total = total + pyramid.level_attention  # eq. 6 trains G^m; its input is detached

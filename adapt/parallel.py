@@ -1,0 +1,187 @@
+"""One run on several processes (DistributedDataParallel under torchrun), equal to one process.
+
+Every process draws the same batches from the same generators and computes its share of each. Batch norm
+takes its statistics over the whole batch, and dropout its share of the whole batch's mask, so the numbers are
+those of one process but for the order in which floats are added. Only the first process writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from extract.errors import ConfigError, Ma2lError, RunError
+
+log = logging.getLogger(__name__)
+
+
+def rank() -> int:
+    """This process's number, 0 where there is only one."""
+    return dist.get_rank() if _together() else 0
+
+
+def world() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if _together() else 1
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+@contextlib.contextmanager
+def group(environment: Mapping[str, str], device: torch.device) -> Iterator[None]:
+    """Join the processes that torchrun started; alone, nothing happens.
+
+    Raises:
+        ConfigError: torchrun's variables are not all there.
+    """
+    if environment.get("WORLD_SIZE", "1") == "1":
+        yield
+        return
+    lacking = [n for n in ("RANK", "MASTER_ADDR", "MASTER_PORT") if n not in environment]
+    if lacking:
+        raise ConfigError(
+            f"WORLD_SIZE is {environment['WORLD_SIZE']} but {', '.join(lacking)} is not set. Start "
+            "several processes with torchrun, or unset WORLD_SIZE."
+        )
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        log.info("Process %d of %d.", rank(), world())
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def from_first(function: Callable[[], Any]) -> Any:
+    """Only the first process calls it; all get its result, tensors, numbers and names.
+
+    Raises:
+        Ma2lError: it did in the first process; the others raise a RunError with the same text.
+    """
+    if world() == 1:
+        return function()
+    failure: Exception | None = None
+    told: dict[str, Any] = {}
+    if rank() == 0:
+        try:
+            told = {"value": function()}
+        except (Ma2lError, OSError) as error:
+            failure, told = error, {"error": str(error)}
+    told = _sent_by_first(told)
+    if failure is not None:
+        raise failure
+    if "error" in told:
+        raise RunError(f"The first process stopped: {told['error']}")
+    return told["value"]
+
+
+def _sent_by_first(value: dict[str, Any]) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    content = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8).to(device)
+    size = torch.tensor([len(content)], device=device)
+    dist.broadcast(size, 0)
+    if rank() > 0:
+        content = torch.empty(int(size), dtype=torch.uint8, device=device)
+    dist.broadcast(content, 0)
+    received: dict[str, Any] = torch.load(
+        io.BytesIO(content.cpu().numpy().tobytes()), map_location="cpu", weights_only=True
+    )
+    return received
+
+
+def share(rows: slice) -> slice:
+    """This process's part of a batch's rows.
+
+    Raises:
+        ConfigError: the processes cannot share them equally.
+    """
+    count, processes = rows.stop - rows.start, world()
+    if count % processes:
+        raise ConfigError(
+            f"{processes} processes cannot share a batch of {count} videos equally. Use "
+            f"--batch-size {math.ceil(count / processes) * processes}."
+        )
+    own = count // processes
+    return slice(rows.start + rank() * own, rows.start + (rank() + 1) * own)
+
+
+def wrapped(module: nn.Module) -> nn.Module:
+    """The module, its gradients averaged over the processes if there are several."""
+    if world() == 1:
+        return module
+    return DistributedDataParallel(module, gradient_as_bucket_view=True)
+
+
+def averaged(x: Tensor) -> Tensor:
+    """Mean over the processes, of the value and of what comes back to it."""
+    return x if world() == 1 else _Sum.apply(x) / world()
+
+
+def smallest(x: Tensor) -> Tensor:
+    """Least value over the processes; no gradient."""
+    if world() > 1:
+        x = x.clone()
+        dist.all_reduce(x, dist.ReduceOp.MIN)
+    return x
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        return _summed(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        return _summed(gradient)
+
+
+def _summed(x: Tensor) -> Tensor:
+    x = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(x)
+    return x
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """`nn.BatchNorm1d` over the whole batch, (rows, C) in every process."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise; in training by the statistics of all processes' rows."""
+        if not self.training or world() == 1:
+            return super().forward(x)
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean_C = averaged(exact.mean(dim=0))
+        variance_C = averaged((exact - mean_C).square().mean(dim=0))
+        rows = len(x) * world()
+        with torch.no_grad():
+            assert self.running_mean is not None and self.running_var is not None
+            assert self.num_batches_tracked is not None and self.momentum is not None
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean_C, self.momentum)
+            self.running_var.lerp_(variance_C * (rows / (rows - 1)), self.momentum)
+        normal = (exact - mean_C) * (variance_C + self.eps).rsqrt()
+        return (normal * self.weight + self.bias).to(x.dtype)
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` of a batch whose rows (first dimension) the processes share."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop; in training this process's share of the whole batch's mask."""
+        if not self.training or world() == 1:
+            return super().forward(x)
+        return x * F.dropout(x.new_ones(world(), *x.shape), self.p)[rank()]

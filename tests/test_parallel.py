@@ -1,0 +1,159 @@
+"""Several processes that train one run: the numbers are those of one process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import REPOSITORY, toy_arguments
+
+from adapt.runs import RunFolder
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+SMALL = {"source": "a", "target": "b", "levels": 3, "width": 6, "discriminator_width": 8}
+CASES = {
+    "paper": {},
+    "released": {"preset": "released", "draws": 1},
+    "shared": {"discriminators": "shared", "aggregation": "mean", "level_weights": "equal"},
+    "source-only": {"method": "source-only"},
+}
+
+
+def run(*command: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=REPOSITORY,
+        env=ENVIRONMENT,
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
+
+
+def steps(path: Path, launcher: Sequence[object], given: dict[str, Any]) -> dict[str, Any]:
+    script = Path(__file__).with_name("parallel_steps.py")
+    process = run(*launcher, script, path, json.dumps(SMALL | given))
+    assert process.returncode == 0, process.stderr
+    loaded: dict[str, Any] = torch.load(path, weights_only=True)
+    return loaded
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["paper", *(pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != "paper")],
+)
+def test_two_processes_take_the_steps_of_one(tmp_path: Path, case: str) -> None:
+    """Losses, gradients, parameters, statistics and random state, dropout on, in float64."""
+    one = steps(tmp_path / "one.pt", [sys.executable], CASES[case])
+    two = steps(tmp_path / "two.pt", [*TORCHRUN, "2"], CASES[case])
+    assert (one["world"], two["world"]) == (1, 2)
+    assert torch.equal(one["random"], two["random"])
+    close = {"rtol": 1e-8, "atol": 1e-12}
+    for a, b in zip(one["losses"], two["losses"], strict=True):
+        assert a == pytest.approx(b, rel=1e-9)
+    assert one["gradients"].keys() == two["gradients"].keys()
+    for name, gradient in one["gradients"].items():
+        torch.testing.assert_close(two["gradients"][name], gradient, **close)
+    still = ("encoder.0.bias", "encoder.4.bias")  # gradients of pure rounding, which Adam scales up
+    for name, parameter in one["parameters"].items():
+        if name not in still:
+            torch.testing.assert_close(two["parameters"][name], parameter, rtol=1e-6, atol=1e-9)
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def same_run(one: Path, two: Path) -> None:
+    assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+    for a, b in zip(metrics(one), metrics(two), strict=True):
+        assert a == pytest.approx(b, rel=2e-3)
+    # float32 sums in another order may move a video that lies on a boundary
+    results = [dataclasses.asdict(RunFolder(folder).result()) for folder in (one, two)]
+    assert results[0]["videos"] == results[1]["videos"]
+    assert abs(results[0]["overall"] - results[1]["overall"]) < 20
+
+
+@pytest.mark.parametrize("preset", ["paper", pytest.param("released", marks=pytest.mark.slow)])
+def test_torchrun_trains_the_run_of_one_process(cli, problem: Path, preset: str) -> None:
+    assert cli(*toy_arguments(problem, "one", "--preset", preset)).exit_code == 0
+    process = run(
+        *TORCHRUN, 2, "--", "cli.py", *toy_arguments(problem, "two", "--preset", preset, "--resume")
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("target evaluation videos") == 1  # only the first process speaks
+    assert len(metrics(problem / "two")) == 3
+    same_run(problem / "one", problem / "two")
+    assert json.loads((problem / "two" / "environment.json").read_text())["processes"] == 2
+
+
+def test_two_processes_go_on_where_one_stopped(cli, problem: Path, monkeypatch) -> None:
+    """A run that was stopped may be resumed on another number of processes."""
+    kept = ("--checkpoint-every", 1)
+    assert cli(*toy_arguments(problem, "whole", *kept)).exit_code == 0
+
+    def stop(self: RunFolder, state: dict[str, Any]) -> None:
+        keep(self, state)
+        if state["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    keep = RunFolder.keep
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "keep", stop)
+        assert cli(*toy_arguments(problem, "resumed", *kept)).exit_code == 130
+    process = run(
+        *TORCHRUN, 2, "--", "cli.py", *toy_arguments(problem, "resumed", *kept, "--resume")
+    )
+    assert process.returncode == 0, process.stderr
+    assert "after epoch 2 of 3" in process.stderr
+    same_run(problem / "whole", problem / "resumed")
+
+
+@pytest.mark.slow
+def test_several_seeds_on_several_processes(problem: Path) -> None:
+    process = run(*TORCHRUN, 2, "--", "cli.py", *toy_arguments(problem, "s", "--seeds", "0,1"))
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("overall: mean") == 1
+    assert json.loads((problem / "s" / "seeds.json").read_text())["seeds"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--batch-size", 7), "cannot share a batch of 7 videos equally. Use --batch-size 8."),
+        (("--run", "."), ". is not empty."),
+    ],
+    ids=["batch", "folder"],
+)
+def test_what_one_process_refuses_ends_all(
+    problem: Path, more: Sequence[object], message: str
+) -> None:
+    process = run(*TORCHRUN, 2, "--", "cli.py", *toy_arguments(problem, "run", *more))
+    assert process.returncode != 0
+    assert message in process.stderr
+    assert not (problem / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_all(problem: Path) -> None:
+    process = run(
+        *TORCHRUN, 2, "--", "cli.py", *toy_arguments(problem, "r", "--learning-rate", "1e30")
+    )
+    assert process.returncode != 0
+    assert "not finite" in process.stderr
+
+
+def test_half_of_torchruns_variables(cli, problem: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = cli(*toy_arguments(problem, "run"))
+    assert result.exit_code == 2
+    assert "RANK, MASTER_ADDR, MASTER_PORT is not set" in result.output
