@@ -62,6 +62,12 @@ class Gap:
         default=0.0,
         metadata={"help": "1: the gap grows from nothing at the first frame; 0: it is constant."},
     )
+    skew: float = field(
+        default=1.0,
+        metadata={
+            "help": "The target's largest class is so many times its smallest; 1: as they are."
+        },
+    )
     gap_seed: int = field(default=1, metadata={"help": "Seed of the gap."})
 
     @property
@@ -72,6 +78,7 @@ class Gap:
             "mix": f"mix {self.mix}",
         }[self.family]
         more = f", drift {self.drift}" * (self.drift > 0) + ", aligned" * (not self.misaligned)
+        more += f", skew {self.skew:g}" * (self.skew > 1)
         return f"{strengths}, background {self.background}{more}, gap seed {self.gap_seed}"
 
 
@@ -84,13 +91,24 @@ class Halves:
     target_eval: np.ndarray
 
 
-def halves(labels: np.ndarray) -> Halves:
-    """Per class, in file order: the later half is source; of the earlier the first third is evaluation."""
+def halves(labels: np.ndarray, skew: float = 1.0, seed: int = 0) -> Halves:
+    """Per class, in file order: the later half is source; of the earlier the first third is evaluation.
+
+    Args:
+        skew: of the target the classes keep shares from 1 down to 1/skew, evenly spaced in their
+            logarithm, in an order of the seed's.
+    """
     source, train, held_out = [], [], []
-    for label in np.unique(labels):
+    classes = np.unique(labels)
+    shares = skew ** -np.linspace(0, 1, len(classes))
+    np.random.default_rng([seed, 1]).shuffle(shares)
+    for label, share in zip(classes, shares):
         members = np.flatnonzero(labels == label)
         target, rest = np.split(members, [len(members) // 2])
-        evaluation, training = np.split(target, [len(target) // 3])
+        evaluation, training = (
+            part[: max(1, round(share * len(part)))]
+            for part in np.split(target, [len(target) // 3])
+        )
         source.append(rest)
         train.append(training)
         held_out.append(evaluation)
@@ -155,7 +173,7 @@ def write_problem(data: Mapping[str, np.ndarray], gap: Gap, places: Places) -> N
         gap: what separates the target from the source.
         places: where to write.
     """
-    parts = halves(data["label"])
+    parts = halves(data["label"], gap.skew, gap.gap_seed)
     target = target_features(
         data["features"], np.concatenate([parts.target_train, parts.target_eval]), gap
     )

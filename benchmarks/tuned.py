@@ -1,0 +1,147 @@
+"""The search for the preset `tuned`: recipes over planted gaps, chosen on some and confirmed on others.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.tuned choose --record choose.jsonl
+    OMP_NUM_THREADS=1 python -m benchmarks.tuned confirm --record confirm.jsonl --seeds 0,1,2,3,4
+
+Every recipe is a line of options of `adapt`. A run that the record has is not repeated, so the command can
+be stopped and given again, and several of them may share a record. No target label chooses anything within a
+run; the labels of the first set of problems choose the recipe, so figures count on the second only.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import numpy as np
+
+from benchmarks.common import Places, adapt_over_seeds, record, working_folder
+from benchmarks.planted_gap import BENCHMARK, QUICK, SOURCE, TARGET, Gap, write_problem
+
+CHOOSE = {
+    "gain": Gap(),
+    "mix": Gap(family="mix", mix=1.5, background=0.5),
+    "drift": Gap(drift=1, background=0.8),
+    "skew": Gap(skew=6, gap_seed=6),
+}
+CONFIRM = {
+    "gain": Gap(gap_seed=11),
+    "mix": Gap(family="mix", mix=1.3, background=0.6, gap_seed=12),
+    "drift": Gap(drift=1, background=0.7, gap_seed=13),
+    "skew": Gap(gain=1.0, shift=1.2, skew=6, gap_seed=14),
+    "mix, skew": Gap(family="mix", mix=1.0, background=0.7, skew=6, gap_seed=15),
+}
+SETS = {"choose": CHOOSE, "confirm": CONFIRM}
+
+SHARED = shlex.join([*QUICK, "--epochs", "15", "--compute", "bfloat16"])
+INFOMAX = "--entropy-reduction sum --entropy-weight 0.1 --diversity-weight 0.1"
+SYSTEMS = {
+    "source-only": f"{SHARED} --method source-only",
+    "source-only, target statistics": f"{SHARED} --method source-only --statistics target",
+    "paper": f"{SHARED} --preset paper",
+    "released, one draw, Adam 3e-4": (
+        f"{SHARED} --preset released --learning-rate 3e-4 --draws 1 --eval-draws 0"
+    ),
+}
+"""What the tuned recipe has to beat."""
+RECIPES = {
+    "infomax": f"{SHARED} --method infomax --rate-decay none {INFOMAX}",
+    "infomax, target statistics": (
+        f"{SHARED} --method infomax --rate-decay none {INFOMAX} --statistics target"
+    ),
+    "paper, target statistics": f"{SHARED} --preset paper --statistics target",
+    "paper, constant rate": f"{SHARED} --preset paper --rate-decay none",
+    "paper, infomax": f"{SHARED} --preset paper --rate-decay none {INFOMAX}",
+}
+"""What was tried for it."""
+
+
+def measured(path: Path) -> dict[tuple[str, str], dict[int, tuple[float, float]]]:
+    """(problem, method) -> seed -> (overall accuracy in percent, seconds)."""
+    found: dict[tuple[str, str], dict[int, tuple[float, float]]] = defaultdict(dict)
+    if path.is_file():
+        for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+            results = (line["overall"][0], line["seconds"][0])
+            found[line["problem"], line["method"]][line["seed"]] = results
+    return found
+
+
+def table(
+    found: Mapping[tuple[str, str], Mapping[int, tuple[float, float]]], problems: Mapping[str, Gap]
+) -> str:
+    """Markdown: mean ± sample deviation over the seeds, a row per method, a column per problem."""
+    lines = [f"| | {' | '.join(problems)} | mean | s per run |", "|---" * (len(problems) + 3) + "|"]
+    for method in dict.fromkeys(method for _, method in found):
+        cells, means, seconds = [], [], []
+        for problem in problems:
+            results = found.get((problem, method), {})
+            values = [overall for overall, _ in results.values()]
+            seconds += [spent for _, spent in results.values()]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.fmean(values):.1f}{spread}" if values else "")
+            means += [statistics.fmean(values)] if values else []
+        whole = f"{statistics.fmean(means):.1f}" if len(means) == len(problems) else ""
+        cells += [whole, f"{statistics.median(seconds):.0f}"]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("which", type=click.Choice(list(SETS)))
+@click.option(
+    "--npz",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    default=Path("../shared/features/ucf14_vgg16.npz"),
+    show_default=True,
+    help="The real features.",
+)
+@click.option("--record", "record_to", type=click.Path(path_type=Path), required=True)
+@click.option("--seeds", default="0,1", show_default=True, help="Training seeds.")
+@click.option("--method", "chosen", multiple=True, help="By name; default: all.")
+@click.option("--recipe", "more", multiple=True, metavar="NAME=OPTIONS", help="One more to try.")
+@click.option("--problem", "only", multiple=True, help="By name; default: all of the set.")
+def main(
+    which: str,
+    npz: Path,
+    record_to: Path,
+    seeds: str,
+    chosen: tuple[str, ...],
+    more: tuple[str, ...],
+    only: tuple[str, ...],
+) -> None:
+    """Train every recipe on every problem of a set, and print the table."""
+    methods = SYSTEMS | RECIPES
+    if chosen or more:
+        methods = {name: methods[name] for name in chosen}
+    methods |= {name: f"{SHARED} {text}" for name, text in (r.split("=", 1) for r in more)}
+    problems = {name: gap for name, gap in SETS[which].items() if not only or name in only}
+    for problem, gap in problems.items():
+        with working_folder(None) as root:
+            places = Places.below(root)
+            for method, options in methods.items():
+                for seed in map(int, seeds.split(",")):
+                    if seed in measured(record_to)[problem, method]:
+                        continue
+                    if not places.features.exists():
+                        with np.load(npz, allow_pickle=False) as data:
+                            write_problem(dict(data), gap, places)
+                    row = adapt_over_seeds(
+                        method,
+                        shlex.split(options),
+                        source=SOURCE,
+                        target=TARGET,
+                        benchmark=BENCHMARK,
+                        seeds=[seed],
+                        places=places,
+                    )
+                    record(record_to, {"problem": problem, "gap": gap.name, "seed": seed}, [row])
+    click.echo("\n" + table(measured(record_to), SETS[which]))
+
+
+if __name__ == "__main__":
+    main()
