@@ -8,9 +8,11 @@ those of one process but for the order in which floats are added. Only the first
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
 import math
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -57,12 +59,22 @@ def group(environment: Mapping[str, str], device: torch.device) -> Iterator[None
         )
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend)
+    log.info("Process %d of %d.", rank(), world())
+    failed = True
     try:
-        log.info("Process %d of %d.", rank(), world())
         yield
+        failed = False
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
-        dist.destroy_process_group()
+        # A DistributedDataParallel that is still alive keeps the group's threads, and they abort the
+        # process at its end.
+        gc.collect()
+        if not failed or backend == "gloo":  # after a failure NCCL would wait for the others
+            dist.destroy_process_group()
 
 
 def from_first(function: Callable[[], Any]) -> Any:

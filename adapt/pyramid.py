@@ -59,7 +59,10 @@ class Aggregator(nn.Module):
 def _product(fields_BSqC: Tensor, convolution: nn.Module) -> Tensor:
     """A Conv1d over receptive fields that are already gathered -> (B, S, C)."""
     assert isinstance(convolution, nn.Conv1d)
-    weight = convolution.weight.transpose(1, 2).flatten(1)  # (out, C, q) -> (out, q C)
+    weight = convolution.weight
+    if weight.shape[2] > 1:  # a transposed gradient of a kernel of 1 makes DDP warn of its strides
+        weight = weight.transpose(1, 2)
+    weight = weight.flatten(1)  # (out, C, q) -> (out, q C)
     return F.linear(fields_BSqC.flatten(2), weight, convolution.bias)
 
 

@@ -169,29 +169,35 @@ def _memory() -> None:
             root = Path(folder) / str(frames)
             root.mkdir()
             write_video(root / "video.mp4", np.concatenate([noise] * (frames // 40)), 25)
-        del noise
-        peaks = {frames: _peak_memory(Path(folder) / str(frames)) for frames in (400, 6400)}
-    text = ", ".join(f"{frames:,} frames: {peak / 1024:,.0f} MB" for frames, peak in peaks.items())
-    click.echo(f"\nPeak memory of the process and of its largest decoder together, {text}")
+            command = [sys.executable, "-c", _PEAK, str(root)]
+            result = subprocess.run(command, check=True, capture_output=True, text=True)
+            click.echo(
+                f"\nPeak memory, {frames:,} frames (process, multiprocessing's tracker, decoder): {result.stdout.strip()}"
+            )
 
 
-def _peak_memory(root: Path) -> int:
-    code = (
-        "import resource, sys, tempfile\n"
-        "from pathlib import Path\n"
-        "from extract.config import ExtractConfig\n"
-        "from extract.run import extract\n"
-        "if __name__ == '__main__':\n"
-        "    options = ExtractConfig(backbone='mobilenet_v3_small', weights='random:0', workers=1)\n"
-        "    with tempfile.TemporaryDirectory() as folder:\n"
-        "        report = extract(dataset='x', videos={'video': None}, features=Path(folder),\n"
-        "                         video_roots=[Path(sys.argv[1])], options=options)\n"
-        "    assert report.new_videos == 1\n"
-        "    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)\n"
-        "    print(sum(resource.getrusage(kind).ru_maxrss for kind in kinds))\n"
-    )
-    command = [sys.executable, "-c", code, str(root)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+# VmHWM, because ru_maxrss also counts what the process that started this one held.
+_PEAK = """
+import sys, tempfile
+from pathlib import Path
+from extract.config import ExtractConfig
+from extract.run import extract
+
+peaks = {}
+def look(progress):
+    own = Path("/proc/self/task").glob("*/children")
+    for process in ["self", *" ".join(path.read_text() for path in own).split()]:
+        status = Path(f"/proc/{process}/status").read_text()
+        peaks[process] = next(l for l in status.splitlines() if l.startswith("VmHWM")).split()[1]
+
+if __name__ == "__main__":
+    options = ExtractConfig(backbone="mobilenet_v3_small", weights="random:0", workers=1)
+    with tempfile.TemporaryDirectory() as folder:
+        report = extract(dataset="x", videos={"video": None}, features=Path(folder),
+                         video_roots=[Path(sys.argv[1])], options=options, on_progress=look)
+    assert report.new_videos == 1
+    print(", ".join(f"{int(peak) / 1024:,.0f} MB" for peak in peaks.values()))
+"""
 
 
 def _synchronise(model: Backbone) -> None:

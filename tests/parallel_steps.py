@@ -20,47 +20,51 @@ CPU = torch.device("cpu")
 def main(path: str, given: str) -> None:
     torch.set_default_dtype(torch.float64)
     with parallel.group(os.environ, CPU):
-        config = AdaptConfig.make(benchmark="toy", given=json.loads(given))
-        random = torch.Generator().manual_seed(0)
-        features = [torch.rand(config.frames, 6, generator=random).numpy() for _ in range(8)]
-        bank = FeatureBank(features, CPU)
-        data = TrainingData(
-            source=bank,
-            labels_V=torch.arange(8) % 3,
-            target=bank,
-            classes=["a", "b", "c"],
-            device=CPU,
+        take_steps(path, given)
+
+
+def take_steps(path: str, given: str) -> None:
+    config = AdaptConfig.make(benchmark="toy", given=json.loads(given))
+    random = torch.Generator().manual_seed(0)
+    features = [torch.rand(config.frames, 6, generator=random).numpy() for _ in range(8)]
+    bank = FeatureBank(features, CPU)
+    data = TrainingData(
+        source=bank,
+        labels_V=torch.arange(8) % 3,
+        target=bank,
+        classes=["a", "b", "c"],
+        device=CPU,
+    )
+    state = State(config, data)
+    state.losses.train()
+    source_BTD, target_BTD = (
+        torch.randn(8, config.frames, 6, dtype=torch.float64, generator=random) + shift
+        for shift in (0, 1)
+    )
+    own = parallel.share(slice(0, 8))
+    losses = []
+    for _ in range(3):
+        source = SourceBatch(source_BTD[own], data.labels_V[own])
+        parts = step(config, state, source, TargetBatch(target_BTD[own]), 0.7)
+        losses.append(
+            {name: parallel.averaged(part.detach()).item() for name, part in parts.items()}
         )
-        state = State(config, data)
-        state.losses.train()
-        source_BTD, target_BTD = (
-            torch.randn(8, config.frames, 6, dtype=torch.float64, generator=random) + shift
-            for shift in (0, 1)
+    first = parallel.rank() == 0
+    parameters = {**state.model.state_dict()}
+    if state.branch is not None:
+        parameters |= state.branch.state_dict()
+    gradients = {n: p.grad for n, p in state.losses.named_parameters() if p.grad is not None}
+    if first:
+        torch.save(
+            {
+                "losses": losses,
+                "parameters": parameters,
+                "gradients": {n.removeprefix("module."): g for n, g in gradients.items()},
+                "random": torch.get_rng_state(),
+                "world": parallel.world(),
+            },
+            path,
         )
-        own = parallel.share(slice(0, 8))
-        losses = []
-        for _ in range(3):
-            source = SourceBatch(source_BTD[own], data.labels_V[own])
-            parts = step(config, state, source, TargetBatch(target_BTD[own]), 0.7)
-            losses.append(
-                {name: parallel.averaged(part.detach()).item() for name, part in parts.items()}
-            )
-        first = parallel.rank() == 0
-        parameters = {**state.model.state_dict()}
-        if state.branch is not None:
-            parameters |= state.branch.state_dict()
-        gradients = {n: p.grad for n, p in state.losses.named_parameters() if p.grad is not None}
-        if first:
-            torch.save(
-                {
-                    "losses": losses,
-                    "parameters": parameters,
-                    "gradients": {n.removeprefix("module."): g for n, g in gradients.items()},
-                    "random": torch.get_rng_state(),
-                    "world": parallel.world(),
-                },
-                path,
-            )
 
 
 if __name__ == "__main__":
