@@ -162,7 +162,10 @@ def _plain_loop(model: Backbone, videos: Path, names: list[str]) -> float:
 
 
 def _memory() -> None:
-    """Peak memory with a short and a long video, each in a fresh process."""
+    """Peak memory with a short and a long video, each in a fresh process.
+
+    Of the process itself, multiprocessing's resource tracker, and the decoder.
+    """
     noise = np.random.default_rng(0).integers(0, 256, (40, 240, 320, 3), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         for frames in (400, 6400):
@@ -171,9 +174,7 @@ def _memory() -> None:
             write_video(root / "video.mp4", np.concatenate([noise] * (frames // 40)), 25)
             command = [sys.executable, "-c", _PEAK, str(root)]
             result = subprocess.run(command, check=True, capture_output=True, text=True)
-            click.echo(
-                f"\nPeak memory, {frames:,} frames (process, multiprocessing's tracker, decoder): {result.stdout.strip()}"
-            )
+            click.echo(f"\nPeak memory, {frames:,} frames: {result.stdout.strip()}")
 
 
 # VmHWM, because ru_maxrss also counts what the process that started this one held.
