@@ -1,4 +1,4 @@
-"""Options of the adapt stage and the presets. No torch here, so `--help` answers at once."""
+"""Options of the adapt stage. No torch here, so `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -8,56 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapt.geometry import Geometry
+from adapt.presets import BENCHMARKS, DEFAULT_PRESETS, METHOD_SETTINGS, PAIR_SETTINGS, PRESETS
 from extract.errors import ConfigError
 
-METHODS = ("ma2l-td", "infomax", "source-only")
+METHODS = tuple(DEFAULT_PRESETS)
 BANKS = ("auto", "device", "host", "mapped")
 """Where features are while training; see `adapt.bank`."""
-
-# Where the paper and its authors' code disagree, both are kept. Every key is an option of its own.
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {
-        "first_level": True,
-        "reversal": "discriminators",
-        "aggregation": "attention",
-        "level_weights": "loss",
-        "slot_reduction": "sum",
-        # Three deviations, without which the preset does not beat source-only on real features
-        # (benchmarks/README.md). The letters are bound none (the aggregators grow without limit),
-        # adversarial weight 1 (eq. 9) and the entropy's sum (eq. 2), which hardens early mistakes.
-        "bound": "layernorm",
-        "adversarial_weight": 0.1,
-        "entropy_reduction": "mean",
-        "learning_rate": 3e-4,
-        "rate_decay": "dann",
-        "weight_decay": 0.0,
-        "draws": 1,
-        "eval_draws": 0,
-        "source_sampling": "shuffled",
-    },
-    "released": {
-        "first_level": False,
-        "reversal": "aggregators",
-        "aggregation": "mean",
-        "level_weights": "entropy",
-        "slot_reduction": "mean",
-        "bound": "none",
-        "adversarial_weight": 0.1,
-        "entropy_reduction": "mean",
-        "learning_rate": 3e-5,
-        "rate_decay": "none",
-        "weight_decay": 5e-4,
-        "draws": 5,
-        "eval_draws": 5,
-        "source_sampling": "smallest-class",
-    },
-}
-
-# Sec. 4.2 of the paper; every other benchmark trains with the defaults of the fields.
-BENCHMARKS: dict[str, dict[str, Any]] = {
-    "ucf-hmdb-full": {"levels": 5},
-    "kinetics-gameplay": {"batch_size": 64},
-}
 
 
 def _option(help_: str, *choices: str, **more: Any) -> dict[str, Any]:
@@ -83,34 +39,61 @@ class AdaptConfig:
     preset: str = field(
         default="paper",
         metadata=_option(
-            "MA2L-TD as in the paper or as in its authors' code; any option below overrides a point.",
+            "MA2L-TD as in the paper or as in its authors' code, or TA3N's settings; any option below "
+            "overrides a point.",
             *PRESETS,
+            default_text="; ".join(f"{method}: {name}" for method, name in DEFAULT_PRESETS.items()),
         ),
     )
     seed: int = field(default=0, metadata=_option("Seed of every random choice."))
     epochs: int = field(
         default=300,
-        metadata=_option("Passes over the target's training videos (300: the authors')."),
+        metadata=_option("Passes over the target's training videos (300: MA2L-TD's authors')."),
     )
-    batch_size: int = field(
-        default=32,
-        metadata=_option("Videos per domain and step.", default_text="32; kinetics-gameplay: 64"),
+    batch_size: int = field(default=32, metadata=_option("Source videos per step."))
+    target_batch: str = field(
+        default="equal",
+        metadata=_option(
+            "Target videos per step: as many, or in proportion to the domains' training videos, so that "
+            "both end a pass together.",
+            "equal",
+            "proportional",
+        ),
     )
     kernel: int = field(default=3, metadata=_option("Slots that one aggregation joins, q."))
-    levels: int = field(
-        default=4,
-        metadata=_option("Levels of the pyramid, M.", default_text="4; ucf-hmdb-full: 5"),
-    )
+    levels: int = field(default=4, metadata=_option("Levels of the pyramid, M."))
     frames: int = field(
         default=0,
         metadata=_option(
-            "Frames sampled per video; the pyramid fixes it.", default_text="from kernel and levels"
+            "Frames sampled per video; the pyramid fixes it.",
+            default_text="from kernel and levels; ta3n: 5",
+        ),
+    )
+    train_sampling: str = field(
+        default="jittered",
+        metadata=_option(
+            "Training frames: a random one of each segment, or its centre.", "jittered", "centred"
+        ),
+    )
+    encoder: str = field(
+        default="two-layer",
+        metadata=_option(
+            "two-layer: twice Linear, BatchNorm, ReLU, dropout between (sec. 3.1); one-layer: Linear "
+            "started from N(0, 0.001), ReLU, dropout (TA3N).",
+            "two-layer",
+            "one-layer",
         ),
     )
     width: int = field(default=256, metadata=_option("Width of the task-driven features, C."))
-    dropout: float = field(default=0.5, metadata=_option("Dropout of the encoder."))
+    dropout: float = field(
+        default=0.5, metadata=_option("Dropout of the encoder and of TA3N's video feature.")
+    )
     discriminator_width: int = field(
-        default=1024, metadata=_option("Hidden width of every discriminator.")
+        default=1024,
+        metadata=_option(
+            "Hidden width of MA2L-TD's discriminators; those of dann and ta3n are as wide as what they "
+            "look at."
+        ),
     )
     discriminators: str = field(
         default="slot",
@@ -153,18 +136,42 @@ class AdaptConfig:
     bound: str = field(
         metadata=_option("Layer norm after every aggregation, or none.", "layernorm", "none")
     )
-    adversarial_weight: float = field(
-        metadata=_option("Largest reversal coefficient; it ramps up as 2/(1+exp(-10p)) - 1.")
+    adversarial_weight: float = field(metadata=_option("Largest reversal coefficient."))
+    adversarial_ramp: str = field(
+        default="dann",
+        metadata=_option(
+            "dann: the reversal coefficient grows as 2/(1+exp(-10p)) - 1, p the finished share of the "
+            "epochs; none: constant.",
+            "dann",
+            "none",
+        ),
+    )
+    frame_reversal: float = field(
+        default=0.5,
+        metadata=_option("dann, ta3n: factor of the reversal coefficient at the frames."),
+    )
+    relation_reversal: float = field(
+        default=0.75,
+        metadata=_option(
+            "ta3n: the same at its relations.", default_text="0.75; ta3n, hmdb -> ucf: 1.0"
+        ),
+    )
+    video_reversal: float = field(
+        default=0.75, metadata=_option("dann, ta3n: the same at the videos.")
     )
     entropy_reduction: str = field(
         metadata=_option("Target entropy over the classes: eq. 2 sums.", "sum", "mean")
     )
-    entropy_weight: float = field(default=1.0, metadata=_option("Weight of the target entropy."))
+    entropy_weight: float = field(
+        default=1.0,
+        metadata=_option(
+            "Weight of the target entropy; ta3n: of the attentive entropy of both domains.",
+            default_text="1.0; dann: 0.0; ta3n: 0.003, hmdb -> ucf: 0.3",
+        ),
+    )
     diversity_weight: float = field(
         default=0.0,
-        metadata=_option(
-            "Reward for the entropy of the mean target prediction (information maximisation)."
-        ),
+        metadata=_option("ma2l-td, infomax: reward for the entropy of the mean target prediction."),
     )
     statistics: str = field(
         default="running",
@@ -183,11 +190,24 @@ class AdaptConfig:
             *("float32", "bfloat16", "auto"),
         ),
     )
-    learning_rate: float = field(metadata=_option("Adam's rate at the start."))
-    rate_decay: str = field(
-        metadata=_option("dann: rate / (1+10p)^0.75 after a share p of the epochs.", "dann", "none")
+    optimiser: str = field(default="adam", metadata=_option("Of all parameters.", "adam", "sgd"))
+    momentum: float = field(
+        default=0.9, metadata=_option("Nesterov momentum of sgd; 0: plain gradient descent.")
     )
-    weight_decay: float = field(metadata=_option("Adam's L2 penalty."))
+    learning_rate: float = field(metadata=_option("Learning rate at the start."))
+    rate_decay: str = field(
+        metadata=_option(
+            "rate / (1+10p)^0.75 after a share p of the epochs (dann) or of the steps (dann-step).",
+            "dann",
+            "dann-step",
+            "none",
+        )
+    )
+    weight_decay: float = field(metadata=_option("The optimiser's L2 penalty."))
+    gradient_clip: float = field(
+        default=0.0,
+        metadata=_option("Largest L2 norm of a step's whole gradient; 0: it is not clipped."),
+    )
     draws: int = field(metadata=_option("Random frame draws per video and step."))
     eval_draws: int = field(
         metadata=_option("Seeded random draws at evaluation, logits averaged; 0: segment centres.")
@@ -202,17 +222,32 @@ class AdaptConfig:
 
     @classmethod
     def make(
-        cls, *, benchmark: str, preset: str = "paper", given: Mapping[str, Any]
+        cls, *, benchmark: str, preset: str | None = None, given: Mapping[str, Any]
     ) -> AdaptConfig:
-        """Preset, then the benchmark's settings, then what was given (values that are not None).
+        """The tables of `adapt.presets`, then what was given (values that are not None).
+
+        Args:
+            benchmark: folder of the manifests.
+            preset: None for the method's own.
+            given: values by the names of the fields.
 
         Raises:
             ConfigError: as the class.
         """
+        given = {name: value for name, value in given.items() if value is not None}
+        method = given.get("method", _default("method"))
+        if preset is None:
+            preset = DEFAULT_PRESETS.get(method, _default("preset"))
         if preset not in PRESETS:
             raise ConfigError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}.")
-        values = {**PRESETS[preset], **BENCHMARKS.get(benchmark, {})}
-        values |= {name: value for name, value in given.items() if value is not None}
+        pair = (method, given.get("source", ""), given.get("target", ""))
+        values = {
+            **BENCHMARKS.get(benchmark, {}),
+            **PRESETS[preset],
+            **METHOD_SETTINGS.get(method, {}),
+            **PAIR_SETTINGS.get(pair, {}),
+            **given,
+        }
         if not values.get("frames"):
             kernel, levels = (values.get(n, _default(n)) for n in ("kernel", "levels"))
             values["frames"] = Geometry(kernel, levels).frames
@@ -234,19 +269,38 @@ class AdaptConfig:
                 f"--dropout must be below 1 and --learning-rate above 0, got {self.dropout} and "
                 f"{self.learning_rate}."
             )
+        if self.momentum >= 1:
+            raise ConfigError(f"--momentum must be below 1, got {self.momentum}.")
+        self._check_together()
+        self._check_frames()
+
+    def _check_together(self) -> None:
         if self.adversarial_levels == "frame-video" and not self.first_level:
             raise ConfigError(
                 "--adversarial-levels frame-video needs discriminators at the frames: give "
                 "--first-level."
             )
-        if self.batch_size * self.frames * self.draws == 1:
+        if self.train_sampling == "centred" and self.draws > 1:
+            raise ConfigError(
+                f"--train-sampling centred takes the same frames in each of {self.draws} draws. Use "
+                "--draws 1."
+            )
+        if self.encoder == "two-layer" and self.batch_size * self.frames * self.draws == 1:
             raise ConfigError(
                 "--batch-size 1 with --frames 1 gives batch norm a single value. Raise either."
             )
+
+    def _check_frames(self) -> None:
+        if self.method == "ta3n" and self.frames < 2:
+            raise ConfigError(
+                f"--method ta3n relates frames to each other: --frames must be 2 or more, got "
+                f"{self.frames}."
+            )
         geometry = self.geometry
         if self.method == "ma2l-td" and self.frames != geometry.frames:
-            fitting = [m for m in range(2, 9) if Geometry(self.kernel, m).frames <= self.frames]
-            hint = f" or --levels {fitting[-1]}" if fitting else ""
+            smaller = [Geometry(self.kernel, m) for m in range(2, 9)]
+            fitting = [g for g in smaller if g.frames <= self.frames]
+            hint = "".join(f" or --levels {g.levels} --frames {g.frames}" for g in fitting[-1:])
             raise ConfigError(
                 f"kernel {self.kernel} with {self.levels} levels needs {geometry.frames} frames, "
                 f"got frames={self.frames}. Use --frames {geometry.frames}{hint}."

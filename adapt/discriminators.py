@@ -1,4 +1,4 @@
-"""Domain discriminators: all slots of a level as one batched product."""
+"""Domain discriminators: all slots of a level as one batched product, and those of DANN and TA3N."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adapt.config import AdaptConfig
+from adapt.data import SourceBatch, TargetBatch
 from adapt.parallel import rank, world
 
 SOURCE, TARGET = 0.0, 1.0
@@ -107,3 +109,50 @@ def domain_losses(logits: Tensor, domains_B: Tensor) -> Tensor:
     """Binary cross entropy of every logit against its video's domain, (B, ...) -> (B, ...)."""
     expanded = domains_B.view(-1, *(1 for _ in logits.shape[1:])).expand_as(logits)
     return F.binary_cross_entropy_with_logits(logits, expanded, reduction="none")  # eq. 11
+
+
+def domains_of(source: SourceBatch, target: TargetBatch) -> Tensor:
+    """d of the videos of both, the source's first: (B,) in the features' type."""
+    return torch.cat(
+        [
+            batch.features_BTD.new_full((len(batch.features_BTD),), d)
+            for batch, d in ((source, SOURCE), (target, TARGET))
+        ]
+    )
+
+
+class DomainClassifier(nn.Sequential):
+    """Linear(C, C), ReLU, Linear(C, 2): the domain as one of two classes, (..., C) -> (..., 2)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
+
+
+class FrameVideoDiscriminators(nn.Module):
+    """DANN's two discriminators, on every frame and on the video; TA3N's spatial and temporal ones."""
+
+    def __init__(self, config: AdaptConfig, *, frame_width: int, video_width: int) -> None:
+        super().__init__()
+        self.frame_reversal, self.video_reversal = config.frame_reversal, config.video_reversal
+        self.frame = DomainClassifier(frame_width)
+        self.video = DomainClassifier(video_width)
+
+    def forward(
+        self, frames_BTC: Tensor, video_BC: Tensor, coefficient: float
+    ) -> tuple[Tensor, Tensor]:
+        """Features of frames and videos -> domain logits (B, T, 2) and (B, 2).
+
+        Args:
+            coefficient: of the gradient reversal; each discriminator's own factor comes on top.
+        """
+        return (
+            self.frame(reverse(frames_BTC, self.frame_reversal * coefficient)),
+            self.video(reverse(video_BC, self.video_reversal * coefficient)),
+        )
+
+
+def domain_cross_entropy(logits: Tensor, domains_B: Tensor) -> Tensor:
+    """Cross entropy of domain logits (B, ..., 2) against each video's d, mean over all of them."""
+    classes = domains_B.long().view(-1, *(1 for _ in logits.shape[1:-1]))
+    logits = logits.to(domains_B.dtype)  # the loss is float32 under autocast too
+    return F.cross_entropy(logits.flatten(0, -2), classes.expand(logits.shape[:-1]).flatten())

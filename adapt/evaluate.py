@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from adapt.bank import Bank, sample
 from adapt.config import AdaptConfig
-from adapt.model import VideoClassifier
 from adapt.schedule import generator
 
 _BATCH = 256
@@ -30,7 +29,7 @@ class Accuracy:
 
 
 @torch.inference_mode()
-def predict(model: VideoClassifier, bank: Bank, config: AdaptConfig) -> Tensor:
+def predict(model: nn.Module, bank: Bank, config: AdaptConfig) -> Tensor:
     """Logits (V, N) on the CPU: at segment centres, or the mean over `eval_draws` seeded random draws.
 
     The draws depend on the seed only, so the same checkpoint always gives the same answer. Always in float32.
@@ -48,7 +47,7 @@ def predict(model: VideoClassifier, bank: Bank, config: AdaptConfig) -> Tensor:
 
 
 @torch.no_grad()
-def take_statistics(model: VideoClassifier, bank: Bank, frames: int) -> None:
+def take_statistics(model: nn.Module, bank: Bank, frames: int) -> None:
     """Replace the batch norms' statistics by those of these videos at segment centres, without labels.
 
     Layer after layer, each fed with what the layers before it give with their new statistics (AdaBN, Li

@@ -20,7 +20,7 @@ from adapt.data import labels_of
 from adapt.evaluate import Accuracy, accuracy, predict, take_statistics
 from adapt.inputs import Loaded, Places, class_names, videos_of
 from adapt.runs import RunFolder
-from adapt.train import State, train
+from adapt.train import State, batch_sizes, train
 from extract.errors import RunError, StoreError
 from extract.manifest import dataset_of
 from extract.store import FeatureStore
@@ -47,7 +47,8 @@ def adapt(
         Ma2lError: the folder holds another run or is in use, or training cannot go on.
     """
     begin = time.monotonic()
-    parallel.share(slice(0, config.batch_size))
+    for size in batch_sizes(config, loaded.data):
+        parallel.share(slice(0, size))
     with contextlib.ExitStack() as held:
         kept, finished = parallel.from_first(lambda: _begin(held, config, loaded, run, resume))
         if finished:

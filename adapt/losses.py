@@ -14,15 +14,19 @@ def source_loss(logits_BN: Tensor, labels_B: Tensor) -> Tensor:
     return F.cross_entropy(logits_BN, labels_B)
 
 
-def target_entropy(logits_BN: Tensor, reduction: str) -> Tensor:
-    """L_t: entropy of the target's predictions in nats, mean over videos (eq. 2).
+def entropy(logits: Tensor, reduction: str = "sum") -> Tensor:
+    """Entropy of softmax(logits) in nats, (..., N) -> (...); `mean` is 1/N of the sum over classes."""
+    log_p = F.log_softmax(logits, dim=-1)
+    terms = -log_p.exp() * log_p
+    return terms.sum(dim=-1) if reduction == "sum" else terms.mean(dim=-1)
 
-    Over the classes it is summed as in the paper, or averaged (1/N of it) as in the authors' code.
+
+def target_entropy(logits_BN: Tensor, reduction: str) -> Tensor:
+    """L_t: entropy of the target's predictions, mean over videos (eq. 2).
+
+    Over the classes it is summed as in the paper, or averaged as in the authors' code.
     """
-    log_p_BN = F.log_softmax(logits_BN, dim=1)
-    terms_BN = -log_p_BN.exp() * log_p_BN
-    per_video_B = terms_BN.sum(dim=1) if reduction == "sum" else terms_BN.mean(dim=1)
-    return per_video_B.mean()
+    return entropy(logits_BN, reduction).mean()
 
 
 def diversity(logits_BN: Tensor) -> Tensor:
@@ -32,7 +36,5 @@ def diversity(logits_BN: Tensor) -> Tensor:
     adaptation Liang et al. 2020, SHOT), which keeps predictions from all becoming one class.
     """
     mean_N = averaged(logits_BN.softmax(dim=1).mean(dim=0))
-    tiny = torch.finfo(
-        mean_N.dtype
-    ).tiny  # a class that nothing is predicted as must not give log 0
+    tiny = torch.finfo(mean_N.dtype).tiny  # no log of 0 for a class that is never predicted
     return -(mean_N * mean_N.clamp_min(tiny).log()).sum()

@@ -11,7 +11,6 @@ import contextlib
 import gc
 import io
 import logging
-import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -125,8 +124,8 @@ def share(rows: slice) -> slice:
     count, processes = rows.stop - rows.start, world()
     if count % processes:
         raise ConfigError(
-            f"{processes} processes cannot share a batch of {count} videos equally. Use "
-            f"--batch-size {math.ceil(count / processes) * processes}."
+            f"{processes} processes cannot share a batch of {count} videos equally. Choose --batch-size "
+            f"(with --target-batch equal) so that it is a multiple of {processes}."
         )
     own = count // processes
     return slice(rows.start + rank() * own, rows.start + (rank() + 1) * own)

@@ -4,7 +4,7 @@ config.json       what was asked, resolved, and which features it was trained on
 environment.json  versions, machine, command
 metrics.jsonl     one line per epoch
 progress.pt       what --resume goes on from; gone once the run is finished
-checkpoint.pt     encoder and classifier, all that prediction needs
+checkpoint.pt     the method's model, all that prediction needs
 predictions.csv   the target's evaluation videos, truth and prediction
 done.json         written last: the accuracies and the rule by which the epoch was chosen
 """
@@ -23,12 +23,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from adapt import methods
 from adapt.config import AdaptConfig
 from adapt.environment import environment
 from adapt.evaluate import Accuracy
-from adapt.model import VideoClassifier
 from extract.errors import ConfigError, RunError
 from extract.files import folder_lock, replacing, write_text
 from extract.manifest import Video
@@ -173,14 +173,14 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
 
-    def save_model(self, model: VideoClassifier, width: int, classes: Sequence[str]) -> None:
+    def save_model(self, model: nn.Module, width: int, classes: Sequence[str]) -> None:
         """Write checkpoint.pt: tensors, numbers and names only, nothing that runs."""
         state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
         checkpoint = {"backbone_width": width, "classes": list(classes), "model": state}
         with replacing(self.path / "checkpoint.pt") as temporary:
             torch.save(checkpoint, temporary)
 
-    def load_model(self, config: AdaptConfig) -> tuple[VideoClassifier, list[str]]:
+    def load_model(self, config: AdaptConfig) -> tuple[nn.Module, list[str]]:
         """The trained model in evaluation mode, and the class names.
 
         Raises:
@@ -191,9 +191,8 @@ class RunFolder:
         checkpoint = self._load("checkpoint.pt")
         try:
             classes: list[str] = checkpoint["classes"]
-            model = VideoClassifier(
-                checkpoint["backbone_width"], config.width, len(classes), config.dropout
-            )
+            method = methods.find(config.method)
+            model = method.model(config, checkpoint["backbone_width"], len(classes))
             model.load_state_dict(checkpoint["model"])
         except (KeyError, TypeError, RuntimeError) as error:
             reason = str(error).splitlines()[0]

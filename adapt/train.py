@@ -16,7 +16,6 @@ from adapt.bank import Bank, sample
 from adapt.compute import autocast
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, Stream, TargetBatch, class_balanced, shuffled
-from adapt.model import VideoClassifier
 from adapt.schedule import annealed, generator, named_seed, ramp
 from extract.errors import RunError
 
@@ -44,20 +43,15 @@ class State:
         torch.manual_seed(named_seed(config.seed, "weights and dropout"))
         self.epoch = 0
         self.device = data.device
-        self.model = VideoClassifier(
-            data.source.width, config.width, len(data.classes), config.dropout
-        ).to(data.device)
-        self.branch: nn.Module | None = methods.find(config.method).branch(config)
+        method = methods.find(config.method)
+        self.model = method.model(config, data.source.width, len(data.classes)).to(data.device)
+        self.branch: nn.Module | None = method.branch(config)
         if self.branch is not None:
             self.branch.to(data.device).train()
         self.losses = parallel.wrapped(_Losses(config, self.model, self.branch))
         """The method's losses as one module, which processes that train together share."""
-        self.optimiser = torch.optim.Adam(
-            [p for p in self.losses.parameters() if p.requires_grad],
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=data.device.type in ("cpu", "cuda"),
-        )
+        trained = [p for p in self.losses.parameters() if p.requires_grad]
+        self.optimiser = _optimiser(config, trained, data.device)
         order = generator(config.seed, "source order")
         self.source: Stream = (
             shuffled(len(data.source), order)
@@ -103,7 +97,7 @@ class State:
 
 
 class _Losses(nn.Module):
-    def __init__(self, config: AdaptConfig, model: VideoClassifier, branch: nn.Module | None):
+    def __init__(self, config: AdaptConfig, model: nn.Module, branch: nn.Module | None):
         super().__init__()
         self.config, self.model, self.branch = config, model, branch
 
@@ -115,6 +109,28 @@ class _Losses(nn.Module):
         )
 
 
+def _optimiser(
+    config: AdaptConfig, parameters: list[nn.Parameter], device: torch.device
+) -> torch.optim.Optimizer:
+    shared: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "fused": device.type in ("cpu", "cuda"),
+    }
+    if config.optimiser == "adam":
+        return torch.optim.Adam(parameters, **shared)
+    nesterov = config.momentum > 0
+    return torch.optim.SGD(parameters, momentum=config.momentum, nesterov=nesterov, **shared)
+
+
+def batch_sizes(config: AdaptConfig, data: TrainingData) -> tuple[int, int]:
+    """Source and target videos of a step."""
+    if config.target_batch == "equal":
+        return config.batch_size, config.batch_size
+    share = len(data.target) / len(data.source)
+    return config.batch_size, max(1, round(config.batch_size * share))
+
+
 def train(
     config: AdaptConfig,
     data: TrainingData,
@@ -123,24 +139,24 @@ def train(
 ) -> None:
     """Train from `state.epoch` to the last epoch; the state is changed in place.
 
-    An epoch is one pass over the target's training videos: ceil(V_target / batch_size) steps, for every
-    method, so that methods are compared at equal numbers of steps. Both domains are drawn as endless
-    shuffled streams, so every batch is full.
+    An epoch is one pass over the target's training videos: ceil(V_target / target videos of a step)
+    steps, for every method, so that methods with the same batch are compared at equal numbers of steps.
+    Both domains are drawn as endless shuffled streams, so every batch is full.
 
     Args:
-        on_epoch: called after every epoch with its mean losses.
+        on_epoch: called after every epoch with its mean losses, and reversal and rate of its first step.
 
     Raises:
         RunError: a loss, or at an epoch's end a parameter of the model, is not finite.
     """
-    steps = math.ceil(len(data.target) / config.batch_size)
+    steps = math.ceil(len(data.target) / batch_sizes(config, data)[1])
     while state.epoch < config.epochs:
         begin = time.monotonic()
         p = state.epoch / config.epochs
-        coefficient = config.adversarial_weight * ramp(p)
-        rate = config.learning_rate * (annealed(p) if config.rate_decay == "dann" else 1)
-        for group in state.optimiser.param_groups:
-            group["lr"] = rate
+        coefficient = config.adversarial_weight * (
+            ramp(p) if config.adversarial_ramp == "dann" else 1
+        )
+        rate = _set_rate(config, state, p)
         means = _epoch(config, data, state, steps, coefficient)
         state.epoch += 1
         on_epoch(
@@ -153,6 +169,14 @@ def train(
             }
         )
     state.model.eval()
+
+
+def _set_rate(config: AdaptConfig, state: State, p: float) -> float:
+    """The learning rate after a share p of the training."""
+    rate = config.learning_rate * (1 if config.rate_decay == "none" else annealed(p))
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate
+    return rate
 
 
 def step(
@@ -171,6 +195,9 @@ def step(
         losses = state.losses(source, target, coefficient)
     state.optimiser.zero_grad(set_to_none=True)
     losses.total.backward()
+    if config.gradient_clip:
+        parameters = [p for group in state.optimiser.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
     state.optimiser.step()
     return losses.parts
 
@@ -180,20 +207,24 @@ def _epoch(
 ) -> dict[str, float]:
     """Mean losses of one epoch. No step waits for the device: losses are looked at after the last."""
     # Several draws of a video stand in the batch like several videos: losses are means.
-    size = config.batch_size * config.draws
+    sizes = [size * config.draws for size in batch_sizes(config, data)]
     source_V, target_V = (
-        stream.take(steps * config.batch_size).repeat_interleave(config.draws)
-        for stream in (state.source, state.target)
+        stream.take(steps * size // config.draws).repeat_interleave(config.draws)
+        for stream, size in zip((state.source, state.target), sizes)
     )
-    source_frames = sample(data.source, source_V, config.frames, state.source_frames)
-    target_frames = sample(data.target, target_V, config.frames, state.target_frames)
+    centred = config.train_sampling == "centred"
+    randoms = (None, None) if centred else (state.source_frames, state.target_frames)
+    source_frames = sample(data.source, source_V, config.frames, randoms[0])
+    target_frames = sample(data.target, target_V, config.frames, randoms[1])
     labels = data.labels_V[source_V].to(data.device)
     watch = _Watch()
     state.model.train()
-    for begin in range(0, steps * size, size):
-        part = parallel.share(slice(begin, begin + size))
-        source = SourceBatch(data.source.gather(source_V[part], source_frames[part]), labels[part])
-        target = TargetBatch(data.target.gather(target_V[part], target_frames[part]))
+    for i in range(steps):
+        if config.rate_decay == "dann-step":
+            _set_rate(config, state, (state.epoch + i / steps) / config.epochs)
+        s, t = (parallel.share(slice(i * size, (i + 1) * size)) for size in sizes)
+        source = SourceBatch(data.source.gather(source_V[s], source_frames[s]), labels[s])
+        target = TargetBatch(data.target.gather(target_V[t], target_frames[t]))
         watch.add(step(config, state, source, target, coefficient))
     means = watch.means(state.epoch + 1)
     broken = [name for name, p in state.model.named_parameters() if not p.isfinite().all()]

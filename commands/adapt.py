@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from adapt.config import AdaptConfig
+from adapt.presets import DEFAULT_PRESETS
 from commands.options import DEVICE, RunOptions, options_of, run_options
 from commands.progress import AdaptProgress
 from extract import manifest as manifests
@@ -136,7 +137,7 @@ def _make_config(root: Path, given: dict[str, Any]) -> AdaptConfig:
     benchmark = manifests.choose_benchmark(
         given["source"], given["target"], given.pop("benchmark"), root
     )
-    preset = given.pop("preset") or "paper"
+    preset = given.pop("preset")
     return AdaptConfig.make(benchmark=benchmark, preset=preset, given=given)
 
 
@@ -145,7 +146,7 @@ def _run_folder(options: RunOptions, config: AdaptConfig, suffix: str) -> Path:
         return options.run
     if options.resume:
         raise ConfigError("--resume needs --run, the folder of the run to go on with.")
-    name = config.method if config.method == "source-only" else f"{config.method}-{config.preset}"
+    name = f"{config.method}-{config.preset}" if _says_preset(config) else config.method
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return Path("runs") / f"{config.source}-{config.target}" / f"{name}-{suffix}-{stamp}"
 
@@ -257,7 +258,12 @@ def ablate_command(options: RunOptions, seeds: str, sweep: str | None, **given: 
 
 
 def _method(config: AdaptConfig) -> str:
-    return config.method if config.method == "source-only" else f"{config.method} ({config.preset})"
+    return f"{config.method} ({config.preset})" if _says_preset(config) else config.method
+
+
+def _says_preset(config: AdaptConfig) -> bool:
+    """MA2L-TD always says its preset, a method it is compared with only one that is not its own."""
+    return config.method == "ma2l-td" or config.preset != DEFAULT_PRESETS[config.method]
 
 
 def _say_accuracy(config: AdaptConfig, result: Accuracy, folder: Path) -> None:

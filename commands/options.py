@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from adapt.config import BANKS, PRESETS, AdaptConfig
+from adapt.config import BANKS, AdaptConfig
+from adapt.presets import BENCHMARKS, METHOD_SETTINGS, PRESETS
 from extract import manifest as manifests
 from extract.errors import ManifestError
 
@@ -40,11 +41,7 @@ def _option_of(f: dataclasses.Field[Any], *, resolved_later: bool) -> Callable[[
         if choices
         else {"int": int, "float": float, "str": str}.get(str(f.type))
     )
-    shown = f.metadata.get("default_text")
-    if shown is None and f.name in PRESETS["paper"]:
-        shown = ", ".join(f"{preset}: {values[f.name]}" for preset, values in PRESETS.items())
-    if shown is None and f.default is not dataclasses.MISSING:
-        shown = str(f.default)
+    shown = f.metadata.get("default_text") or _defaults(f, from_tables=resolved_later)
     return click.option(
         f"{flag}/--no-{flag[2:]}" if f.type == "bool" else flag,
         f.name,
@@ -54,6 +51,16 @@ def _option_of(f: dataclasses.Field[Any], *, resolved_later: bool) -> Callable[[
         help=f.metadata["help"],
         show_default=shown or False,
     )
+
+
+def _defaults(f: dataclasses.Field[Any], *, from_tables: bool) -> str:
+    """The field's default, and what presets, benchmarks and methods make of it."""
+    texts = [] if f.default is dataclasses.MISSING else [str(f.default)]
+    if from_tables:
+        methods = {f"--method {name}": values for name, values in METHOD_SETTINGS.items()}
+        for name, values in (PRESETS | BENCHMARKS | methods).items():
+            texts += [f"{name}: {values[f.name]}"] if f.name in values else []
+    return ", ".join(texts)
 
 
 FEATURES = click.option(

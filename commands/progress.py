@@ -99,7 +99,7 @@ class AdaptProgress(_Lines):
             self._runs.append(config)
         done = (len(self._runs) - 1) * config.epochs + epoch
         seconds = (time.monotonic() - self._begin) / self._trained * (self._total - done)
-        names = ("source", "entropy", "adversarial")
+        names = ("source", "entropy", "adversarial", "frame", "relation", "video")
         losses = " ".join(f"{name} {metrics[name]:.3f}" for name in names if name in metrics)
         self.show(done, self._total, losses, _duration(seconds))
 

@@ -24,7 +24,9 @@ def main(path: str, given: str) -> None:
 
 
 def take_steps(path: str, given: str) -> None:
-    config = AdaptConfig.make(benchmark="toy", given=json.loads(given))
+    options = json.loads(given)
+    preset = options.pop("preset", None)
+    config = AdaptConfig.make(benchmark="toy", preset=preset, given=options)
     random = torch.Generator().manual_seed(0)
     features = [torch.rand(config.frames, 6, generator=random).numpy() for _ in range(8)]
     bank = FeatureBank(features, CPU)

@@ -19,11 +19,12 @@ from extract.manifest import read_manifest, write_manifest
 
 OPTIONS = """
 features manifests store allow-missing run device bank resume checkpoint-every seeds
-source target benchmark method preset seed epochs batch-size kernel levels frames width dropout
-discriminator-width discriminators adversarial-levels first-level reversal aggregation level-weights
-slot-reduction bound adversarial-weight entropy-reduction entropy-weight diversity-weight
+source target benchmark method preset seed epochs batch-size target-batch kernel levels frames
+train-sampling encoder width dropout discriminator-width discriminators adversarial-levels first-level
+reversal aggregation level-weights slot-reduction bound adversarial-weight adversarial-ramp
+frame-reversal relation-reversal video-reversal entropy-reduction entropy-weight diversity-weight
 statistics compute
-learning-rate rate-decay weight-decay draws eval-draws source-sampling
+optimiser momentum learning-rate rate-decay weight-decay gradient-clip draws eval-draws source-sampling
 """
 
 
@@ -208,7 +209,7 @@ def test_a_used_run_folder_is_refused(cli, problem: Path) -> None:
         (("--benchmark", "none"), "Benchmark 'none' does not have both 'left' and 'right'."),
         (("--target", "left"), "Source and target are both 'left'."),
         (("--target", "up"), "No benchmark has both 'left' and 'up'."),
-        (("--preset", "best"), "'best' is not one of 'paper', 'released'"),
+        (("--preset", "best"), "'best' is not one of 'paper', 'released', 'tuned', 'ta3n'"),
     ],
     ids=str,
 )

@@ -42,11 +42,16 @@ def make_state(**given: Any) -> tuple[AdaptConfig, State, SourceBatch, TargetBat
     return config, State(config, data), SourceBatch(x_BTD[:8], labels_V[:8]), TargetBatch(x_BTD[8:])
 
 
-@pytest.mark.parametrize("preset", ["paper", "released"])
-def test_bfloat16_rounds_products_only(preset: str) -> None:
+BASELINES = [{"preset": "ta3n", "method": "dann"}, {"preset": "ta3n", "method": "ta3n"}]
+
+
+@pytest.mark.parametrize(
+    "given", [{"preset": "paper"}, {"preset": "released"}, *BASELINES], ids=str
+)
+def test_bfloat16_rounds_products_only(given: dict[str, Any]) -> None:
     losses = {}
     for kind in ("float32", "bfloat16"):
-        config, state, source, target = make_state(preset=preset, compute=kind)
+        config, state, source, target = make_state(**given, compute=kind)
         assert state.branch is not None
         torch.manual_seed(3)  # the same dropout
         losses[kind] = step(config, state, source, target, 0.5)
@@ -86,7 +91,10 @@ def test_the_trial_itself_gives_a_time() -> None:
     assert compute._faster(CPU) in ("float32", "bfloat16")
 
 
-def test_a_step_asks_the_device_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("given", [{}, *BASELINES], ids=str)
+def test_a_step_asks_the_device_for_nothing(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Reading a number off a tensor waits for the device; a step must not do it."""
     asked: list[str] = []
     for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "nonzero"):
@@ -97,7 +105,7 @@ def test_a_step_asks_the_device_for_nothing(monkeypatch: pytest.MonkeyPatch) -> 
             return original(self, *args)
 
         monkeypatch.setattr(torch.Tensor, name, watch)
-    config, state, source, target = make_state()
+    config, state, source, target = make_state(**given)
     asked.clear()
     losses = step(config, state, source, target, 0.5)
     loss_watch = train._Watch()

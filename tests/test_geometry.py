@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from adapt.config import PRESETS, AdaptConfig
+from adapt.config import AdaptConfig
 from adapt.geometry import Geometry
+from adapt.presets import PRESETS
 from extract.errors import ConfigError
 
 TABLE = [
@@ -55,7 +56,8 @@ def test_discriminated_levels() -> None:
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"kernel": 3, "levels": 5, "frames": 32},
-        "kernel 3 with 5 levels needs 53 frames, got frames=32. Use --frames 53 or --levels 4.",
+        "kernel 3 with 5 levels needs 53 frames, got frames=32. Use --frames 53 or --levels 4 "
+        "--frames 23.",
     ),
     (
         {"kernel": 3, "levels": 3, "frames": 2},

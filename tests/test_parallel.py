@@ -25,6 +25,10 @@ CASES = {
     "released": {"preset": "released", "draws": 1},
     "shared": {"discriminators": "shared", "aggregation": "mean", "level_weights": "equal"},
     "source-only": {"method": "source-only"},
+    "tuned": {"preset": "tuned"},
+    "infomax": {"method": "infomax"},
+    "dann": {"method": "dann", "epochs": 3},
+    "ta3n": {"method": "ta3n", "epochs": 3},
 }
 
 
@@ -130,7 +134,7 @@ def test_several_seeds_on_several_processes(problem: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--batch-size", 7), "cannot share a batch of 7 videos equally. Use --batch-size 8."),
+        (("--batch-size", 7), "cannot share a batch of 7 videos equally. Choose --batch-size"),
         (("--run", "."), ". is not empty."),
     ],
     ids=["batch", "folder"],

@@ -54,7 +54,7 @@ def test_the_shared_part_is_light() -> None:
 
 
 def test_configs_need_no_torch() -> None:
-    for path in ("adapt/config.py", "adapt/geometry.py", "extract/config.py"):
+    for path in ("adapt/config.py", "adapt/presets.py", "adapt/geometry.py", "extract/config.py"):
         assert not {m.split(".")[0] for m in imports(REPOSITORY / path)} & HEAVY, path
 
 

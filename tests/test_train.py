@@ -51,10 +51,10 @@ def make_config(preset: str, **given: Any) -> AdaptConfig:
     return AdaptConfig.make(benchmark="toy", preset=preset, given={**SMALL, **given})
 
 
-def make_step(config: AdaptConfig) -> tuple[VideoClassifier, Any, SourceBatch, TargetBatch]:
+def make_step(config: AdaptConfig) -> tuple[Any, Any, SourceBatch, TargetBatch]:
     torch.manual_seed(0)
-    model = VideoClassifier(10, config.width, 3, config.dropout).double()
-    branch = methods.find(config.method).branch(config)
+    method = methods.find(config.method)
+    model, branch = method.model(config, 10, 3).double(), method.branch(config)
     if branch is not None:
         branch.double().eval()  # no dropout
     features = torch.randn(9, config.frames, 10, dtype=torch.float64)

@@ -11,8 +11,10 @@ from torch import nn
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
 from adapt.losses import diversity, source_loss, target_entropy
-from adapt.methods import Losses
+from adapt.methods import Losses, mean_over_frames
 from adapt.model import VideoClassifier
+
+model = mean_over_frames
 
 
 def branch(config: AdaptConfig) -> None:

@@ -7,11 +7,13 @@ from torch import nn
 
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
-from adapt.discriminators import SOURCE, TARGET
+from adapt.discriminators import domains_of
 from adapt.losses import diversity, source_loss, target_entropy
-from adapt.methods import Losses
+from adapt.methods import Losses, mean_over_frames
 from adapt.model import VideoClassifier
 from adapt.pyramid import AdaptationBranch, PyramidLosses
+
+model = mean_over_frames
 
 
 def branch(config: AdaptConfig) -> AdaptationBranch:
@@ -31,14 +33,8 @@ def losses(
     assert branch is not None
     # Passed separately, so that each domain's batch norm sees its own statistics.
     source_BTC, target_BTC = model.encode(source.features_BTD), model.encode(target.features_BTD)
-    features_BTD = source.features_BTD
-    domains_B = torch.cat(
-        [
-            features_BTD.new_full((len(source_BTC),), SOURCE),
-            features_BTD.new_full((len(target_BTC),), TARGET),
-        ]
-    )
-    pyramid: PyramidLosses = branch(torch.cat([source_BTC, target_BTC]), domains_B, coefficient)
+    frames_BTC, domains_B = torch.cat([source_BTC, target_BTC]), domains_of(source, target)
+    pyramid: PyramidLosses = branch(frames_BTC, domains_B, coefficient)
     target_BN = model.classify(target_BTC)
     parts = {
         "source": source_loss(model.classify(source_BTC), source.labels_B),

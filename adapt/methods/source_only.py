@@ -1,4 +1,4 @@
-"""Source only: the MA2L-TD extractor and classifier, trained on the source's labels alone."""
+"""Source only: encoder, mean over frames and classifier, trained on the source's labels alone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from torch import nn
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
 from adapt.losses import source_loss
-from adapt.methods import Losses
+from adapt.methods import Losses, mean_over_frames
 from adapt.model import VideoClassifier
+
+model = mean_over_frames
 
 
 def branch(config: AdaptConfig) -> None:

@@ -1,0 +1,166 @@
+"""TA3N: temporal attentive adversarial adaptation network (Chen et al., ICCV 2019).
+
+Prediction is by temporal relations (TRN-M, Zhou et al., ECCV 2018) that are weighted by how easily their
+domain is told: the relation discriminators are part of the model, those of frames and videos are not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from adapt.config import AdaptConfig
+from adapt.data import SourceBatch, TargetBatch
+from adapt.discriminators import (
+    DomainClassifier,
+    FrameVideoDiscriminators,
+    domain_cross_entropy,
+    domains_of,
+    reverse,
+)
+from adapt.losses import entropy, source_loss
+from adapt.methods import Losses
+from adapt.model import encode, make_encoder
+from adapt.parallel import Dropout
+
+RELATION_WIDTH = 256
+"""R, of every relation and of the video feature."""
+TUPLES = 3
+"""Frame tuples of each size, where there are so many."""
+
+
+def combination(number: int, frames: int, size: int) -> tuple[int, ...]:
+    """The `number`-th of the C(frames, size) ordered tuples of frames in lexicographic order, from 0.
+
+    frames 5, size 3, number 4:  012 013 014 023 [024] 034 123 ... -> (0, 2, 4)
+    """
+    chosen: list[int] = []
+    for frame in range(frames):
+        beginning_here = math.comb(frames - frame - 1, size - len(chosen) - 1)
+        if number < beginning_here:
+            chosen.append(frame)
+            if len(chosen) == size:
+                break
+        else:
+            number -= beginning_here
+    return tuple(chosen)
+
+
+def frame_tuples(frames: int, size: int) -> list[tuple[int, ...]]:
+    """At most 3 of the C(frames, size) ordered tuples, evenly chosen: the numbers ceil(i C / 3)."""
+    count = math.comb(frames, size)
+    taken = min(TUPLES, count)
+    return [combination(-(-i * count // taken), frames, size) for i in range(taken)]
+
+
+@dataclass(frozen=True)
+class Related:
+    """Relations of a batch, T-1 of them: of all T frames first, of pairs last."""
+
+    video_BR: Tensor
+    """v = sum_n (1 + w_n) r_n."""
+    domain_logits: Tensor
+    """Of the relation discriminators, (B, T-1, 2)."""
+
+
+class TA3N(nn.Module):
+    """Encoder, relations with domain attention, classifier of their sum."""
+
+    def __init__(self, config: AdaptConfig, backbone_width: int, classes: int) -> None:
+        super().__init__()
+        frames, width = config.frames, config.width
+        self.encoder = make_encoder(config.encoder, backbone_width, width, config.dropout)
+        sizes = range(frames, 1, -1)
+        self.tuples = [frame_tuples(frames, size) for size in sizes]
+        self.relations = nn.ModuleList(
+            nn.Sequential(nn.ReLU(), nn.Linear(size * width, RELATION_WIDTH), nn.ReLU())
+            for size in sizes
+        )
+        self.relation_discriminators = nn.ModuleList(
+            DomainClassifier(RELATION_WIDTH) for _ in sizes
+        )
+        self.dropout = Dropout(config.dropout)
+        self.classifier = nn.Linear(RELATION_WIDTH, classes)
+
+    def encode(self, features_BTD: Tensor) -> Tensor:
+        """Backbone features (B, T, D) -> frame features (B, T, C)."""
+        return encode(self.encoder, features_BTD)
+
+    def relate(self, frames_BTC: Tensor, coefficient: float) -> Related:
+        """Frame features (B, T, C) -> their relations, attended.
+
+        r_n is the sum of an MLP over the chosen n-tuples of frames in their order. Its weight 1 + w_n,
+        w_n = 1 - H(d_n) with H in nats, is high where discriminator n tells the domain. Gradients
+        flow through the weights too, by the discriminator's reversal.
+
+        Args:
+            coefficient: of the gradient reversal at the relation discriminators.
+        """
+        attended, logits = [], []
+        for tuples, mlp, discriminator in zip(
+            self.tuples, self.relations, self.relation_discriminators
+        ):
+            joined = [torch.cat([frames_BTC[:, t] for t in chosen], dim=1) for chosen in tuples]
+            r_BR = mlp(torch.stack(joined, dim=1)).sum(dim=1)
+            logits_B2 = discriminator(reverse(r_BR, coefficient))
+            w_B = 1 - entropy(logits_B2.to(self.classifier.weight.dtype))
+            attended.append((1 + w_B[:, None]) * r_BR)
+            logits.append(logits_B2)
+        return Related(torch.stack(attended).sum(dim=0), torch.stack(logits, dim=1))
+
+    def classify(self, video_BR: Tensor) -> Tensor:
+        """Video features, dropped out already -> logits (B, N)."""
+        logits_BN: Tensor = self.classifier(video_BR)
+        return logits_BN.to(self.classifier.weight.dtype)  # losses are float32 under autocast too
+
+    def forward(self, features_BTD: Tensor) -> Tensor:
+        """Backbone features (B, T, D) -> logits (B, N)."""
+        related = self.relate(self.encode(features_BTD), 0.0)
+        return self.classify(self.dropout(related.video_BR))
+
+
+def model(config: AdaptConfig, backbone_width: int, classes: int) -> TA3N:
+    """The relation discriminators predict too, through the attention."""
+    return TA3N(config, backbone_width, classes)
+
+
+def branch(config: AdaptConfig) -> FrameVideoDiscriminators:
+    """The spatial discriminator of the frames and the temporal one of the video."""
+    return FrameVideoDiscriminators(config, frame_width=config.width, video_width=RELATION_WIDTH)
+
+
+def losses(
+    model: TA3N,
+    branch: nn.Module | None,
+    source: SourceBatch,
+    target: TargetBatch,
+    config: AdaptConfig,
+    coefficient: float,
+) -> Losses:
+    """L_y + L_sd + L_rd + L_td behind gradient reversal, plus gamma times the attentive entropy.
+
+    L_ae is the mean over both domains' videos of (1 + H(d)) H(y), d the temporal discriminator's
+    prediction and y the class; classifier and temporal discriminator see the same dropout(v).
+    """
+    assert branch is not None
+    # Passed separately, so that each domain's batch norm, if there is one, sees its own statistics.
+    frames_BTC = torch.cat([model.encode(b.features_BTD) for b in (source, target)])
+    domains_B = domains_of(source, target)
+    related = model.relate(frames_BTC, config.relation_reversal * coefficient)
+    parts_BR = related.video_BR.split([len(source.features_BTD), len(target.features_BTD)])
+    video_BR = torch.cat([model.dropout(part_BR) for part_BR in parts_BR])
+    frame_logits, video_logits = branch(frames_BTC, video_BR, coefficient)
+    logits_BN = model.classify(video_BR)
+    doubt_B = 1 + entropy(video_logits.to(domains_B.dtype))
+    parts = {
+        "source": source_loss(logits_BN[: len(source.labels_B)], source.labels_B),
+        "frame": domain_cross_entropy(frame_logits, domains_B),
+        "relation": domain_cross_entropy(related.domain_logits, domains_B),
+        "video": domain_cross_entropy(video_logits, domains_B),
+        "entropy": (doubt_B * entropy(logits_BN, config.entropy_reduction)).mean(),
+    }
+    total = parts["source"] + parts["frame"] + parts["relation"] + parts["video"]
+    return Losses(total=total + config.entropy_weight * parts["entropy"], parts=parts)
