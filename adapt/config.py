@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,14 +9,11 @@ from typing import Any
 from adapt.geometry import Geometry
 from adapt.presets import BENCHMARKS, DEFAULT_PRESETS, METHOD_SETTINGS, PAIR_SETTINGS, PRESETS
 from extract.errors import ConfigError
+from extract.options import check_options, option
 
 METHODS = tuple(DEFAULT_PRESETS)
 BANKS = ("auto", "device", "host", "mapped")
 """Where features are while training; see `adapt.bank`."""
-
-
-def _option(help_: str, *choices: str, **more: Any) -> dict[str, Any]:
-    return {"help": help_, **({"choices": choices} if choices else {}), **more}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,90 +24,96 @@ class AdaptConfig:
         ConfigError: a value out of range, or values that contradict each other.
     """
 
-    source: str = field(metadata=_option("Labelled domain, e.g. ucf.", required=True))
-    target: str = field(metadata=_option("Unlabelled domain, e.g. hmdb.", required=True))
+    source: str = field(metadata=option("Labelled domain, e.g. ucf.", required=True))
+    target: str = field(metadata=option("Unlabelled domain, e.g. hmdb.", required=True))
     benchmark: str = field(
-        metadata=_option(
+        metadata=option(
             "Folder of data/manifests.", default_text="the fullest that has both domains"
         )
     )
-    method: str = field(default="ma2l-td", metadata=_option("What to train.", *METHODS))
+    method: str = field(default="ma2l-td", metadata=option("What to train.", *METHODS))
     preset: str = field(
         default="paper",
-        metadata=_option(
+        metadata=option(
             "MA2L-TD as in the paper or as in its authors' code, or TA3N's settings; any option below "
             "overrides a point.",
             *PRESETS,
             default_text="; ".join(f"{method}: {name}" for method, name in DEFAULT_PRESETS.items()),
         ),
     )
-    seed: int = field(default=0, metadata=_option("Seed of every random choice."))
+    seed: int = field(default=0, metadata=option("Seed of every random choice."))
     epochs: int = field(
         default=300,
-        metadata=_option("Passes over the target's training videos (300: MA2L-TD's authors')."),
+        metadata=option(
+            "Passes over the target's training videos (300: MA2L-TD's authors').", least=1
+        ),
     )
-    batch_size: int = field(default=32, metadata=_option("Source videos per step."))
+    batch_size: int = field(default=32, metadata=option("Source videos per step.", least=1))
     target_batch: str = field(
         default="equal",
-        metadata=_option(
+        metadata=option(
             "Target videos per step: as many, or in proportion to the domains' training videos, so that "
             "both end a pass together.",
             "equal",
             "proportional",
         ),
     )
-    kernel: int = field(default=3, metadata=_option("Slots that one aggregation joins, q."))
-    levels: int = field(default=4, metadata=_option("Levels of the pyramid, M."))
+    kernel: int = field(default=3, metadata=option("Slots that one aggregation joins, q.", least=1))
+    levels: int = field(default=4, metadata=option("Levels of the pyramid, M.", least=1))
     frames: int = field(
         default=0,
-        metadata=_option(
+        metadata=option(
             "Frames sampled per video; the pyramid fixes it.",
             default_text="from kernel and levels; ta3n: 5",
+            least=1,
         ),
     )
     train_sampling: str = field(
         default="jittered",
-        metadata=_option(
+        metadata=option(
             "Training frames: a random one of each segment, or its centre.", "jittered", "centred"
         ),
     )
     encoder: str = field(
         default="two-layer",
-        metadata=_option(
+        metadata=option(
             "two-layer: twice Linear, BatchNorm, ReLU, dropout between (sec. 3.1); one-layer: Linear "
             "started from N(0, 0.001), ReLU, dropout (TA3N).",
             "two-layer",
             "one-layer",
         ),
     )
-    width: int = field(default=256, metadata=_option("Width of the task-driven features, C."))
+    width: int = field(
+        default=256, metadata=option("Width of the task-driven features, C.", least=1)
+    )
     dropout: float = field(
-        default=0.5, metadata=_option("Dropout of the encoder and of TA3N's video feature.")
+        default=0.5, metadata=option("Dropout of the encoder and of TA3N's video feature.")
     )
     discriminator_width: int = field(
         default=1024,
-        metadata=_option(
+        metadata=option(
             "Hidden width of MA2L-TD's discriminators; those of dann and ta3n are as wide as what they "
-            "look at."
+            "look at.",
+            least=1,
         ),
     )
     discriminators: str = field(
         default="slot",
-        metadata=_option(
+        metadata=option(
             "One discriminator per slot, or one per level (ablation of table 4).", "slot", "shared"
         ),
     )
     adversarial_levels: str = field(
         default="all",
-        metadata=_option(
+        metadata=option(
             "Levels with discriminators: all, or frame and video only (ablation of table 4).",
             "all",
             "frame-video",
         ),
     )
-    first_level: bool = field(metadata=_option("Discriminators at level 1, the frames (eq. 3)."))
+    first_level: bool = field(metadata=option("Discriminators at level 1, the frames (eq. 3)."))
     reversal: str = field(
-        metadata=_option(
+        metadata=option(
             "Where the gradient turns: at every discriminator's input, so that the aggregators play "
             "against them, or at the first aggregator's input.",
             "discriminators",
@@ -119,10 +121,10 @@ class AdaptConfig:
         )
     )
     aggregation: str = field(
-        metadata=_option("Weights over a receptive field: eq. 12, or 1/q.", "attention", "mean")
+        metadata=option("Weights over a receptive field: eq. 12, or 1/q.", "attention", "mean")
     )
     level_weights: str = field(
-        metadata=_option(
+        metadata=option(
             "Weights over levels: loss of trained level discriminators (eq. 7), entropy of untrained "
             "ones (authors' code), or equal.",
             "loss",
@@ -131,15 +133,15 @@ class AdaptConfig:
         )
     )
     slot_reduction: str = field(
-        metadata=_option("A level's loss over its slots: eq. 3 sums.", "sum", "mean")
+        metadata=option("A level's loss over its slots: eq. 3 sums.", "sum", "mean")
     )
     bound: str = field(
-        metadata=_option("Layer norm after every aggregation, or none.", "layernorm", "none")
+        metadata=option("Layer norm after every aggregation, or none.", "layernorm", "none")
     )
-    adversarial_weight: float = field(metadata=_option("Largest reversal coefficient."))
+    adversarial_weight: float = field(metadata=option("Largest reversal coefficient."))
     adversarial_ramp: str = field(
         default="dann",
-        metadata=_option(
+        metadata=option(
             "dann: the reversal coefficient grows as 2/(1+exp(-10p)) - 1, p the finished share of the "
             "epochs; none: constant.",
             "dann",
@@ -148,34 +150,34 @@ class AdaptConfig:
     )
     frame_reversal: float = field(
         default=0.5,
-        metadata=_option("dann, ta3n: factor of the reversal coefficient at the frames."),
+        metadata=option("dann, ta3n: factor of the reversal coefficient at the frames."),
     )
     relation_reversal: float = field(
         default=0.75,
-        metadata=_option(
+        metadata=option(
             "ta3n: the same at its relations.", default_text="0.75; ta3n, hmdb -> ucf: 1.0"
         ),
     )
     video_reversal: float = field(
-        default=0.75, metadata=_option("dann, ta3n: the same at the videos.")
+        default=0.75, metadata=option("dann, ta3n: the same at the videos.")
     )
     entropy_reduction: str = field(
-        metadata=_option("Target entropy over the classes: eq. 2 sums.", "sum", "mean")
+        metadata=option("Target entropy over the classes: eq. 2 sums.", "sum", "mean")
     )
     entropy_weight: float = field(
         default=1.0,
-        metadata=_option(
+        metadata=option(
             "Weight of the target entropy; ta3n: of the attentive entropy of both domains.",
             default_text="1.0; dann: 0.0; ta3n: 0.003, hmdb -> ucf: 0.3",
         ),
     )
     diversity_weight: float = field(
         default=0.0,
-        metadata=_option("ma2l-td, infomax: reward for the entropy of the mean target prediction."),
+        metadata=option("ma2l-td, infomax: reward for the entropy of the mean target prediction."),
     )
     statistics: str = field(
         default="running",
-        metadata=_option(
+        metadata=option(
             "Batch norm statistics that predict: the running ones of training, or those of the target's "
             "training videos, taken once training has ended (AdaBN).",
             "running",
@@ -184,36 +186,36 @@ class AdaptConfig:
     )
     compute: str = field(
         default="float32",
-        metadata=_option(
+        metadata=option(
             "Number type of products in training; auto: bfloat16 where a short trial says it pays. "
             "Parameters, losses and the optimiser stay float32.",
             *("float32", "bfloat16", "auto"),
         ),
     )
-    optimiser: str = field(default="adam", metadata=_option("Of all parameters.", "adam", "sgd"))
+    optimiser: str = field(default="adam", metadata=option("Of all parameters.", "adam", "sgd"))
     momentum: float = field(
-        default=0.9, metadata=_option("Nesterov momentum of sgd; 0: plain gradient descent.")
+        default=0.9, metadata=option("Nesterov momentum of sgd; 0: plain gradient descent.")
     )
-    learning_rate: float = field(metadata=_option("Learning rate at the start."))
+    learning_rate: float = field(metadata=option("Learning rate at the start."))
     rate_decay: str = field(
-        metadata=_option(
+        metadata=option(
             "rate / (1+10p)^0.75 after a share p of the epochs (dann) or of the steps (dann-step).",
             "dann",
             "dann-step",
             "none",
         )
     )
-    weight_decay: float = field(metadata=_option("The optimiser's L2 penalty."))
+    weight_decay: float = field(metadata=option("The optimiser's L2 penalty."))
     gradient_clip: float = field(
         default=0.0,
-        metadata=_option("Largest L2 norm of a step's whole gradient; 0: it is not clipped."),
+        metadata=option("Largest L2 norm of a step's whole gradient; 0: it is not clipped."),
     )
-    draws: int = field(metadata=_option("Random frame draws per video and step."))
+    draws: int = field(metadata=option("Random frame draws per video and step.", least=1))
     eval_draws: int = field(
-        metadata=_option("Seeded random draws at evaluation, logits averaged; 0: segment centres.")
+        metadata=option("Seeded random draws at evaluation, logits averaged; 0: segment centres.")
     )
     source_sampling: str = field(
-        metadata=_option(
+        metadata=option(
             "A pass over the source: every video once, or as many of every class as the smallest class "
             "has (authors' code), or as the largest has, the videos of smaller classes repeated.",
             *("shuffled", "smallest-class", "largest-class"),
@@ -254,16 +256,7 @@ class AdaptConfig:
         return cls(**{**values, "benchmark": benchmark, "preset": preset})
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            value, choices = getattr(self, f.name), f.metadata.get("choices")
-            flag = "--" + f.name.replace("_", "-")
-            if choices and value not in choices:
-                raise ConfigError(f"{flag} must be one of {', '.join(choices)}, got {value!r}.")
-            least = 0 if f.name in ("seed", "eval_draws") else 1
-            if f.type == "int" and value < least:
-                raise ConfigError(f"{flag} must be {least} or more, got {value}.")
-            if f.type == "float" and not 0 <= value < float("inf"):
-                raise ConfigError(f"{flag} must be 0 or more, got {value}.")
+        check_options(self)
         if self.dropout >= 1 or self.learning_rate == 0:
             raise ConfigError(
                 f"--dropout must be below 1 and --learning-rate above 0, got {self.dropout} and "

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
 
 from extract.errors import ConfigError
+from extract.options import check_options, option
 
 PRESETS = {
     "ta3n": "shorter side 224, centre crop 224: how this field's published features were made",
     "torchvision": "the transforms published with the backbone's weights",
 }
-
-
-def _option(help_: str, *choices: str, **more: Any) -> dict[str, Any]:
-    return {"help": help_, **({"choices": choices} if choices else {}), **more}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,25 +22,27 @@ class ExtractConfig:
     """
 
     backbone: str = field(
-        default="resnet101", metadata=_option("Any torchvision classification model, by name.")
+        default="resnet101", metadata=option("Any torchvision classification model, by name.")
     )
     weights: str = field(
         default="imagenet1k_v1",
-        metadata=_option(
+        metadata=option(
             "A torchvision name (imagenet1k_v1, imagenet1k_v2), random:SEED, or a state dict's path."
         ),
     )
     preset: str = field(
         default="ta3n",
-        metadata=_option("; ".join(f"{k}: {v}" for k, v in PRESETS.items()) + ".", *PRESETS),
+        metadata=option("; ".join(f"{k}: {v}" for k, v in PRESETS.items()) + ".", *PRESETS),
     )
-    stride: int = field(default=1, metadata=_option("Keep every N-th frame, from the first."))
+    stride: int = field(
+        default=1, metadata=option("Keep every N-th frame, from the first.", least=1)
+    )
     frames_per_video: int = field(
-        default=0, metadata=_option("Keep N evenly spaced frames of every video; 0: all.")
+        default=0, metadata=option("Keep N evenly spaced frames of every video; 0: all.")
     )
     precision: str = field(
         default="auto",
-        metadata=_option(
+        metadata=option(
             "Compute type of the backbone; stored is always float16. auto: float16 on a GPU; on a CPU "
             "bfloat16 where a short probe finds it faster, else float32.",
             *("auto", "float32", "bfloat16", "float16"),
@@ -53,48 +50,42 @@ class ExtractConfig:
     )
     input: str = field(
         default="videos",
-        metadata=_option("Video files, or one folder of images per video.", "videos", "frames"),
+        metadata=option("Video files, or one folder of images per video.", "videos", "frames"),
     )
     device: str = field(
-        default="auto", metadata=_option("auto: a GPU if there is one.", "auto", "cpu", "cuda")
+        default="auto", metadata=option("auto: a GPU if there is one.", "auto", "cpu", "cuda")
     )
     batch: int = field(
         default=0,
-        metadata=_option("Frames in one forward pass.", default_text="16 on a CPU, 128 on a GPU"),
+        metadata=option("Frames in one forward pass.", default_text="16 on a CPU, 128 on a GPU"),
     )
     workers: int = field(
         default=0,
-        metadata=_option("Decoding processes.", default_text="one per core, 16 at most"),
+        metadata=option("Decoding processes.", default_text="one per core, 16 at most"),
     )
     compile: bool = field(
-        default=False, metadata=_option("torch.compile the backbone: minutes first, then faster.")
+        default=False, metadata=option("torch.compile the backbone: minutes first, then faster.")
     )
     decode_timeout: int = field(
-        default=120, metadata=_option("Seconds without a frame after which a decoder is replaced.")
+        default=120,
+        metadata=option("Seconds without a frame after which a decoder is replaced.", least=1),
     )
-    limit: int = field(default=0, metadata=_option("Extract N more videos, then stop; 0: all."))
+    limit: int = field(default=0, metadata=option("Extract N more videos, then stop; 0: all."))
     rank: int = field(
         default=0,
-        metadata=_option(
+        metadata=option(
             "This process among --world.", default_text="from torchrun or SLURM, else 0"
         ),
     )
     world: int = field(
         default=0,
-        metadata=_option(
+        metadata=option(
             "Processes that share the work.", default_text="from torchrun or SLURM, else 1"
         ),
     )
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            value, choices = getattr(self, f.name), f.metadata.get("choices")
-            flag = "--" + f.name.replace("_", "-")
-            if choices and value not in choices:
-                raise ConfigError(f"{flag} must be one of {', '.join(choices)}, got {value!r}.")
-            least = 1 if f.name in ("stride", "decode_timeout") else 0
-            if f.type == "int" and value < least:
-                raise ConfigError(f"{flag} must be {least} or more, got {value}.")
+        check_options(self)
         if self.stride > 1 and self.frames_per_video:
             raise ConfigError("Give --stride or --frames-per-video, not both.")
         if self.rank and self.rank >= self.world:
