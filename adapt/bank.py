@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from adapt.config import BANKS
+from adapt.parallel import world
 from adapt.sampling import centred, jittered
 from extract.errors import ConfigError
 from extract.manifest import Video
@@ -124,10 +125,12 @@ class MappedBank:
 def choose_bank(asked: str, needed_bytes: int, device: torch.device) -> str:
     """`auto` by size: on the device if half its free memory suffices, else likewise on the host.
 
+    Main memory is divided among the processes that train together: each has a bank of its own.
+
     Raises:
         ConfigError: device or host is asked for and has not the memory.
     """
-    host = available_memory()
+    host = available_memory() // world()
     room = {"device": host, "host": host, "mapped": needed_bytes}
     if device.type == "cuda":
         room["device"] = torch.cuda.mem_get_info(device)[0]

@@ -83,6 +83,9 @@ def test_the_bank_is_chosen_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert str(caught.value) == (
         "--bank host needs 51.0 GB for the features, 10.0 GB are free. Use --bank mapped."
     )
+    monkeypatch.setattr(banks, "world", lambda: 2)  # two processes have half of it each
+    assert choose_bank("auto", 2 * GB, CPU) == "device"
+    assert choose_bank("auto", 3 * GB, CPU) == "mapped"
     store, videos = make(tmp_path)
     with store:
         assert needed_bytes(store, videos) == 38 * 12 * 2
