@@ -35,6 +35,8 @@ METHODS = {
     "source-only, sampled as released": "--method source-only --preset released --learning-rate 3e-4",
     "released, Adam 3e-4": "--preset released --learning-rate 3e-4",
     "paper": "--preset paper",
+    "infomax": "--method infomax",
+    "tuned": "--preset tuned",
 }
 
 
@@ -119,6 +121,9 @@ def _luma(frames: np.ndarray) -> np.ndarray:
 @click.option("--seeds", default="0,1,2", show_default=True, help="Seeds of split and training.")
 @click.option("--eval-fraction", default=0.5, show_default=True)
 @click.option("--epochs", default=100, show_default=True)
+@click.option(
+    "--method", "chosen", type=click.Choice(list(METHODS)), multiple=True, help="Default: all."
+)
 @click.option("--variant", "variants", multiple=True, metavar="NAME=OPTIONS", help="Of adapt.")
 @click.option("--record", "record_to", type=click.Path(path_type=Path), help="Append JSON lines.")
 def darkened(
@@ -129,6 +134,7 @@ def darkened(
     seeds: str,
     eval_fraction: float,
     epochs: int,
+    chosen: tuple[str, ...],
     variants: tuple[str, ...],
     record_to: Path | None,
 ) -> None:
@@ -149,7 +155,9 @@ def darkened(
     benchmark = f"{source}-{target}-split{{seed}}"
     _prepare(videos, benchmark, numbers, eval_fraction, weights, places)
     rows = []
-    for name, options in (METHODS | dict(v.split("=", 1) for v in variants)).items():
+    methods = {m: METHODS[m] for m in chosen} if chosen or variants else dict(METHODS)
+    methods |= dict(variant.split("=", 1) for variant in variants)
+    for name, options in methods.items():
         training = [*shlex.split(TRAINING), "--epochs", str(epochs), *shlex.split(options)]
         rows.append(
             adapt_over_seeds(
