@@ -49,7 +49,7 @@ SYSTEMS = {
     "dann": "--method dann --compute bfloat16",
     "dann, shared settings": f"{SHARED} --method dann --preset paper",
     "ta3n": "--method ta3n --compute bfloat16",
-    "ta3n, shared settings": f"{SHARED} --method ta3n --preset paper",
+    "ta3n, shared settings, 5 frames": f"{SHARED} --method ta3n --preset paper --frames 5",
     "infomax, target statistics": f"{SHARED} --method infomax",
     "tuned": f"{SHARED} --preset tuned",
 }
