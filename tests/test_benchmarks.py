@@ -1,15 +1,31 @@
-"""The accuracy benchmarks: the planted gap and the darkened video against their recipes in plain loops."""
+"""The accuracy benchmarks against plain loops: the planted gap, the darkened video, the collapse."""
 
 from __future__ import annotations
 
+import copy
+import csv
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
+from conftest import make_problem
+from test_pyramid import reference
 
+from adapt.config import AdaptConfig
+from adapt.data import SourceBatch, TargetBatch
+from adapt.experiment import adapt
+from adapt.inputs import Loaded, load
+from adapt.inputs import Places as Inputs
+from adapt.model import VideoClassifier
+from adapt.runs import RunFolder
+from adapt.train import State
+from benchmarks import collapse
 from benchmarks.common import Places
 from benchmarks.darkened import darken, read_frames, write_dark
 from benchmarks.planted_gap import (
@@ -203,3 +219,132 @@ def test_dark_videos_are_real_files_close_to_what_was_asked(tmp_path: Path):
     difference = (stored.astype(float) - asked) @ [0.299, 0.587, 0.114]
     assert math.sqrt((difference**2).mean()) == pytest.approx(error)
     assert error < 3, "the encoder must keep the brightness within the noise (12.75 grey levels)"
+
+
+def toy(root: Path, **given) -> tuple[AdaptConfig, Loaded]:
+    make_problem(root)
+    small = {"levels": 3, "width": 6, "discriminator_width": 8, "batch_size": 8, "epochs": 2}
+    domains = {"source": "left", "target": "right"}
+    config = AdaptConfig.make(benchmark="toy", given={**domains, **small, **given})
+    places = Inputs(features=root / "features", manifests=root / "manifests")
+    return config, load(config, places, torch.device("cpu"))
+
+
+def encoded(model: VideoClassifier, features_BTD: torch.Tensor) -> torch.Tensor:
+    """f^1 with the batch's own statistics and without dropout."""
+    x = features_BTD.flatten(0, 1)
+    for linear, norm in ((0, 1), (4, 5)):
+        x = x @ model.encoder[linear].weight.T + model.encoder[linear].bias
+        x = (x - x.mean(dim=0)) / (x.var(dim=0, unbiased=False) + 1e-5).sqrt()
+        x = (x * model.encoder[norm].weight + model.encoder[norm].bias).clamp(min=0)
+    return x.unflatten(0, features_BTD.shape[:2])
+
+
+@pytest.mark.parametrize("form", ["letter", "letter, layer norm", "paper"])
+def test_what_is_measured_of_the_collapse_equals_the_loops(tmp_path, form):
+    config, loaded = toy(tmp_path, **collapse.FORMS[form])
+    state = State(config, loaded.data)
+    state.model.double()
+    state.branch.double()
+    for (
+        p
+    ) in state.branch.parameters():  # away from the start, where losses hardly differ from log 2
+        p.data += 0.3 * torch.randn_like(p)
+    probe = collapse.Probe.of(loaded.data, config)
+    assert len(probe.source.features_BTD) == len(probe.target.features_BTD) == 8
+    probe = collapse.Probe(
+        source=SourceBatch(probe.source.features_BTD.double(), probe.source.labels_B),
+        target=TargetBatch(probe.target.features_BTD.double()),
+    )
+    before = copy.deepcopy(state.state_dict())
+    measured = collapse.measure(state, config, probe, coefficient=0.3)
+
+    f_source, f_target = (
+        encoded(state.model, batch.features_BTD) for batch in (probe.source, probe.target)
+    )
+    domains_B = torch.tensor([0.0] * 8 + [1.0] * 8)
+    loops = reference(config, state.branch, torch.cat([f_source, f_target]), domains_B)
+    expected = {}
+    for m in (1, 2, 3):
+        squares = [v**2 for b in range(8, 16) for f in loops.features[b][m - 1] for v in f.tolist()]
+        losses = [slot.item() for video in loops.slot_losses for slot in video[m]]
+        expected[f"rms_{m}"] = math.sqrt(sum(squares) / len(squares))
+        expected[f"loss_{m}"] = sum(losses) / len(losses)
+    p_source, p_target = (
+        state.model.classifier(f.mean(dim=1)).softmax(dim=1) for f in (f_source, f_target)
+    )
+    entropy_B = -(p_target * p_target.log()).sum(dim=1)
+    if config.entropy_reduction == "mean":
+        entropy_B = entropy_B / p_target.shape[1]
+    right_B = p_source[range(8), probe.source.labels_B]
+    task = entropy_B.mean() - right_B.log().mean()
+    norms = []
+    for loss in (loops.adversarial, task):
+        gradients = torch.autograd.grad(loss, (f_source, f_target), retain_graph=True)
+        norms.append(math.sqrt(sum(v * v for g in gradients for v in g.flatten().tolist())))
+    expected["gradient_ratio"] = 0.3 * norms[0] / norms[1]
+    assert measured == pytest.approx(expected, rel=1e-9)
+    for name, value in before["model"].items():
+        assert torch.equal(value, state.model.state_dict()[name]), "measuring changes nothing"
+
+
+def test_the_traced_run_is_the_run_of_adapt(tmp_path):
+    config, loaded = toy(tmp_path, bound="none")
+    rows = collapse.trace(config, loaded)
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    names = {f"{what}_{m}" for what in ("rms", "loss") for m in (1, 2, 3)}
+    for row in rows:
+        assert set(row) == {"epoch", "gradient_ratio", "target_eval"} | names
+        assert all(math.isfinite(value) for value in row.values())
+    assert rows[0]["gradient_ratio"] == 0, "the reversal's ramp starts at 0"
+    run = adapt(config, loaded, RunFolder(tmp_path / "run"))
+    assert rows[-1]["target_eval"] == run.overall
+
+
+def test_collapse_command_writes_a_line_per_epoch_of_every_run(data, tmp_path, monkeypatch):
+    np.savez(tmp_path / "tiny.npz", **data)
+    forms = {name: {**options, "width": 8} for name, options in collapse.FORMS.items()}
+    monkeypatch.setattr(collapse, "FORMS", forms)
+    monkeypatch.setattr(collapse, "QUICK", ["--levels", "3", "--discriminator-width", "8"])
+    table = tmp_path / "table.csv"
+    arguments = ["measure", table, "--npz", tmp_path / "tiny.npz", "--seeds", "0,1", "--epochs", 1]
+    outcome = CliRunner().invoke(collapse.collapse, [str(a) for a in arguments])
+    assert outcome.exit_code == 0, outcome.output
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [(r["gap"], r["seed"], r["form"], r["epoch"]) for r in rows] == [
+        (gap, seed, form, epoch)
+        for gap in collapse.GAPS
+        for seed in "01"
+        for form in forms
+        for epoch in "01"
+    ]
+    for row in rows:
+        assert (row["rms_3"] == "") == (row["form"] == "source only")
+
+
+def test_collapse_is_drawn_with_the_name_of_every_form(tmp_path):
+    rows = [
+        {"gap": gap, "form": form, "seed": seed, "epoch": epoch, "target_eval": 10.0 * epoch + seed}
+        | ({} if form == "source only" else {"rms_4": 2.0**epoch, "loss_4": 0.5 * 3.0**epoch})
+        for gap in collapse.GAPS
+        for form in collapse.FORMS
+        for seed in (0, 1)
+        for epoch in (0, 1, 2)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
+    for name in ("once.svg", "again.svg"):
+        arguments = ["draw", str(tmp_path / "table.csv"), str(tmp_path / name)]
+        outcome = CliRunner().invoke(collapse.collapse, arguments)
+        assert outcome.exit_code == 0, outcome.output
+    drawing = (tmp_path / "once.svg").read_text()
+    assert all(f">{form}</text>" in drawing for form in collapse.FORMS)
+    assert drawing == (tmp_path / "again.svg").read_text()
+
+
+def test_drawing_without_matplotlib_names_the_extra(tmp_path, monkeypatch):
+    (tmp_path / "table.csv").write_text("gap,form,seed,epoch\n")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    arguments = ["draw", str(tmp_path / "table.csv"), str(tmp_path / "figure.svg")]
+    outcome = CliRunner().invoke(collapse.collapse, arguments)
+    assert outcome.exit_code == 1
+    assert "Drawing needs matplotlib. Run: pip install -e '.[test]'" in outcome.output
