@@ -48,7 +48,7 @@ class State:
         self.branch: nn.Module | None = method.branch(config)
         if self.branch is not None:
             self.branch.to(data.device).train()
-        self.losses = parallel.wrapped(_Losses(config, self.model, self.branch))
+        self.losses = parallel.wrapped(_Losses(self.model, self.branch))
         """The method's losses as one module, which processes that train together share."""
         trained = [p for p in self.losses.parameters() if p.requires_grad]
         self.optimiser = _optimiser(config, trained, data.device)
@@ -97,15 +97,15 @@ class State:
 
 
 class _Losses(nn.Module):
-    def __init__(self, config: AdaptConfig, model: nn.Module, branch: nn.Module | None):
+    def __init__(self, model: nn.Module, branch: nn.Module | None):
         super().__init__()
-        self.config, self.model, self.branch = config, model, branch
+        self.model, self.branch = model, branch
 
     def forward(
-        self, source: SourceBatch, target: TargetBatch, coefficient: float
+        self, config: AdaptConfig, source: SourceBatch, target: TargetBatch, coefficient: float
     ) -> methods.Losses:
-        return methods.find(self.config.method).losses(
-            self.model, self.branch, source, target, self.config, coefficient
+        return methods.find(config.method).losses(
+            self.model, self.branch, source, target, config, coefficient
         )
 
 
@@ -192,12 +192,11 @@ def step(
         source, target: this process's share of the batch.
     """
     with autocast(config.compute, state.device):
-        losses = state.losses(source, target, coefficient)
+        losses = state.losses(config, source, target, coefficient)
     state.optimiser.zero_grad(set_to_none=True)
     losses.total.backward()
     if config.gradient_clip:
-        parameters = [p for group in state.optimiser.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+        nn.utils.clip_grad_norm_(state.losses.parameters(), config.gradient_clip)
     state.optimiser.step()
     return losses.parts
 

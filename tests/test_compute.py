@@ -17,6 +17,7 @@ from adapt.bank import FeatureBank
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
 from adapt.train import State, TrainingData, step
+from benchmarks import adapt as step_benchmark
 
 CPU = torch.device("cpu")
 
@@ -130,3 +131,12 @@ def test_compute_is_a_choice() -> None:
     with pytest.raises(ValueError) as caught:
         dataclasses.replace(config, compute="float16")
     assert str(caught.value) == "--compute must be one of float32, bfloat16, auto, got 'float16'."
+
+
+def test_the_benchmarked_loop_computes_what_the_step_does() -> None:
+    """`benchmarks.adapt` on a small pyramid: losses and gradients agree, and every variant runs."""
+    config = step_benchmark.make_config(levels=3, discriminator_width=8, batch_size=4)
+    data = step_benchmark.make_data(CPU)
+    assert step_benchmark.check_equal(config, data) < 1e-10
+    variants = step_benchmark.steps(config, data, State(config, data))
+    assert [run() for run in variants.values()] == [None] * 5
