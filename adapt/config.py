@@ -35,8 +35,8 @@ class AdaptConfig:
     preset: str = field(
         default="paper",
         metadata=option(
-            "MA2L-TD as in the paper or as in its authors' code, or TA3N's settings; any option below "
-            "overrides a point.",
+            "MA2L-TD as in the paper, as in its authors' code or as tuned here, or TA3N's settings; any "
+            "option below overrides a point.",
             *PRESETS,
             default_text="; ".join(f"{method}: {name}" for method, name in DEFAULT_PRESETS.items()),
         ),

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
-from adapt.parallel import rank, world
+from adapt.parallel import dropped
 
 SOURCE, TARGET = 0.0, 1.0
 """Domain labels d, here and nowhere else."""
@@ -41,11 +41,7 @@ def reverse(x: Tensor, coefficient: float) -> Tensor:
 
 def drop(x: Tensor) -> Tensor:
     """Dropout of (S, rows, W), the rows those of the source and then those of the target."""
-    if world() == 1:
-        return _drop(x)
-    S, rows, W = x.shape
-    whole = x.new_ones(S, 2, world(), rows // 2, W)  # the batch of all processes: one mask for all
-    return x * _drop(whole)[:, :, rank()].reshape(x.shape)
+    return dropped(x, _drop, domains=2)
 
 
 def _drop(x: Tensor) -> Tensor:

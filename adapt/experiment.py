@@ -50,10 +50,10 @@ def adapt(
     for size in batch_sizes(config, loaded.data):
         parallel.share(slice(0, size))
     with contextlib.ExitStack() as held:
-        kept, finished = parallel.from_first(lambda: _begin(held, config, loaded, run, resume))
-        if finished:
+        kept, result = parallel.from_first(lambda: _begin(held, config, loaded, run, resume))
+        if result is not None:
             log.info("%s is finished already.", run.path)
-            return Accuracy(**parallel.from_first(lambda: dataclasses.asdict(run.result())))
+            return Accuracy(**result)
         keep_freed_memory()
         state = State(config, loaded.data)
         if kept is not None:
@@ -75,11 +75,11 @@ def adapt(
 
 def _begin(
     held: contextlib.ExitStack, config: AdaptConfig, loaded: Loaded, run: RunFolder, resume: bool
-) -> tuple[dict[str, Any] | None, bool]:
-    """What to go on from, and whether nothing is left to do."""
+) -> tuple[dict[str, Any] | None, dict[str, float] | None]:
+    """What to go on from, and the accuracy's fields if nothing is left to do."""
     held.enter_context(run.claimed())
     kept = run.begin(config, loaded.inputs, resume=resume)
-    return kept, run.is_finished()
+    return kept, dataclasses.asdict(run.result()) if run.is_finished() else None
 
 
 def _finish(

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from extract.errors import ConfigError, Ma2lError, RunError
@@ -100,14 +99,16 @@ def from_first(function: Callable[[], Any]) -> Any:
 
 
 def _sent_by_first(value: dict[str, Any]) -> dict[str, Any]:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    content = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8).to(device)
-    size = torch.tensor([len(content)], device=device)
+    buffer = io.BytesIO()
+    if rank() == 0:
+        torch.save(value, buffer)
+    size = torch.tensor([buffer.getbuffer().nbytes], device=device)
     dist.broadcast(size, 0)
-    if rank() > 0:
-        content = torch.empty(int(size), dtype=torch.uint8, device=device)
+    if rank() == 0:
+        dist.broadcast(torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8).to(device), 0)
+        return value
+    content = torch.empty(int(size), dtype=torch.uint8, device=device)
     dist.broadcast(content, 0)
     received: dict[str, Any] = torch.load(
         io.BytesIO(content.cpu().numpy().tobytes()), map_location="cpu", weights_only=True
@@ -188,11 +189,24 @@ class BatchNorm(nn.BatchNorm1d):
         return (normal * self.weight + self.bias).to(x.dtype)
 
 
+def dropped(x: Tensor, drop: Callable[[Tensor], Tensor], domains: int) -> Tensor:
+    """Dropout of this process's rows by its share of the mask that one process would draw.
+
+    Args:
+        x: (S, rows, W), the rows those of one domain after the other, equally many of each.
+        drop: what drops at random, and scales what it keeps.
+        domains: how many.
+    """
+    if world() == 1:
+        return drop(x)
+    S, rows, W = x.shape
+    whole = x.new_ones(S, domains, world(), rows // domains, W)
+    return x * drop(whole)[:, :, rank()].reshape(x.shape)
+
+
 class Dropout(nn.Dropout):
-    """`nn.Dropout` of a batch whose rows (first dimension) the processes share."""
+    """`nn.Dropout` of one domain's rows, (rows, W) in every process."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop; in training this process's share of the whole batch's mask."""
-        if not self.training or world() == 1:
-            return super().forward(x)
-        return x * F.dropout(x.new_ones(world(), *x.shape), self.p)[rank()]
+        """Drop, in training."""
+        return dropped(x[None], super().forward, domains=1)[0] if self.training else x

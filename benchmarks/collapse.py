@@ -27,14 +27,22 @@ from adapt.bank import Bank, sample
 from adapt.compute import keep_freed_memory
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch, labels_of
-from adapt.discriminators import SOURCE as SOURCE_LABEL
-from adapt.discriminators import TARGET as TARGET_LABEL
+from adapt.discriminators import domains_of
 from adapt.evaluate import accuracy, predict
 from adapt.inputs import Loaded, Places, load
 from adapt.losses import source_loss, target_entropy
 from adapt.train import State, TrainingData, train
 from benchmarks import common
-from benchmarks.planted_gap import BENCHMARK, QUICK, SOURCE, TARGET, Gap, write_problem
+from benchmarks.planted_gap import (
+    BENCHMARK,
+    NPZ,
+    QUICK,
+    SOURCE,
+    TARGET,
+    Gap,
+    read_features,
+    write_problem,
+)
 
 GAPS = {"constant": Gap(), "growing": Gap(drift=1.0, background=0.8)}
 LETTER = {"bound": "none", "adversarial_weight": 1.0, "entropy_reduction": "sum"}
@@ -106,10 +114,7 @@ def measure(
             lambda module, inputs: levels.append(inputs[0].detach())
         )
     f_source, f_target = (model.encode(b.features_BTD) for b in (probe.source, probe.target))
-    sizes = (len(f_source), len(f_target))
-    domains_B = torch.cat(
-        [f_source.new_full((n,), d) for n, d in zip(sizes, (SOURCE_LABEL, TARGET_LABEL))]
-    )
+    domains_B = domains_of(probe.source, probe.target)
     pyramid = branch(torch.cat([f_source, f_target]), domains_B, coefficient)
     task = source_loss(model.classify(f_source), probe.source.labels_B)
     task = task + config.entropy_weight * target_entropy(
@@ -121,7 +126,7 @@ def measure(
     )
     numbered = list(zip(config.discriminated_levels, levels, pyramid.slot_losses))
     return {
-        **{f"rms_{m}": f[sizes[0] :].square().mean().sqrt().item() for m, f, _ in numbered},
+        **{f"rms_{m}": f[len(f_source) :].square().mean().sqrt().item() for m, f, _ in numbered},
         **{f"loss_{m}": losses.mean().item() for m, _, losses in numbered},
         "gradient_ratio": against / towards,
     }
@@ -157,20 +162,13 @@ def collapse() -> None:
 
 @collapse.command("measure")
 @click.argument("csv", type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--npz",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    default=Path("../shared/features/ucf14_vgg16.npz"),
-    show_default=True,
-    help="The real features.",
-)
+@NPZ
 @click.option("--seeds", default="0,1,2", show_default=True, help="Training seeds.")
 @click.option("--epochs", default=15, show_default=True)
 def measure_command(csv: Path, npz: Path, seeds: str, epochs: int) -> None:
     """Train every form on both gaps and write one line per epoch."""
     keep_freed_memory()
-    with np.load(npz, allow_pickle=False) as file:
-        features = dict(file)
+    features = read_features(npz)
     table: list[dict[str, Any]] = []
     for gap_name, gap in GAPS.items():
         with TemporaryDirectory(prefix="benchmark-") as folder:

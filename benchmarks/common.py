@@ -110,14 +110,31 @@ def adapt_over_seeds(
     return Row(name=name, results=tuple(results), seconds=tuple(seconds))
 
 
+def choose_methods(
+    methods: Mapping[str, str], chosen: Sequence[str], variants: Sequence[str]
+) -> dict[str, str]:
+    """Names and options of `adapt`: the chosen ones, or all where nothing is asked for, and the variants.
+
+    Args:
+        variants: each NAME=OPTIONS.
+    """
+    asked = {name: methods[name] for name in chosen} if chosen or variants else dict(methods)
+    return asked | dict(variant.split("=", 1) for variant in variants)
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """`84.3 ± 0.5`, the sample deviation where there are several."""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{spread}"
+
+
 def table(rows: Sequence[Row], title: str) -> str:
     """Markdown: per method mean and sample deviation of overall accuracy, each seed, class mean, time."""
     lines = [title, "", HEADER]
     for row in rows:
         overall = [r.overall for r in row.results]
-        spread = f" ± {statistics.stdev(overall):.1f}" if len(overall) > 1 else ""
         lines.append(
-            f"| {row.name} | {row.overall:.1f}{spread} | {' '.join(f'{x:.1f}' for x in overall)} "
+            f"| {row.name} | {mean_and_deviation(overall)} | {' '.join(f'{x:.1f}' for x in overall)} "
             f"| {statistics.fmean(r.class_mean for r in row.results):.1f} "
             f"| {statistics.fmean(row.seconds):.0f} |"
         )

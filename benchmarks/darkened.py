@@ -20,7 +20,15 @@ import av
 import click
 import numpy as np
 
-from benchmarks.common import Places, adapt_over_seeds, command, record, run_folder, table
+from benchmarks.common import (
+    Places,
+    adapt_over_seeds,
+    choose_methods,
+    command,
+    record,
+    run_folder,
+    table,
+)
 from extract.files import find_videos
 from extract.synthetic import write_video
 
@@ -155,9 +163,7 @@ def darkened(
     benchmark = f"{source}-{target}-split{{seed}}"
     _prepare(videos, benchmark, numbers, eval_fraction, weights, places)
     rows = []
-    methods = {m: METHODS[m] for m in chosen} if chosen or variants else dict(METHODS)
-    methods |= dict(variant.split("=", 1) for variant in variants)
-    for name, options in methods.items():
+    for name, options in choose_methods(METHODS, chosen, variants).items():
         training = [*shlex.split(TRAINING), "--epochs", str(epochs), *shlex.split(options)]
         rows.append(
             adapt_over_seeds(

@@ -23,7 +23,14 @@ import click
 import numpy as np
 
 from adapt.presets import PRESETS
-from benchmarks.common import Places, adapt_over_seeds, record, table, working_folder
+from benchmarks.common import (
+    Places,
+    adapt_over_seeds,
+    choose_methods,
+    record,
+    table,
+    working_folder,
+)
 from extract.manifest import Video, write_manifest
 from extract.store import VideoRecord, store_folder
 from extract.write import ShardWriter, write_index
@@ -235,15 +242,24 @@ def _gap_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@click.command()
-@_gap_options
-@click.option(
+NPZ = click.option(
     "--npz",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     default=Path("../shared/features/ucf14_vgg16.npz"),
     show_default=True,
     help="The real features.",
 )
+
+
+def read_features(npz: Path) -> dict[str, np.ndarray]:
+    """The arrays that `write_problem` takes."""
+    with np.load(npz, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+@click.command()
+@_gap_options
+@NPZ
 @click.option("--folder", type=click.Path(path_type=Path), help="Keep everything here.")
 @click.option("--seeds", default="0,1,2", show_default=True, help="Training seeds.")
 @click.option(
@@ -270,15 +286,11 @@ def planted_gap(
 ) -> None:
     """Plant a gap, train on it, and print a table."""
     gap = Gap(**strengths)
-    methods = METHODS | OWN_SETTINGS
-    if chosen or variants:
-        methods = {name: methods[name] for name in chosen}
-    methods |= dict(variant.split("=", 1) for variant in variants)
+    methods = choose_methods(METHODS | OWN_SETTINGS, chosen, variants)
     quick = [*QUICK, "--epochs", str(epochs)]
     with working_folder(folder) as root:
         places = Places.below(root)
-        with np.load(npz, allow_pickle=False) as data:
-            write_problem(dict(data), gap, places)
+        write_problem(read_features(npz), gap, places)
         rows = [
             adapt_over_seeds(
                 name,

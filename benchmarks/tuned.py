@@ -18,10 +18,25 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import click
-import numpy as np
 
-from benchmarks.common import Places, adapt_over_seeds, record, working_folder
-from benchmarks.planted_gap import BENCHMARK, QUICK, SOURCE, TARGET, Gap, write_problem
+from benchmarks.common import (
+    Places,
+    adapt_over_seeds,
+    choose_methods,
+    mean_and_deviation,
+    record,
+    working_folder,
+)
+from benchmarks.planted_gap import (
+    BENCHMARK,
+    NPZ,
+    QUICK,
+    SOURCE,
+    TARGET,
+    Gap,
+    read_features,
+    write_problem,
+)
 
 CHOOSE = {
     "gain": Gap(),
@@ -102,8 +117,7 @@ def table(
             results = found.get((problem, method), {})
             values = [overall for overall, _ in results.values()]
             seconds += [spent for _, spent in results.values()]
-            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.fmean(values):.1f}{spread}" if values else "")
+            cells.append(mean_and_deviation(values) if values else "")
             means += [statistics.fmean(values)] if values else []
         whole = f"{statistics.fmean(means):.1f}" if len(means) == len(problems) else ""
         cells += [whole, f"{statistics.median(seconds):.0f}"]
@@ -113,13 +127,7 @@ def table(
 
 @click.command()
 @click.argument("which", type=click.Choice(list(SETS)))
-@click.option(
-    "--npz",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    default=Path("../shared/features/ucf14_vgg16.npz"),
-    show_default=True,
-    help="The real features.",
-)
+@NPZ
 @click.option("--record", "record_to", type=click.Path(path_type=Path), required=True)
 @click.option("--seeds", default="0,1", show_default=True, help="Training seeds.")
 @click.option("--method", "chosen", multiple=True, help="By name; default: all of the set.")
@@ -136,9 +144,8 @@ def main(
 ) -> None:
     """Train every recipe on every problem of a set, and print the table."""
     methods = SYSTEMS | (RECIPES if which == "choose" else {})
-    if chosen or more:
-        methods = {name: methods[name] for name in chosen}
-    methods |= {name: f"{SHARED} {text}" for name, text in (r.split("=", 1) for r in more)}
+    variants = [recipe.replace("=", f"={SHARED} ", 1) for recipe in more]
+    methods = choose_methods(methods, chosen, variants)
     problems = {name: gap for name, gap in SETS[which].items() if not only or name in only}
     for problem, gap in problems.items():
         with working_folder(None) as root:
@@ -148,8 +155,7 @@ def main(
                     if seed in measured(record_to)[problem, method]:
                         continue
                     if not places.features.exists():
-                        with np.load(npz, allow_pickle=False) as data:
-                            write_problem(dict(data), gap, places)
+                        write_problem(read_features(npz), gap, places)
                     row = adapt_over_seeds(
                         method,
                         shlex.split(options),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,3 +112,11 @@ def toy_arguments(root: Path, run: str, *more: object) -> list[object]:
         ),
         *more,
     ]
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl without the one thing that may differ between equal runs."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["seconds"]
+    return lines

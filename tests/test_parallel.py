@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, toy_arguments
+from conftest import REPOSITORY, metrics, toy_arguments
 
 from adapt.runs import RunFolder
 
@@ -71,11 +71,6 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path, case: str) -> None:
     for name, parameter in one["parameters"].items():
         if name not in still:
             torch.testing.assert_close(two["parameters"][name], parameter, rtol=1e-6, atol=1e-9)
-
-
-def metrics(folder: Path) -> list[dict[str, float]]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
 def same_run(one: Path, two: Path) -> None:

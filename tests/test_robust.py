@@ -16,17 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, make_problem, make_store, toy_arguments
+from conftest import REPOSITORY, make_problem, make_store, metrics, toy_arguments
 
 from extract.manifest import Video, read_manifest, write_manifest
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl without the one thing that may differ between equal runs."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        del line["seconds"]
-    return lines
 
 
 def outcome(run: Path) -> tuple[Any, ...]:
