@@ -18,7 +18,7 @@ from adapt.config import METHODS, AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
 from adapt.losses import source_loss
 from adapt.model import make_encoder
-from adapt.presets import METHOD_SETTINGS, PAIR_SETTINGS
+from adapt.presets import METHOD_SETTINGS, PAIR_SETTINGS, PRESETS
 from adapt.train import State, TrainingData, step, train
 from extract.errors import ConfigError
 
@@ -265,3 +265,6 @@ def test_texts_of_defaults_by_method_are_those_of_the_tables() -> None:
             assert f"{source} -> {target}: {value}" in texts[name]
             general = METHOD_SETTINGS[method].get(name, getattr(make_config(), name))
             assert f"{general}" in texts[name]
+    for preset, values in PRESETS.items():
+        for name in set(values) & {name for name, text in texts.items() if text} - {"frames"}:
+            assert f"preset {preset}: {values[name]}" in texts[name]
