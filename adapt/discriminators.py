@@ -11,15 +11,13 @@ from torch.nn import functional as F
 
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
-from adapt.parallel import dropped
+from adapt.dropout import drop
 
 SOURCE, TARGET = 0.0, 1.0
 """Domain labels d, here and nowhere else."""
 
 DROPOUT = 0.2
 """Of the authors' discriminators."""
-_DROPPED = round(DROPOUT * 2**16)
-"""On a CPU: of all numbers of 16 bits, so many mean dropped (0.199997)."""
 
 
 class _Reverse(torch.autograd.Function):
@@ -37,22 +35,6 @@ def reverse(x: Tensor, coefficient: float) -> Tensor:
     """Gradient reversal (Ganin et al.): the identity forward, minus `coefficient` times the gradient back."""
     result: Tensor = _Reverse.apply(x, coefficient)
     return result
-
-
-def drop(x: Tensor) -> Tensor:
-    """Dropout of (S, rows, W), the rows those of the source and then those of the target."""
-    return dropped(x, _drop, domains=2)
-
-
-def _drop(x: Tensor) -> Tensor:
-    """On a CPU `F.dropout` draws one number after the other in one thread, a quarter of a step; here
-    64 random bits decide four entries.
-    """
-    if x.device.type != "cpu":
-        return F.dropout(x, DROPOUT)
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= _DROPPED - 2**15
-    return x * kept.to(x.dtype).mul_(2**16 / (2**16 - _DROPPED))
 
 
 class Discriminators(nn.Module):
@@ -95,7 +77,7 @@ class Discriminators(nn.Module):
             if layer:
                 x = F.relu(x)
                 if self.training:
-                    x = drop(x)
+                    x = drop(x, DROPOUT, domains=2)
             x = torch.baddbmm(bias, x, weight)
         x = x.to(self.biases[0].dtype)  # losses are float32, whatever autocast made the products
         return x.squeeze(2).transpose(0, 1) if stack == S else x.view(B, S)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from adapt.parallel import BatchNorm, Dropout
+from adapt.dropout import Dropout
+from adapt.parallel import BatchNorm
 
 INITIAL_DEVIATION = 0.001
 """Of the weights of TA3N's encoder before training."""

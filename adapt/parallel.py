@@ -1,8 +1,8 @@
 """One run on several processes (DistributedDataParallel under torchrun), equal to one process.
 
 Every process draws the same batches from the same generators and computes its share of each. Batch norm
-takes its statistics over the whole batch, and dropout its share of the whole batch's mask, so the numbers are
-those of one process but for the order in which floats are added. Only the first process writes.
+takes its statistics over the whole batch, and dropout (`adapt.dropout`) its share of one mask: the numbers
+are those of one process but for the order in which floats are added. Only the first process writes.
 """
 
 from __future__ import annotations
@@ -187,26 +187,3 @@ class BatchNorm(nn.BatchNorm1d):
             self.running_var.lerp_(variance_C * (rows / (rows - 1)), self.momentum)
         normal = (exact - mean_C) * (variance_C + self.eps).rsqrt()
         return (normal * self.weight + self.bias).to(x.dtype)
-
-
-def dropped(x: Tensor, drop: Callable[[Tensor], Tensor], domains: int) -> Tensor:
-    """Dropout of this process's rows by its share of the mask that one process would draw.
-
-    Args:
-        x: (S, rows, W), the rows those of one domain after the other, equally many of each.
-        drop: what drops at random, and scales what it keeps.
-        domains: how many.
-    """
-    if world() == 1:
-        return drop(x)
-    S, rows, W = x.shape
-    whole = x.new_ones(S, domains, world(), rows // domains, W)
-    return x * drop(whole)[:, :, rank()].reshape(x.shape)
-
-
-class Dropout(nn.Dropout):
-    """`nn.Dropout` of one domain's rows, (rows, W) in every process."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop, in training."""
-        return dropped(x[None], super().forward, domains=1)[0] if self.training else x

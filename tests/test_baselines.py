@@ -10,6 +10,7 @@ import copy
 import itertools
 import json
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -328,14 +329,19 @@ def test_stopped_and_resumed_is_as_undisturbed(
 
 
 def test_both_learn_what_they_are_for(cli, tmp_path: Path) -> None:
-    """Not a benchmark: on a shifted target they gain over source-only with the same settings."""
+    """Not a benchmark: on a shifted target they gain over source-only with the same settings.
+
+    By the median of three seeds: now and then a seed of TA3N pairs the classes wrongly.
+    """
     from conftest import make_problem
 
     make_problem(tmp_path, shift=3.0, per_class=24, classes=4)
     more = ("--preset", "ta3n", "--epochs", 40, "--batch-size", 16, "--width", 64)
+    more = (*more, "--learning-rate", 0.01, "--seeds", "0,1,2")
     overall = {}
     for method in ("source-only", "dann", "ta3n"):
         result = cli(*toy_arguments(tmp_path, method, *more, "--method", method))
         assert result.exit_code == 0, result.output
-        overall[method] = RunFolder(tmp_path / method).result().overall
+        runs = [RunFolder(tmp_path / method / f"seed{seed}") for seed in range(3)]
+        overall[method] = statistics.median(run.result().overall for run in runs)
     assert min(overall["dann"], overall["ta3n"]) >= overall["source-only"] + 10, overall

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from adapt.config import AdaptConfig
-from adapt.discriminators import Discriminators, drop, reverse
+from adapt.discriminators import DROPOUT, Discriminators, reverse
+from adapt.dropout import drop
 from adapt.pyramid import EPSILON, AdaptationBranch
 
 COEFFICIENT = 0.3
@@ -320,24 +321,28 @@ def test_stacked_start_is_that_of_linear() -> None:
         )
 
 
+@pytest.mark.parametrize("p", [DROPOUT, 0.5, 0.99999999])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_dropout_drops_a_fifth_and_keeps_the_mean(dtype: torch.dtype) -> None:
+def test_dropout_drops_its_share_and_keeps_the_mean(dtype: torch.dtype, p: float) -> None:
     torch.manual_seed(0)
     x = torch.ones(7, 301, 101, dtype=dtype, requires_grad=True)
-    dropped = drop(x)
+    dropped = drop(x, p, domains=1)
     zero, factor = dropped.unique().tolist()
     assert dropped.dtype == dtype and zero == 0
     share = (dropped == 0).double().mean().item()
-    assert share == pytest.approx(0.2, abs=5 * math.sqrt(0.16 / x.numel()))
-    assert factor == pytest.approx(1 / 0.8, rel=1e-5)
+    # Drawn from 16 bits: the nearest of 65535 shares.
+    assert share == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / x.numel()) + 2**-16)
+    assert factor == pytest.approx(1 / max(1 - p, 2**-16), rel=1e-5)
     dropped.sum().backward()
     assert x.grad is not None and torch.equal(x.grad, dropped.detach())
     # Neighbours share random words, yet are independent; and every call draws anew.
     kept = (dropped != 0).double().flatten()
+    both = (1 - p) ** 2
     for distance in (1, 2, 3, 4, 101):
         together = (kept[distance:] * kept[:-distance]).mean().item()
-        assert together == pytest.approx(0.64, abs=5 * math.sqrt(0.64 * 0.36 / x.numel()))
-    assert not torch.equal(drop(x), dropped)
+        allowed = 5 * math.sqrt(both * (1 - both) / x.numel()) + 2**-15
+        assert together == pytest.approx(both, abs=allowed)
+    assert not torch.equal(drop(x, p, domains=1), dropped)
 
 
 def test_discriminators_drop_in_training_only() -> None:

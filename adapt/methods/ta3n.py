@@ -21,10 +21,10 @@ from adapt.discriminators import (
     domains_of,
     reverse,
 )
+from adapt.dropout import Dropout
 from adapt.losses import entropy, source_loss
 from adapt.methods import Losses
 from adapt.model import encode, make_encoder
-from adapt.parallel import Dropout
 
 RELATION_WIDTH = 256
 """R, of every relation and of the video feature."""
