@@ -321,7 +321,7 @@ def test_stacked_start_is_that_of_linear() -> None:
         )
 
 
-@pytest.mark.parametrize("p", [DROPOUT, 0.5, 0.99999999])
+@pytest.mark.parametrize("p", [DROPOUT, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_dropout_drops_its_share_and_keeps_the_mean(dtype: torch.dtype, p: float) -> None:
     torch.manual_seed(0)
@@ -330,9 +330,8 @@ def test_dropout_drops_its_share_and_keeps_the_mean(dtype: torch.dtype, p: float
     zero, factor = dropped.unique().tolist()
     assert dropped.dtype == dtype and zero == 0
     share = (dropped == 0).double().mean().item()
-    # Drawn from 16 bits: the nearest of 65535 shares.
-    assert share == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / x.numel()) + 2**-16)
-    assert factor == pytest.approx(1 / max(1 - p, 2**-16), rel=1e-5)
+    assert share == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / x.numel()))
+    assert factor == pytest.approx(1 / (1 - p), rel=1e-5)
     dropped.sum().backward()
     assert x.grad is not None and torch.equal(x.grad, dropped.detach())
     # Neighbours share random words, yet are independent; and every call draws anew.
@@ -340,9 +339,9 @@ def test_dropout_drops_its_share_and_keeps_the_mean(dtype: torch.dtype, p: float
     both = (1 - p) ** 2
     for distance in (1, 2, 3, 4, 101):
         together = (kept[distance:] * kept[:-distance]).mean().item()
-        allowed = 5 * math.sqrt(both * (1 - both) / x.numel()) + 2**-15
-        assert together == pytest.approx(both, abs=allowed)
+        assert together == pytest.approx(both, abs=5 * math.sqrt(both * (1 - both) / x.numel()))
     assert not torch.equal(drop(x, p, domains=1), dropped)
+    assert drop(x, 1 - 1e-9, domains=1).isfinite().all()
 
 
 def test_discriminators_drop_in_training_only() -> None:
