@@ -23,6 +23,7 @@ class _Lines:
         self._label = label
         self._bar: Any = None
         self._said = time.monotonic()
+        self._done = 0
 
     def __enter__(self) -> Any:
         return self
@@ -44,8 +45,8 @@ class _Lines:
                     file=sys.stderr,
                 )
             self._bar.update(done - self._bar.pos, f"{detail}, {left} left")
-        elif time.monotonic() - self._said > 5 or done == total:
-            self._said = time.monotonic()
+        elif time.monotonic() - self._said > 5 or done == total > self._done:
+            self._said, self._done = time.monotonic(), done
             click.echo(f"{self._label}: {done:,}/{total:,}, {detail}, {left} left", err=True)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -15,12 +16,14 @@ from conftest import REPOSITORY
 from PIL import Image
 from torchvision import transforms
 
+from commands.progress import ExtractProgress
 from extract.backbone import Backbone, state_sha256
 from extract.config import ExtractConfig
 from extract.decode import FrameOptions, Video, check_file, kept_frames, prepare
 from extract.errors import ConfigError, DecodeError, WeightsError
 from extract.manifest import dataset_videos
-from extract.run import extract, shorter_than_claimed, unlike_published
+from extract.plan import Place
+from extract.run import Progress, extract, shorter_than_claimed, unlike_published
 from extract.store import FeatureStore
 from extract.synthetic import ACTIONS, make_collection
 
@@ -405,6 +408,19 @@ def test_the_command_reports_and_exits_3(collection: Path, tmp_path: Path, cli) 
     assert "5 of 5 listed videos are stored, 60 frames" in result.output
     result = cli("extract", "--dataset", "b", "--videos", tmp_path / "none", *common)
     assert result.exit_code == 1 and "There is no folder" in result.output
+
+
+def test_the_last_line_of_progress_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    at_end = Progress(
+        **dict(videos_done=5, videos=5, frames_done=60, frames=60),
+        **dict(seconds=4.0, decoders=1.0, backbone=3.0, store=0.0),
+    )
+    with ExtractProgress("ucf101", Place()) as progress:
+        progress(dataclasses.replace(at_end, videos_done=4))
+        progress(at_end)
+        progress(dataclasses.replace(at_end, seconds=4.1))
+    said = "ucf101: 5/5, 15.0 frames/s, waits for backbone 75 %, 0:00 left\n"
+    assert capsys.readouterr().err == said
 
 
 def test_auto_precision_goes_on_with_the_store_that_stands(
