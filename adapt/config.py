@@ -33,7 +33,7 @@ class AdaptConfig:
     )
     method: str = field(default="ma2l-td", metadata=option("What to train.", *METHODS))
     preset: str = field(
-        default="paper",
+        default="tuned",
         metadata=option(
             "MA2L-TD as in the paper, as in its authors' code or as tuned here, or TA3N's settings; any "
             "option below overrides a point.",
@@ -81,6 +81,13 @@ class AdaptConfig:
             "started from N(0, 0.001), ReLU, dropout (TA3N).",
             "two-layer",
             "one-layer",
+        ),
+    )
+    input_norm: bool = field(
+        default=False,
+        metadata=option(
+            "Batch norm of the backbone's features in front of the encoder, in training by each domain's "
+            "own statistics."
         ),
     )
     width: int = field(
@@ -278,7 +285,8 @@ class AdaptConfig:
                 f"--train-sampling centred takes the same frames in each of {self.draws} draws. Use "
                 "--draws 1."
             )
-        if self.encoder == "two-layer" and self.batch_size * self.frames * self.draws == 1:
+        normed = self.encoder == "two-layer" or self.input_norm
+        if normed and self.batch_size * self.frames * self.draws == 1:
             raise ConfigError(
                 "--batch-size 1 with --frames 1 gives batch norm a single value. Raise either."
             )

@@ -36,7 +36,7 @@ def _drop(x: Tensor, p: float) -> Tensor:
     if x.device.type != "cpu":
         return F.dropout(x, p)
     dropped = min(round(p * _STEPS), _STEPS - 1)
-    seed = int(torch.randint(2**63 - 1, ()))
+    seed = torch.randint(2**63 - 1, (1,)).numpy()
     words = np.random.SFC64(seed).random_raw(-(-x.numel() // 4)).view(np.int16)
     kept = torch.from_numpy(words)[: x.numel()].view(x.shape).ge_(dropped - _STEPS // 2)
     return x * kept.to(x.dtype).mul_(_STEPS / (_STEPS - dropped))

@@ -15,20 +15,25 @@ INITIAL_DEVIATION = 0.001
 """Of the weights of TA3N's encoder before training."""
 
 
-def make_encoder(kind: str, backbone_width: int, width: int, dropout: float) -> nn.Sequential:
+def make_encoder(
+    kind: str, backbone_width: int, width: int, dropout: float, *, input_norm: bool = False
+) -> nn.Sequential:
     """Backbone features (., D) -> task-driven features (., C), neither below 0.
 
     Args:
         kind: `two-layer` is the extractor of sec. 3.1: Linear(D, C), BatchNorm, ReLU, Dropout,
             Linear(C, C), BatchNorm, ReLU. `one-layer` is TA3N's: Linear(D, C) with weights from
             N(0, 0.001) and no bias at first, ReLU, Dropout.
+        input_norm: a BatchNorm of the D features in front.
     """
+    before = [BatchNorm(backbone_width)] if input_norm else []
     first = nn.Linear(backbone_width, width)
     if kind == "one-layer":
         nn.init.normal_(first.weight, std=INITIAL_DEVIATION)
         nn.init.zeros_(first.bias)
-        return nn.Sequential(first, nn.ReLU(), Dropout(dropout))
+        return nn.Sequential(*before, first, nn.ReLU(), Dropout(dropout))
     return nn.Sequential(
+        *before,
         first,
         BatchNorm(width),
         nn.ReLU(),
@@ -55,9 +60,11 @@ class VideoClassifier(nn.Module):
         classes: int,
         dropout: float,
         encoder: str = "two-layer",
+        *,
+        input_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = make_encoder(encoder, backbone_width, width, dropout)
+        self.encoder = make_encoder(encoder, backbone_width, width, dropout, input_norm=input_norm)
         self.classifier = nn.Linear(width, classes)
 
     def encode(self, features_BTD: Tensor) -> Tensor:

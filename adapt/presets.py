@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 DEFAULT_PRESETS = {
-    "ma2l-td": "paper",
+    "ma2l-td": "tuned",
     "source-only": "paper",
     "infomax": "tuned",
     "dann": "ta3n",
@@ -63,6 +63,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Ours (benchmarks/tuned.md).
     "tuned": {
         **_PAPER,
+        "input_norm": True,
+        "adversarial_weight": 0.3,
         "discriminators": "shared",
         "adversarial_levels": "frame-video",
         "aggregation": "mean",

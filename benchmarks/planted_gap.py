@@ -36,6 +36,8 @@ from extract.store import VideoRecord, store_folder
 from extract.write import ShardWriter, write_index
 
 BENCHMARK, SOURCE, TARGET = "planted-gap", "plain", "shifted"
+LABELLED_TARGET = "shifted-labelled"
+"""The target once more under a name that can be a source, to train on its labels."""
 BACKGROUND_OF = 6
 """Frames whose mean makes one background frame."""
 RANK = 48
@@ -181,7 +183,7 @@ FAMILIES: Mapping[str, Callable[[np.random.Generator, int, float, Gap], Distorti
 
 
 def write_problem(data: Mapping[str, np.ndarray], gap: Gap, places: Places) -> None:
-    """Write manifests and stores of both domains.
+    """Write manifests and stores of both domains, and of the target as a source.
 
     Args:
         data: arrays `features` (V, F, D), `label` (V,), `video` (V,) ids, `classes` (N,) names.
@@ -195,7 +197,7 @@ def write_problem(data: Mapping[str, np.ndarray], gap: Gap, places: Places) -> N
     source = {int(v): data["features"][v] for v in parts.source}
     held_out = set(parts.target_eval.tolist())
     config = {"backbone": "vgg16-relu6", "gap": dataclasses.asdict(gap)}
-    for domain, features in ((SOURCE, source), (TARGET, target)):
+    for domain, features in ((SOURCE, source), (TARGET, target), (LABELLED_TARGET, target)):
         rows = [
             Video(
                 id=str(data["video"][v]),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from adapt.config import AdaptConfig
-from adapt.presets import DEFAULT_PRESETS
+from adapt.presets import DEFAULT_PRESETS, PRESETS
 from commands.options import DEVICE, RunOptions, options_of, run_options
 from commands.progress import AdaptProgress
 from extract import manifest as manifests
@@ -177,7 +177,7 @@ def evaluate_command(run: Path, features: Path | None, root: Path | None, device
 
     \b
     Example:
-      python cli.py evaluate runs/ucf-hmdb/ma2l-td-paper-seed0-20260101-120000
+      python cli.py evaluate runs/ucf-hmdb/ma2l-td-tuned-seed0-20260101-120000
     """
     from adapt.experiment import evaluate
     from adapt.runs import RunFolder
@@ -221,7 +221,14 @@ def _say_seeds(config: AdaptConfig, summary: Seeds, folder: Path) -> None:
     type=click.Choice(["kernel,levels"]),
     help="The sweep of table 5 instead of the ablations of table 4.",
 )
-@options_of(AdaptConfig, leave_out=("seed", "method"))
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="paper",
+    show_default=True,
+    help="What every row changes a point of.",
+)
+@options_of(AdaptConfig, leave_out=("seed", "method", "preset"))
 def ablate_command(options: RunOptions, seeds: str, sweep: str | None, **given: Any) -> None:
     """Train the paper's ablations, or its sweep over kernel and levels, and write the table.
 

@@ -20,8 +20,8 @@ from extract.manifest import read_manifest, write_manifest
 OPTIONS = """
 features manifests store allow-missing run device bank resume checkpoint-every seeds
 source target benchmark method preset seed epochs batch-size target-batch kernel levels frames
-train-sampling encoder width dropout discriminator-width discriminators adversarial-levels first-level
-reversal aggregation level-weights slot-reduction bound adversarial-weight adversarial-ramp
+train-sampling encoder input-norm width dropout discriminator-width discriminators adversarial-levels
+first-level reversal aggregation level-weights slot-reduction bound adversarial-weight adversarial-ramp
 frame-reversal relation-reversal video-reversal entropy-reduction entropy-weight diversity-weight
 statistics compute
 optimiser momentum learning-rate rate-decay weight-decay gradient-clip draws eval-draws source-sampling
@@ -246,4 +246,4 @@ def test_statistics_of_the_target_change_prediction_and_nothing_of_training(
         torch.load(problem / name / "checkpoint.pt", weights_only=True)["model"] for name in "ab"
     ]
     changed = {key for key, value in models[0].items() if not torch.equal(value, models[1][key])}
-    assert changed == {f"encoder.{n}.running_{s}" for n in (1, 5) for s in ("mean", "var")}
+    assert changed == {f"encoder.{n}.running_{s}" for n in (0, 2, 6) for s in ("mean", "var")}

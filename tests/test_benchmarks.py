@@ -225,7 +225,7 @@ def toy(root: Path, **given) -> tuple[AdaptConfig, Loaded]:
     make_problem(root)
     small = {"levels": 3, "width": 6, "discriminator_width": 8, "batch_size": 8, "epochs": 2}
     domains = {"source": "left", "target": "right"}
-    config = AdaptConfig.make(benchmark="toy", given={**domains, **small, **given})
+    config = AdaptConfig.make(benchmark="toy", preset="paper", given={**domains, **small, **given})
     places = Inputs(features=root / "features", manifests=root / "manifests")
     return config, load(config, places, torch.device("cpu"))
 

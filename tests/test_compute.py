@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import toy_arguments
 
-from adapt import compute, train
+from adapt import compute, dropout, train
 from adapt.bank import FeatureBank
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
@@ -106,6 +106,7 @@ def test_a_step_asks_the_device_for_nothing(
             return original(self, *args)
 
         monkeypatch.setattr(torch.Tensor, name, watch)
+    monkeypatch.setattr(dropout, "_drop", torch.nn.functional.dropout)  # as on a GPU
     config, state, source, target = make_state(**given)
     asked.clear()
     losses = step(config, state, source, target, 0.5)

@@ -21,9 +21,12 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SMALL = {"source": "a", "target": "b", "levels": 3, "width": 6, "discriminator_width": 8}
 CASES = {
-    "paper": {},
+    "paper": {"preset": "paper"},
     "released": {"preset": "released", "draws": 1},
-    "shared": {"discriminators": "shared", "aggregation": "mean", "level_weights": "equal"},
+    "shared": {
+        "preset": "paper",
+        **{"discriminators": "shared", "aggregation": "mean", "level_weights": "equal"},
+    },
     "source-only": {"method": "source-only"},
     "tuned": {"preset": "tuned"},
     "infomax": {"method": "infomax"},

@@ -185,6 +185,26 @@ def test_prediction_is_the_mean_over_frames_of_the_encoder_then_linear() -> None
         torch.testing.assert_close(logits, expected)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_input_norm_undoes_a_gain_and_a_shift_of_each_channel_of_a_domain(method: str) -> None:
+    """In training each domain has its own statistics, so that no loss sees such a gap."""
+    given = {"method": method, "frames": 5} if method == "ta3n" else {"method": method}
+
+    def parts(gain: Any, shift: Any, input_norm: bool) -> dict[str, float]:
+        config = make_config("paper", input_norm=input_norm, **given)
+        model, branch, source, target = make_step(config)
+        target = TargetBatch(gain * target.features_BTD + shift)
+        found = methods.find(method).losses(model, branch, source, target, config, COEFFICIENT)
+        return {name: loss.item() for name, loss in found.parts.items()}
+
+    random = torch.Generator().manual_seed(0)
+    gain, shift = (torch.rand(10, generator=random, dtype=torch.float64) + 0.5 for _ in range(2))
+    same = parts(1.0, 0.0, True)
+    assert parts(gain, shift, True) == pytest.approx(same, rel=1e-4)
+    if method != "source-only":
+        assert parts(gain, shift, False) != pytest.approx(parts(1.0, 0.0, False), rel=1e-4)
+
+
 def test_every_method_is_found() -> None:
     for name in METHODS:
         config = dataclasses.replace(make_config("paper"), method=name)
@@ -254,10 +274,11 @@ def test_a_sure_prediction_of_one_class_is_not_diverse() -> None:
     assert diversity(50 * torch.eye(3)).item() == pytest.approx(math.log(3))
 
 
-def test_statistics_of_the_target_are_taken_layer_by_layer() -> None:
+@pytest.mark.parametrize("input_norm", [False, True])
+def test_statistics_of_the_target_are_taken_layer_by_layer(input_norm: bool) -> None:
     config = make_config("paper")
     torch.manual_seed(0)
-    model = VideoClassifier(10, config.width, 3, 0.5)
+    model = VideoClassifier(10, config.width, 3, 0.5, input_norm=input_norm)
     features = [
         (3 + 2 * np.random.default_rng(v).normal(size=(9 + v, 10))).astype(np.float16)
         for v in range(300)  # more than one batch
@@ -265,11 +286,14 @@ def test_statistics_of_the_target_are_taken_layer_by_layer() -> None:
     take_statistics(model, FeatureBank(features, torch.device("cpu")), 4)
     picked = [f[[(2 * i + 1) * len(f) // 8 for i in range(4)]] for f in features]
     rows = np.concatenate(picked).astype(np.float64)
-    layers = [m for m in model.encoder if not isinstance(m, nn.Dropout)]
-    for linear, norm in ((layers[0], layers[1]), (layers[3], layers[4])):
-        weight, bias = (p.detach().double().numpy() for p in (linear.weight, linear.bias))
-        rows = rows @ weight.T + bias
-        np.testing.assert_allclose(norm.running_mean, rows.mean(0), rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(norm.running_var, rows.var(0, ddof=1), rtol=1e-4)
-        rows = np.maximum(0, (rows - rows.mean(0)) / np.sqrt(rows.var(0, ddof=1) + norm.eps))
+    for layer in model.encoder:
+        if isinstance(layer, nn.Linear):
+            weight, bias = (p.detach().double().numpy() for p in (layer.weight, layer.bias))
+            rows = rows @ weight.T + bias
+        elif isinstance(layer, nn.BatchNorm1d):
+            np.testing.assert_allclose(layer.running_mean, rows.mean(0), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(layer.running_var, rows.var(0, ddof=1), rtol=1e-4)
+            rows = (rows - rows.mean(0)) / np.sqrt(rows.var(0, ddof=1) + layer.eps)
+        elif isinstance(layer, nn.ReLU):
+            rows = np.maximum(0, rows)
     assert not model.training

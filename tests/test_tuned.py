@@ -33,10 +33,9 @@ def test_skewed_classes_of_the_target() -> None:
 
 
 def test_problems_to_confirm_on_were_not_chosen_on() -> None:
-    seeds = [
-        {gap.gap_seed for gap in problems.values()} for problems in (tuned.CHOOSE, tuned.CONFIRM)
-    ]
-    assert not seeds[0] & seeds[1]
+    chosen_on = {gap.gap_seed for gap in tuned.CHOOSE.values()}
+    later = [gap.gap_seed for which in (tuned.CONFIRM, tuned.STRONG) for gap in which.values()]
+    assert len(set(later)) == len(later) and not chosen_on & set(later)
     for problems in tuned.SETS.values():
         assert any(gap.skew > 1 for gap in problems.values())
         assert {gap.family for gap in problems.values()} == {"gain", "mix"}

@@ -43,7 +43,14 @@ class Method(Protocol):
 
 def mean_over_frames(config: AdaptConfig, backbone_width: int, classes: int) -> VideoClassifier:
     """The model of every method that predicts from the mean over frames."""
-    return VideoClassifier(backbone_width, config.width, classes, config.dropout, config.encoder)
+    return VideoClassifier(
+        backbone_width,
+        config.width,
+        classes,
+        config.dropout,
+        config.encoder,
+        input_norm=config.input_norm,
+    )
 
 
 def find(name: str) -> Method:

@@ -72,7 +72,9 @@ class TA3N(nn.Module):
     def __init__(self, config: AdaptConfig, backbone_width: int, classes: int) -> None:
         super().__init__()
         frames, width = config.frames, config.width
-        self.encoder = make_encoder(config.encoder, backbone_width, width, config.dropout)
+        self.encoder = make_encoder(
+            config.encoder, backbone_width, width, config.dropout, input_norm=config.input_norm
+        )
         sizes = range(frames, 1, -1)
         self.tuples = [frame_tuples(frames, size) for size in sizes]
         self.relations = nn.ModuleList(
