@@ -164,6 +164,26 @@ def steps(config: AdaptConfig, data: TrainingData, ours: State) -> dict[str, Tim
     }
 
 
+def others(config: AdaptConfig, data: TrainingData) -> dict[str, Timed]:
+    """A step, data included, of what trains without a discriminator per slot, at the same sizes."""
+    sizes = {name: getattr(config, name) for name in ("levels", "discriminator_width")}
+
+    def timed(given: dict[str, Any]) -> Timed:
+        other = AdaptConfig.make(
+            benchmark=config.benchmark,
+            preset="tuned",
+            given={"source": "ucf", "target": "hmdb", **sizes, **given},
+        )
+        state, batches = State(other, data), Batches(other, data)
+        return lambda: step(other, state, *batches(), COEFFICIENT)
+
+    return {
+        f"{method}, preset tuned, {compute}": timed({"method": method, "compute": compute})
+        for method in ("ma2l-td", "infomax")
+        for compute in COMPUTE
+    }
+
+
 def parts(config: AdaptConfig, data: TrainingData, state: State) -> dict[str, Timed]:
     """Each part of our step alone, forward and backward."""
     batches, device = Batches(config, data), data.device
@@ -291,6 +311,9 @@ def main(rounds: int, device: str, threads: int | None, width: int, levels: int)
             f"\nOurs, {compute}: {slow.median / fast.median:.2f} times as fast as one module per slot "
             f"by median wall time, {slow.least_cpu / fast.least_cpu:.2f} by least CPU time."
         )
+    cheaper = interleaved(others(config, data), rounds, where)
+    title = "A step without a discriminator per slot"
+    click.echo(table(title, {n: t.cells() for n, t in cheaper.items()}, COLUMNS))
     for compute in COMPUTE:
         one = dataclasses.replace(config, compute=compute)
         pieces = interleaved(parts(one, data, ours), rounds, where)

@@ -43,6 +43,9 @@ METHODS = {
     "source-only, sampled as released": "--method source-only --preset released --learning-rate 3e-4",
     "released, Adam 3e-4": "--preset released --learning-rate 3e-4",
     "paper": "--preset paper",
+    "source-only, target statistics, input norm": (
+        "--method source-only --statistics target --input-norm"
+    ),
     "infomax": "--method infomax",
     "tuned": "--preset tuned",
 }
