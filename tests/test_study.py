@@ -62,9 +62,10 @@ def ablate_arguments(problem: Path, run: str, *more: object) -> list[object]:
     return ["ablate", *toy_arguments(problem, run, *more)[1:]]
 
 
-@pytest.mark.parametrize("preset", ["paper", "released"])
-def test_ablations(cli, problem: Path, preset: str) -> None:
-    more = ("--epochs", 1, "--seeds", "0,1", "--preset", preset)
+@pytest.mark.parametrize("preset", [None, "released"])
+def test_ablations(cli, problem: Path, preset: str | None) -> None:
+    more = ("--epochs", 1, "--seeds", "0,1", *(("--preset", preset) if preset else ()))
+    preset = preset or "paper"  # whose table it is, whatever `adapt` trains by default
     result = cli(*ablate_arguments(problem, "run", *more))
     assert result.exit_code == 0, result.output
     table = (problem / "run" / "table.md").read_text()
@@ -85,6 +86,7 @@ def test_ablations(cli, problem: Path, preset: str) -> None:
         for seed in (0, 1):
             path = problem / "run" / folder / f"seed{seed}"
             config = json.loads((path / "config.json").read_text())["config"]
+            assert config["preset"] == preset
             full = problem / "run" / "full" / f"seed{seed}" / "config.json"
             assert config == {**json.loads(full.read_text())["config"], **change}
             assert f"{overall(path):.2f}" in table
