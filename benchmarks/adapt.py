@@ -43,11 +43,11 @@ STORE = {"backbone": "random"}
 COMPUTE = ("float32", "bfloat16")
 
 
-def make_config(**given: Any) -> AdaptConfig:
-    """UCF -> HMDB_full with the preset `paper`: 53 frames, 5 levels, 181 discriminators, batch 32."""
+def make_config(preset: str = "paper", **given: Any) -> AdaptConfig:
+    """UCF -> HMDB_full: 53 frames, 5 levels, batch 32; with the preset `paper` 181 discriminators."""
     return AdaptConfig.make(
         benchmark="ucf-hmdb-full",
-        preset="paper",
+        preset=preset,
         given={"source": "ucf", "target": "hmdb", **given},
     )
 
@@ -169,11 +169,7 @@ def others(config: AdaptConfig, data: TrainingData) -> dict[str, Timed]:
     sizes = {name: getattr(config, name) for name in ("levels", "discriminator_width")}
 
     def timed(given: dict[str, Any]) -> Timed:
-        other = AdaptConfig.make(
-            benchmark=config.benchmark,
-            preset="tuned",
-            given={"source": "ucf", "target": "hmdb", **sizes, **given},
-        )
+        other = make_config("tuned", **sizes, **given)
         state, batches = State(other, data), Batches(other, data)
         return lambda: step(other, state, *batches(), COEFFICIENT)
 

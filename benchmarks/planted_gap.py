@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,13 +182,19 @@ FAMILIES: Mapping[str, Callable[[np.random.Generator, int, float, Gap], Distorti
 }
 
 
-def write_problem(data: Mapping[str, np.ndarray], gap: Gap, places: Places) -> None:
-    """Write manifests and stores of both domains, and of the target as a source.
+def write_problem(
+    data: Mapping[str, np.ndarray],
+    gap: Gap,
+    places: Places,
+    domains: Sequence[str] = (SOURCE, TARGET),
+) -> None:
+    """Write manifests and stores of the domains.
 
     Args:
         data: arrays `features` (V, F, D), `label` (V,), `video` (V,) ids, `classes` (N,) names.
         gap: what separates the target from the source.
         places: where to write.
+        domains: of SOURCE, TARGET and LABELLED_TARGET.
     """
     parts = halves(data["label"], gap.skew, gap.gap_seed)
     target = target_features(
@@ -197,7 +203,9 @@ def write_problem(data: Mapping[str, np.ndarray], gap: Gap, places: Places) -> N
     source = {int(v): data["features"][v] for v in parts.source}
     held_out = set(parts.target_eval.tolist())
     config = {"backbone": "vgg16-relu6", "gap": dataclasses.asdict(gap)}
-    for domain, features in ((SOURCE, source), (TARGET, target), (LABELLED_TARGET, target)):
+    features_of = {SOURCE: source, TARGET: target, LABELLED_TARGET: target}
+    for domain in domains:
+        features = features_of[domain]
         rows = [
             Video(
                 id=str(data["video"][v]),

@@ -66,6 +66,7 @@ STRONG = {
 cannot be told apart."""
 SETS = {"choose": CHOOSE, "confirm": CONFIRM, "strong": STRONG}
 
+DOMAINS = (SOURCE, TARGET, LABELLED_TARGET)
 SHARED = shlex.join([*QUICK, "--epochs", "15", "--compute", "bfloat16"])
 SYSTEMS = {
     "source-only": f"{SHARED} --method source-only",
@@ -103,8 +104,6 @@ _FIRST = f"{SHARED} --preset tuned --no-input-norm"
 _WITHOUT_INPUT_NORM = {
     "infomax, running statistics": f"{_ALONE} --statistics running",
     "infomax": _ALONE,
-    "paper, target statistics": f"{_PAPER} --statistics target",
-    "paper, constant rate": f"{_PAPER} --rate-decay none",
     "paper, infomax, running statistics": f"{_FULL} {_infomax(0.1)}",
     "infomax 0.3": f"{_ALONE} {_infomax(0.3)}",
     "infomax 0.03": f"{_ALONE} {_infomax(0.03)}",
@@ -117,10 +116,12 @@ _WITHOUT_INPUT_NORM = {
     "tuned, weight 0.1, dann rate": f"{_FIRST} --adversarial-weight 0.1 --rate-decay dann",
 }
 RECIPES = {
+    "paper, target statistics": f"{_PAPER} --statistics target",
+    "paper, constant rate": f"{_PAPER} --rate-decay none",
     **{f"{name}, no input norm": options for name, options in _WITHOUT_INPUT_NORM.items()},
     "tuned, weight 0.1": f"{SHARED} --preset tuned --adversarial-weight 0.1",
     "tuned, weight 1": f"{SHARED} --preset tuned --adversarial-weight 1",
-    "paper, infomax, input norm": (f"{_FULL} {_infomax(0.1)} --statistics target --input-norm"),
+    "paper, infomax, input norm": f"{_FULL} {_infomax(0.1)} --statistics target --input-norm",
 }
 """What was tried on the first set beside those."""
 
@@ -184,7 +185,7 @@ def main(
                     if seed in measured(record_to)[problem, method]:
                         continue
                     if not places.features.exists():
-                        write_problem(read_features(npz), gap, places)
+                        write_problem(read_features(npz), gap, places, DOMAINS)
                     row = adapt_over_seeds(
                         method,
                         shlex.split(options),
