@@ -30,6 +30,8 @@ def resolve(config: AdaptConfig, device: torch.device, folder: Path) -> AdaptCon
 
 def _faster(device: torch.device) -> str:
     """float32 or bfloat16, by timing the products of eight slot discriminators in both."""
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "float32"
     random = torch.Generator().manual_seed(0)
     x, w = (torch.randn(8, rows, 1024, generator=random).to(device) for rows in (64, 1024))
     exact, rounded = (_seconds(x.to(t), w.to(t)) for t in (torch.float32, torch.bfloat16))
@@ -37,7 +39,13 @@ def _faster(device: torch.device) -> str:
 
 
 def autocast(compute: str, device: torch.device) -> torch.autocast:
-    """Products in `compute`, a resolved one; parameters, losses and the optimiser stay float32."""
+    """Products in `compute`; parameters, losses and the optimiser stay float32.
+
+    Raises:
+        ValueError: `compute` is still "auto" (see `resolve`).
+    """
+    if compute == "auto":
+        raise ValueError('compute "auto" is not resolved.')
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=compute == "bfloat16")
 
 

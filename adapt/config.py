@@ -192,11 +192,11 @@ class AdaptConfig:
         ),
     )
     compute: str = field(
-        default="float32",
+        default="auto",
         metadata=option(
             "Number type of products in training; auto: bfloat16 where a short trial says it pays. "
             "Parameters, losses and the optimiser stay float32.",
-            *("float32", "bfloat16", "auto"),
+            *("auto", "float32", "bfloat16"),
         ),
     )
     optimiser: str = field(default="adam", metadata=option("Of all parameters.", "adam", "sgd"))

@@ -48,7 +48,7 @@ def make_config(preset: str = "paper", **given: Any) -> AdaptConfig:
     return AdaptConfig.make(
         benchmark="ucf-hmdb-full",
         preset=preset,
-        given={"source": "ucf", "target": "hmdb", **given},
+        given={"source": "ucf", "target": "hmdb", "compute": "float32", **given},
     )
 
 

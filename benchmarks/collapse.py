@@ -187,7 +187,13 @@ def measure_command(csv: Path, npz: Path, seeds: str, epochs: int) -> None:
 
 def _config(form: str, seed: int, epochs: int) -> AdaptConfig:
     sizes = {flag[2:].replace("-", "_"): int(n) for flag, n in zip(QUICK[::2], QUICK[1::2])}
-    given = {"source": SOURCE, "target": TARGET, "seed": seed, "epochs": epochs}
+    given = {
+        "source": SOURCE,
+        "target": TARGET,
+        "seed": seed,
+        "epochs": epochs,
+        "compute": "float32",
+    }
     return AdaptConfig.make(
         benchmark=BENCHMARK, preset="paper", given={**sizes, **given, **FORMS[form]}
     )

@@ -93,6 +93,9 @@ def adapt_over_seeds(
 ) -> Row:
     """Run `adapt` once per seed; the accuracies are those of the run folders.
 
+    Products in float32 unless the options say otherwise: figures are to be repeated on machines for which
+    `adapt` itself would choose another type.
+
     Args:
         benchmark: its name; `{seed}` in it stands for the seed, where every seed has a split of its own.
     """
@@ -102,7 +105,8 @@ def adapt_over_seeds(
         begin = time.monotonic()
         command(
             *("adapt", "--source", source, "--target", target),
-            *("--benchmark", benchmark.format(seed=seed), *options, "--seed", seed),
+            *("--benchmark", benchmark.format(seed=seed), "--compute", "float32"),
+            *(*options, "--seed", seed),
             *("--features", places.features, "--manifests", places.manifests, "--run", run),
         )
         seconds.append(time.monotonic() - begin)
@@ -117,7 +121,18 @@ def choose_methods(
 
     Args:
         variants: each NAME=OPTIONS.
+
+    Raises:
+        click.UsageError: a chosen name is not there, or a variant has no name.
     """
+    unknown = [name for name in chosen if name not in methods]
+    if unknown:
+        raise click.UsageError(
+            f"No method is called {unknown[0]!r}. There are: {', '.join(methods)}."
+        )
+    unnamed = [variant for variant in variants if "=" not in variant]
+    if unnamed:
+        raise click.UsageError(f"{unnamed[0]!r} is not NAME=OPTIONS.")
     asked = {name: methods[name] for name in chosen} if chosen or variants else dict(methods)
     return asked | dict(variant.split("=", 1) for variant in variants)
 

@@ -110,6 +110,7 @@ def toy_arguments(root: Path, run: str, *more: object) -> list[object]:
             "--width",
             16,
         ),
+        *("--compute", "float32"),
         *more,
     ]
 

@@ -26,7 +26,9 @@ def main(path: str, given: str) -> None:
 def take_steps(path: str, given: str) -> None:
     options = json.loads(given)
     preset = options.pop("preset", None)
-    config = AdaptConfig.make(benchmark="toy", preset=preset, given=options)
+    config = AdaptConfig.make(
+        benchmark="toy", preset=preset, given={"compute": "float32", **options}
+    )
     random = torch.Generator().manual_seed(0)
     features = [torch.rand(config.frames, 6, generator=random).numpy() for _ in range(8)]
     bank = FeatureBank(features, CPU)

@@ -28,7 +28,14 @@ from adapt.methods.ta3n import combination, frame_tuples
 from adapt.runs import RunFolder
 
 COEFFICIENT = 0.6
-SMALL = {"source": "a", "target": "b", "levels": 2, "width": 6, "dropout": 0.0}
+SMALL = {
+    "source": "a",
+    "target": "b",
+    "levels": 2,
+    "width": 6,
+    "dropout": 0.0,
+    "compute": "float32",
+}
 LABELS = [0, 2, 1, 1, 0]
 # Of 5 frames, in lexicographic order: the 1st, 3rd and 5th of 5; the 1st, 5th and 8th of 10.
 TUPLES_OF_5 = {

@@ -9,6 +9,7 @@ import math
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,7 +27,7 @@ from adapt.model import VideoClassifier
 from adapt.runs import RunFolder
 from adapt.train import State
 from benchmarks import collapse
-from benchmarks.common import Places
+from benchmarks.common import Places, choose_methods
 from benchmarks.darkened import darken, read_frames, write_dark
 from benchmarks.planted_gap import (
     BENCHMARK,
@@ -221,10 +222,23 @@ def test_dark_videos_are_real_files_close_to_what_was_asked(tmp_path: Path):
     assert error < 3, "the encoder must keep the brightness within the noise (12.75 grey levels)"
 
 
+def test_methods_of_a_benchmark_are_chosen_by_name_or_given() -> None:
+    known = {"paper": "--preset paper", "dann": "--method dann"}
+    assert choose_methods(known, [], []) == known
+    assert choose_methods(known, ["dann"], ["more=--levels 3 --bound=none"]) == {
+        "dann": "--method dann",
+        "more": "--levels 3 --bound=none",
+    }
+    with pytest.raises(click.UsageError, match=r"called 'dan'\. There are: paper, dann"):
+        choose_methods(known, ["dan"], [])
+    with pytest.raises(click.UsageError, match="NAME=OPTIONS"):
+        choose_methods(known, [], ["more"])
+
+
 def toy(root: Path, **given) -> tuple[AdaptConfig, Loaded]:
     make_problem(root)
     small = {"levels": 3, "width": 6, "discriminator_width": 8, "batch_size": 8, "epochs": 2}
-    domains = {"source": "left", "target": "right"}
+    domains = {"source": "left", "target": "right", "compute": "float32"}
     config = AdaptConfig.make(benchmark="toy", preset="paper", given={**domains, **small, **given})
     places = Inputs(features=root / "features", manifests=root / "manifests")
     return config, load(config, places, torch.device("cpu"))

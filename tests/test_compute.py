@@ -29,7 +29,7 @@ def make_state(**given: Any) -> tuple[AdaptConfig, State, SourceBatch, TargetBat
         preset=preset,
         given={
             **{"source": "a", "target": "b", "levels": 3, "width": 32, "discriminator_width": 64},
-            **{"batch_size": 8, **given},
+            **{"batch_size": 8, "compute": "float32", **given},
         },
     )
     draws = np.random.default_rng(0)
@@ -86,6 +86,19 @@ def test_auto_is_decided_by_time_and_recorded(
     assert again.exit_code == 0, again.output
 
 
+def test_what_is_not_decided_is_not_computed() -> None:
+    config, *_ = make_state()
+    assert AdaptConfig.make(benchmark="toy", given={"source": "a", "target": "b"}).compute == "auto"
+    with pytest.raises(ValueError, match="not resolved"):
+        compute.autocast("auto", CPU)
+    assert config.compute == "float32"
+
+
+def test_a_gpu_that_only_emulates_bfloat16_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    assert compute._faster(torch.device("cuda")) == "float32"  # without a GPU a trial would fail
+
+
 def test_the_trial_itself_gives_a_time() -> None:
     x, w = torch.ones(2, 4, 8), torch.ones(2, 8, 8)
     assert 0 < compute._seconds(x, w) < 10
@@ -131,7 +144,7 @@ def test_compute_is_a_choice() -> None:
     config, *_ = make_state()
     with pytest.raises(ValueError) as caught:
         dataclasses.replace(config, compute="float16")
-    assert str(caught.value) == "--compute must be one of float32, bfloat16, auto, got 'float16'."
+    assert str(caught.value) == "--compute must be one of auto, float32, bfloat16, got 'float16'."
 
 
 def test_the_benchmarked_loop_computes_what_the_step_does() -> None:

@@ -28,7 +28,7 @@ FRAMES = 20
 
 def make_config(**given: Any) -> AdaptConfig:
     preset = given.pop("preset", None)
-    base = {"source": "a", "target": "b", "width": 8}
+    base = {"source": "a", "target": "b", "width": 8, "compute": "float32"}
     return AdaptConfig.make(benchmark="toy", preset=preset, given={**base, **given})
 
 

@@ -26,6 +26,7 @@ COEFFICIENT = 0.3
 SMALL = {
     **{"source": "a", "target": "b", "levels": 3, "width": 6, "discriminator_width": 8},
     "dropout": 0.0,
+    "compute": "float32",
 }
 
 # Parameters without a gradient, and why. Everything else must have one.
