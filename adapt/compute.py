@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import logging
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from adapt.config import AdaptConfig
 from adapt.runs import RunFolder
+
+log = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _PAYS = 1.25
@@ -24,8 +27,12 @@ def resolve(config: AdaptConfig, device: torch.device, folder: Path) -> AdaptCon
     if config.compute != "auto":
         return config
     for path in sorted(folder.rglob("config.json")):
-        return dataclasses.replace(config, compute=RunFolder(path.parent).read()[0].compute)
-    return dataclasses.replace(config, compute=_faster(device))
+        compute = RunFolder(path.parent).read()[0].compute
+        log.info("Computing in %s, as before (--compute auto).", compute)
+        return dataclasses.replace(config, compute=compute)
+    compute = _faster(device)
+    log.info("Computing in %s (--compute auto).", compute)
+    return dataclasses.replace(config, compute=compute)
 
 
 def _faster(device: torch.device) -> str:

@@ -128,7 +128,7 @@ def choose_methods(
     unknown = [name for name in chosen if name not in methods]
     if unknown:
         raise click.UsageError(
-            f"No method is called {unknown[0]!r}. There are: {', '.join(methods)}."
+            f"No method is called {unknown[0]!r}. There are: {'; '.join(methods)}."
         )
     unnamed = [variant for variant in variants if "=" not in variant]
     if unnamed:

@@ -229,7 +229,7 @@ def test_methods_of_a_benchmark_are_chosen_by_name_or_given() -> None:
         "dann": "--method dann",
         "more": "--levels 3 --bound=none",
     }
-    with pytest.raises(click.UsageError, match=r"called 'dan'\. There are: paper, dann"):
+    with pytest.raises(click.UsageError, match=r"called 'dan'\. There are: paper; dann"):
         choose_methods(known, ["dan"], [])
     with pytest.raises(click.UsageError, match="NAME=OPTIONS"):
         choose_methods(known, [], ["more"])

@@ -76,7 +76,11 @@ def test_auto_is_decided_by_time_and_recorded(
     recorded = {}
     for name, dtype in (("a", torch.float32), ("b", torch.bfloat16)):
         faster(dtype)
-        assert cli(*toy_arguments(problem, name, "--compute", "auto")).exit_code == 0
+        result = cli(*toy_arguments(problem, name, "--compute", "auto"))
+        assert result.exit_code == 0, result.output
+        assert (
+            f"Computing in {str(dtype).removeprefix('torch.')} (--compute auto)." in result.output
+        )
         config = json.loads((problem / name / "config.json").read_text())["config"]
         recorded[name] = config["compute"]
     assert recorded == {"a": "float32", "b": "bfloat16"}
@@ -84,6 +88,7 @@ def test_auto_is_decided_by_time_and_recorded(
     faster(torch.float32)
     again = cli(*toy_arguments(problem, "b", "--compute", "auto", "--resume"))
     assert again.exit_code == 0, again.output
+    assert "Computing in bfloat16, as before (--compute auto)." in again.output
 
 
 def test_what_is_not_decided_is_not_computed() -> None:
