@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow check clean
+.PHONY: demo test slow gpu check clean
 
 demo: $(READY)
 	$(BIN)/python cli.py demo
@@ -14,6 +14,9 @@ test: $(READY)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from extract.manifest import Video, write_manifest
@@ -26,6 +27,14 @@ def clips() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real clips in {folder} (set MA2L_CLIPS)")
     return folder
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """What runs on either: by default the CPU, with `-m gpu` the first GPU."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return torch.device(request.param)
 
 
 @pytest.fixture

@@ -34,17 +34,17 @@ def make(tmp_path: Path, counts: tuple[int, ...] = (1, 30, 7)) -> tuple[FeatureS
 
 
 @pytest.mark.parametrize("kind", ["device", "host", "mapped"])
-def test_every_bank_gives_the_stored_rows(tmp_path: Path, kind: str) -> None:
+def test_every_bank_gives_the_stored_rows(tmp_path: Path, kind: str, device: torch.device) -> None:
     store, videos = make(tmp_path)
     with store:
-        bank = load_bank(store, videos, CPU, kind)
+        bank = load_bank(store, videos, device, kind)
         stored = [store.read(video.id) for video in videos]
     assert len(bank) == 3 and bank.width == 12 and bank.counts_V.tolist() == [1, 30, 7]
     videos_B = torch.tensor([1, 0, 2, 1])
     frames_BT = sample(bank, videos_B, 9, generator(0, "test"))
     x_BTD = bank.gather(videos_B, frames_BT)
-    assert x_BTD.dtype == torch.float32
-    for video, frames_T, x_TD in zip(videos_B.tolist(), frames_BT.tolist(), x_BTD.numpy()):
+    assert x_BTD.dtype == torch.float32 and x_BTD.device.type == device.type
+    for video, frames_T, x_TD in zip(videos_B.tolist(), frames_BT.tolist(), x_BTD.cpu().numpy()):
         for frame, x_D in zip(frames_T, x_TD):
             assert np.array_equal(x_D, stored[video][frame].astype(np.float32))
 

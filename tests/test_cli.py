@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
 from conftest import REPOSITORY
 
 from cli import main
+from extract.synthetic import DOMAINS, make_collection
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
@@ -57,3 +60,36 @@ def test_errors_have_their_exit_codes() -> None:
     wrong = run(main, ["extract", "--dataset", "ucf101", "--stride", "0"])
     assert wrong.exit_code == 2 and "--stride must be 1 or more, got 0" in wrong.output
     assert run(main, ["extract"]).exit_code == 2
+
+
+def test_both_stages_as_the_readme_has_them(cli, tmp_path: Path, device: torch.device) -> None:
+    """Two piles of video to an accuracy that `evaluate` repeats, and features that `verify` makes again."""
+    places = ("--manifests", tmp_path / "manifests", "--features", tmp_path / "features")
+    on = ("--device", device.type)
+    for domain in DOMAINS:
+        make_collection(tmp_path / domain, domain, per_action=2)
+    for arguments in (
+        (
+            *("manifest", "from-folder", "--benchmark", "mine", *places[:2]),
+            *("--eval-fraction", 0.5, *(f"--domain={d}={tmp_path / d}" for d in DOMAINS)),
+        ),
+        *(
+            (
+                *("extract", "--dataset", domain, "--videos", tmp_path / domain, *places, *on),
+                *("--backbone", "mobilenet_v3_small", "--weights", "random:0", "--workers", 1),
+            )
+            for domain in DOMAINS
+        ),
+        (
+            *("adapt", "--source", DOMAINS[0], "--target", DOMAINS[1], *places, *on),
+            *("--epochs", 2, "--levels", 2, "--batch-size", 4, "--run", tmp_path / "run"),
+        ),
+        ("evaluate", tmp_path / "run", *on),
+    ):
+        result = cli(*arguments)
+        assert result.exit_code == 0, result.output
+    assert "the same as the run recorded" in result.output
+    [store] = (tmp_path / "features" / DOMAINS[0]).iterdir()
+    videos = ("--videos", tmp_path / DOMAINS[0], "--sample", 2)
+    again = cli("store", "verify", store, *videos, *on)
+    assert again.exit_code == 0, again.output

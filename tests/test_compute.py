@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from conftest import toy_arguments
 
-from adapt import compute, dropout, train
+from adapt import compute, train
 from adapt.bank import FeatureBank
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
@@ -23,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def make_state(**given: Any) -> tuple[AdaptConfig, State, SourceBatch, TargetBatch]:
-    preset = given.pop("preset", "paper")
+    preset, device = given.pop("preset", "paper"), given.pop("device", CPU)
     config = AdaptConfig.make(
         benchmark="toy",
         preset=preset,
@@ -34,25 +35,35 @@ def make_state(**given: Any) -> tuple[AdaptConfig, State, SourceBatch, TargetBat
     )
     draws = np.random.default_rng(0)
     features = [draws.normal(size=(20, 24)).astype(np.float16) for _ in range(16)]
-    bank = FeatureBank(features, CPU)
+    bank = FeatureBank(features, device)
     labels_V = torch.arange(16) % 3
     data = TrainingData(
-        source=bank, labels_V=labels_V, target=bank, classes=["x", "y", "z"], device=CPU
+        source=bank, labels_V=labels_V, target=bank, classes=["x", "y", "z"], device=device
     )
-    x_BTD = torch.from_numpy(np.stack(features)).float()[:, : config.frames]
-    return config, State(config, data), SourceBatch(x_BTD[:8], labels_V[:8]), TargetBatch(x_BTD[8:])
+    x_BTD = torch.from_numpy(np.stack(features)).float()[:, : config.frames].to(device)
+    source = SourceBatch(x_BTD[:8], labels_V[:8].to(device))
+    return config, State(config, data), source, TargetBatch(x_BTD[8:])
 
 
 BASELINES = [{"preset": "ta3n", "method": "dann"}, {"preset": "ta3n", "method": "ta3n"}]
+EVERY = [
+    {"preset": "tuned"},
+    {"preset": "paper"},
+    {"preset": "released", "source_sampling": "shuffled"},
+    {"preset": "paper", "method": "source-only"},
+    {"preset": "tuned", "method": "infomax"},
+    {"preset": "tuned", "method": "dann"},
+    *BASELINES,
+]
 
 
 @pytest.mark.parametrize(
     "given", [{"preset": "paper"}, {"preset": "released"}, *BASELINES], ids=str
 )
-def test_bfloat16_rounds_products_only(given: dict[str, Any]) -> None:
+def test_bfloat16_rounds_products_only(given: dict[str, Any], device: torch.device) -> None:
     losses = {}
     for kind in ("float32", "bfloat16"):
-        config, state, source, target = make_state(**given, compute=kind)
+        config, state, source, target = make_state(**given, compute=kind, device=device)
         assert state.branch is not None
         torch.manual_seed(3)  # the same dropout
         losses[kind] = step(config, state, source, target, 0.5)
@@ -104,36 +115,57 @@ def test_a_gpu_that_only_emulates_bfloat16_is_not_tried(monkeypatch: pytest.Monk
     assert compute._faster(torch.device("cuda")) == "float32"  # without a GPU a trial would fail
 
 
-def test_the_trial_itself_gives_a_time() -> None:
-    x, w = torch.ones(2, 4, 8), torch.ones(2, 8, 8)
+def test_the_trial_itself_gives_a_time(device: torch.device) -> None:
+    x, w = torch.ones(2, 4, 8, device=device), torch.ones(2, 8, 8, device=device)
     assert 0 < compute._seconds(x, w) < 10
-    assert compute._faster(CPU) in ("float32", "bfloat16")
+    assert compute._faster(device) in ("float32", "bfloat16")
 
 
-@pytest.mark.parametrize("given", [{}, *BASELINES], ids=str)
-def test_a_step_asks_the_device_for_nothing(
-    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Reading a number off a tensor waits for the device; a step must not do it."""
-    asked: list[str] = []
-    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "nonzero"):
-        original = getattr(torch.Tensor, name)
+@pytest.mark.parametrize("given", EVERY, ids=str)
+def test_a_step_is_that_of_the_cpu(given: dict[str, Any], device: torch.device) -> None:
+    """Losses and gradients in float64, without dropout, whose draws depend on the device."""
+    found = []
+    for place in (CPU, device):
+        config, state, source, target = make_state(**given, dropout=0.0, device=place)
+        state.model.double()
+        if state.branch is not None:
+            state.branch.double().eval()
+        state.optimiser.step = lambda *_: None
+        source = SourceBatch(source.features_BTD.double(), source.labels_B)
+        losses = step(config, state, source, TargetBatch(target.features_BTD.double()), 0.5)
+        gradients = {n: p.grad for n, p in state.losses.named_parameters() if p.requires_grad}
+        found.append({n: x.cpu() for n, x in {**losses, **gradients}.items() if x is not None})
+    torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=1e-12)
 
-        def watch(self: Any, *args: Any, name: str = name, original: Any = original) -> Any:
-            asked.append(name)
-            return original(self, *args)
 
-        monkeypatch.setattr(torch.Tensor, name, watch)
-    monkeypatch.setattr(dropout, "_drop", torch.nn.functional.dropout)  # as on a GPU
-    config, state, source, target = make_state(**given)
-    asked.clear()
-    losses = step(config, state, source, target, 0.5)
+@pytest.mark.parametrize("given", EVERY, ids=str)
+def test_a_kept_state_goes_on(given: dict[str, Any], device: torch.device, tmp_path: Path) -> None:
+    """From what a checkpoint on the disk has, dropout's draws included."""
+    config, state, source, target = make_state(**given, device=device)
+    for _ in range(2):
+        step(config, state, source, target, 0.5)
+    torch.save(state.state_dict(), tmp_path / "kept.pt")
+    expected = step(config, state, source, target, 0.5)
+    config, state, source, target = make_state(**given, device=device)
+    kept = torch.load(tmp_path / "kept.pt", map_location="cpu", weights_only=True)
+    state.load_state_dict(kept)
+    torch.testing.assert_close(step(config, state, source, target, 0.5), expected)
+
+
+@pytest.mark.parametrize("given", EVERY, ids=str)
+def test_a_step_stays_on_its_device(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the device `meta` there are no values: a tensor left on the host fails, and so does reading one."""
+    monkeypatch.setattr(train, "autocast", lambda *_: contextlib.nullcontext())
+    config, state, source, target = make_state(**given, device=torch.device("meta"))
     loss_watch = train._Watch()
-    for _ in range(3):
+    for _ in range(2):
+        losses = step(config, state, source, target, 0.5)
         loss_watch.add(losses)
-    assert asked == []
-    loss_watch.means(1)
-    assert asked  # the epoch's end does: the watching works
+    assert {loss.device.type for loss in losses.values()} == {"meta"}
+    assert {p.device.type for p in state.losses.parameters()} == {"meta"}
+    assert all(p.grad is not None for p in state.model.parameters())
+    with pytest.raises(RuntimeError, match="meta"):
+        loss_watch.means(1)
 
 
 def test_keeping_memory_changes_no_number() -> None:

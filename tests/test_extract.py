@@ -335,6 +335,19 @@ def test_a_feature_is_the_same_wherever_its_frame_stands_in_a_batch() -> None:
         np.testing.assert_array_equal(backbone(frames[::-1]), whole[::-1])
 
 
+@pytest.mark.parametrize(("precision", "limit"), [("float32", 1e-4), ("auto", 0.1)])
+def test_features_are_those_of_the_cpu(
+    collection: Path, device: torch.device, precision: str, limit: float
+) -> None:
+    expected = Backbone(SMALL)
+    backbone = Backbone(dataclasses.replace(SMALL, device=device.type, precision=precision))
+    if precision == "auto":
+        backbone.choose_precision()
+    path = next(collection.rglob("*.mp4"))
+    frames = np.stack(list(Video(path, backbone.frames).frames()))
+    assert error(backbone(frames), expected(frames)) < limit
+
+
 def test_rerun_keeps_what_is_there_and_adds_what_was_missing(
     collection: Path, videos: dict[str, None], tmp_path: Path
 ) -> None:
