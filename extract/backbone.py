@@ -51,7 +51,7 @@ class Backbone:
         """
         self.options = options
         self.device = pick_device(options.device, local_rank)
-        torch.backends.cudnn.allow_tf32 = False  # torch's default; float32 is to mean float32
+        torch.backends.cudnn.allow_tf32 = False  # on by default, but float32 is to mean float32
         self.batch = options.batch or (128 if self.device.type == "cuda" else 16)
         model, self._digest, self.weights_note = _load_model(options.backbone, options.weights)
         self.frames, self._mean, self._std = _preprocessing(options)
