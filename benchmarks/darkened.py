@@ -206,7 +206,7 @@ def _prepare(
     for name, path in videos.items():
         command(
             *("extract", "--dataset", name, "--videos", path),
-            *("--backbone", "mobilenet_v2", "--weights", weights),
+            *("--backbone", "mobilenet_v2", "--weights", weights, "--precision", "float32"),
             *("--features", places.features, "--manifests", places.manifests),
         )
 
