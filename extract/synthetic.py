@@ -73,10 +73,16 @@ def make_collection(root: Path, domain: str, *, per_action: int, seed: int = 0) 
     return per_action * len(ACTIONS)
 
 
-def write_video(path: Path, frames: np.ndarray, fps: int, codec: str = "mpeg4") -> None:
-    """Encode (F, H, W, 3) uint8 RGB at high quality into the container that the suffix names."""
+def write_video(
+    path: Path, frames: np.ndarray, fps: int, codec: str = "mpeg4", **options: str
+) -> None:
+    """Encode (F, H, W, 3) uint8 RGB at high quality into the container that the suffix names.
+
+    Args:
+        options: of the encoder.
+    """
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(fps))
+        stream = container.add_stream(codec, rate=Fraction(fps), options=options)
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
