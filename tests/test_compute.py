@@ -154,7 +154,7 @@ def test_a_kept_state_goes_on(given: dict[str, Any], device: torch.device, tmp_p
 
 @pytest.mark.parametrize("given", EVERY, ids=str)
 def test_a_step_stays_on_its_device(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the device `meta` there are no values: a tensor left on the host fails, and so does reading one."""
+    """On the device `meta` reading a value fails, and so does a tensor of the host, but in a product."""
     monkeypatch.setattr(train, "autocast", lambda *_: contextlib.nullcontext())
     config, state, source, target = make_state(**given, device=torch.device("meta"))
     loss_watch = train._Watch()
