@@ -26,12 +26,9 @@ def resolve(config: AdaptConfig, device: torch.device, folder: Path) -> AdaptCon
     """The config with its compute type decided, which a run that stands in `folder` has done already."""
     if config.compute != "auto":
         return config
-    for path in sorted(folder.rglob("config.json")):
-        compute = RunFolder(path.parent).read()[0].compute
-        log.info("Computing in %s, as before (--compute auto).", compute)
-        return dataclasses.replace(config, compute=compute)
-    compute = _faster(device)
-    log.info("Computing in %s (--compute auto).", compute)
+    standing = sorted(folder.rglob("config.json"))
+    compute = RunFolder(standing[0].parent).read()[0].compute if standing else _faster(device)
+    log.info("Computing in %s%s (--compute auto).", compute, ", as before" if standing else "")
     return dataclasses.replace(config, compute=compute)
 
 

@@ -49,7 +49,7 @@ BASELINES = [{"preset": "ta3n", "method": "dann"}, {"preset": "ta3n", "method": 
 EVERY = [
     {"preset": "tuned"},
     {"preset": "paper"},
-    {"preset": "released", "source_sampling": "shuffled"},
+    {"preset": "released"},
     {"preset": "paper", "method": "source-only"},
     {"preset": "tuned", "method": "infomax"},
     {"preset": "tuned", "method": "dann"},
