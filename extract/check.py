@@ -24,6 +24,7 @@ from extract.files import sha256_of
 from extract.store import (
     FAILURES,
     INDEX,
+    STATUSES,
     SUMS,
     VIDEOS,
     VideoRecord,
@@ -39,7 +40,6 @@ from extract.store import (
 )
 
 TABLES = (INDEX, VIDEOS, FAILURES)
-STATUSES = ("ok", "missing", "failed", "pending")
 _LEFTOVER = re.compile(r"\..+\.partial")
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 _STORE_NAME = re.compile(r".+-([0-9a-f]{8})")
@@ -103,7 +103,7 @@ class Contents:
         self.shards = {shard["file"]: shard for shard in (self.index or {}).get("shards", ())}
         self.by_shard: dict[str, dict[str, VideoRecord]] = defaultdict(dict)
         for row in self.rows or ():
-            if row.status == "ok":
+            if row.stored:
                 self.by_shard[row.shard][row.video] = row
 
     def recorded(self, name: str) -> dict[str, str]:
@@ -222,7 +222,7 @@ def _table_problems(contents: Contents) -> Iterator[tuple[str, str]]:
 def _wrong_row(row: VideoRecord, shards: dict[str, Any] | None) -> str:
     if row.status not in STATUSES:
         return f"has status {row.status!r}, expected one of {', '.join(STATUSES)}"
-    if row.status != "ok":
+    if not row.stored:
         return f"is {row.status}, but has a shard" if row.shard else ""
     if row.frames < 1:
         return f"is stored with {row.frames} frames"
@@ -232,7 +232,7 @@ def _wrong_row(row: VideoRecord, shards: dict[str, Any] | None) -> str:
 def _count_problems(
     contents: Contents, index: dict[str, Any], rows: list[VideoRecord]
 ) -> Iterator[tuple[str, str]]:
-    stored = [row for row in rows if row.status == "ok"]
+    stored = [row for row in rows if row.stored]
     statuses = Counter(row.status for row in rows)
     totals = {
         **{"listed": len(rows), "stored": len(stored), "frames": sum(r.frames for r in stored)},

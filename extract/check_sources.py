@@ -15,7 +15,7 @@ def sources_in(roots: Sequence[Path]) -> Check:
 
     def sources(contents: Contents) -> Iterator[Problem]:
         for row in contents.rows or ():
-            found = _source_problem(row, roots) if row.status == "ok" else ""
+            found = _source_problem(row, roots) if row.stored else ""
             if found:
                 yield Problem(kind=Kind.SOURCE, where=row.video, found=found)
 

@@ -30,7 +30,10 @@ import numpy as np
 
 from extract.errors import StoreError, first_of
 
-FORMAT = 1
+FORMAT = 2
+STORED = ("ok", "damaged")
+"""The statuses of videos that have features."""
+STATUSES = (*STORED, "missing", "failed", "pending")
 INDEX, VIDEOS, FAILURES, SUMS = "index.json", "videos.csv", "failures.csv", "SHA256SUMS"
 _SHARD_NAME = re.compile(r"shard-\d{5}\.h5")
 _REBUILD = "Delete it and run extract again: it is made anew from the shards."
@@ -54,12 +57,24 @@ class VideoRecord:
     source: str = ""
     """Path below the folder of videos."""
     source_bytes: int = 0
+    source_mtime_ns: int = 0
+    """Time of the source's last change in nanoseconds since 1970; of the newest image of a folder."""
     source_sha256: str = ""
+    decoder: str = ""
+    """What read the frames: decord, pyav or images."""
+    missing_frames: int = 0
+    """Frames that are known to be missing or damaged, at least; stored are only whole ones."""
     crc32: str = ""
     """Of the stored float16 bytes, eight hex digits."""
     status: str = "ok"
-    """ok, missing (no file), failed (file unreadable) or pending (not yet its turn)."""
+    """ok; damaged (stored as far as it is whole, see `error`); or not stored: missing (no file),
+    failed (file unreadable or damaged), pending (not yet its turn)."""
     error: str = ""
+
+    @property
+    def stored(self) -> bool:
+        """Whether the store has features of this video."""
+        return self.status in STORED
 
 
 RECORD_FIELDS = tuple(field.name for field in dataclasses.fields(VideoRecord))
@@ -73,7 +88,9 @@ _INDEX_FIELDS = {
     **{"totals": dict, "complete": bool, "run": dict},
 }
 _SHARD_FIELDS = {"file": str, "bytes": int, "sha256": str, "videos": int, "frames": int}
-_TOTALS_FIELDS = dict.fromkeys(("listed", "stored", "missing", "failed", "pending", "frames"), int)
+_TOTALS_FIELDS = dict.fromkeys(
+    ("listed", "stored", "damaged", "missing", "failed", "pending", "frames"), int
+)
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
@@ -104,7 +121,7 @@ class FeatureStore:
         self.config: dict[str, Any] = self.index["config"]
         self.width = int(self.index["width"])
         rows = read_records(folder / VIDEOS)
-        self.records = {record.video: record for record in rows if record.status == "ok"}
+        self.records = {record.video: record for record in rows if record.stored}
         self._bytes = {shard["file"]: shard["bytes"] for shard in self.index["shards"]}
         foreign = sorted({record.shard for record in self.records.values()} - set(self._bytes))
         if foreign:

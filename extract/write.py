@@ -25,6 +25,8 @@ from extract.store import (
     FORMAT,
     INDEX,
     RECORD_FIELDS,
+    STATUSES,
+    STORED,
     SUMS,
     VIDEOS,
     VideoRecord,
@@ -199,11 +201,12 @@ def write_index(
         columns=list(RECORD_FIELDS),
     )
     ok = table.status == "ok"
+    stored = table.status.isin(STORED)
     known = _known_shards(folder)
     indexed = (folder / INDEX).stat().st_mtime_ns if known else 0
     shards = []
     for path in shards_in(folder):
-        inside = table[ok & (table.shard == path.name)]
+        inside = table[stored & (table.shard == path.name)]
         size = path.stat().st_size
         old = known.get(path.name, {})
         kept = old.get("bytes") == size and path.stat().st_mtime_ns < indexed
@@ -227,11 +230,11 @@ def write_index(
         "shards": shards,
         "totals": {
             "listed": len(table),
-            "stored": int(ok.sum()),
-            **{s: int((table.status == s).sum()) for s in ("missing", "failed", "pending")},
-            "frames": int(table[ok].frames.sum()),
+            "stored": int(stored.sum()),
+            **{s: int((table.status == s).sum()) for s in STATUSES if s != "ok"},
+            "frames": int(table[stored].frames.sum()),
         },
-        "complete": bool(ok.all()),
+        "complete": bool(stored.all()),
         "run": dict(run),
     }
     for name, rows in ((VIDEOS, table), (FAILURES, table[~ok])):

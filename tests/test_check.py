@@ -212,7 +212,7 @@ def test_index_against_the_folder(folder: Path) -> None:
     [
         ('"bytes"', '"bytas"', Kind.TABLE),
         ('"width": 6', '"width": "6"', Kind.TABLE),
-        ('"format": 1', '"format": 2', Kind.TABLE),
+        ('"format": 2', '"format": 3', Kind.TABLE),
         ('"stride": 1', '"stride": 2', Kind.TABLE),
         ('"shard-00001.h5"', '"../x/secret.h5"', Kind.TABLE),
     ],
