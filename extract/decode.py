@@ -1,17 +1,15 @@
-"""Video file, or folder of images -> prepared RGB frames. The only file that knows decord.
+"""Video file, or folder of images -> prepared RGB frames; which decoder reads a file is chosen here.
 
-It runs in processes of its own (`extract/pool.py`), one file at a time and one frame at a time, so
+It runs in processes of its own (`extract/worker.py`), one file at a time and one frame at a time, so
 memory stays flat however long the video is. Frames are resized and cropped here, by PIL: exactly the
 pixels of the plain PIL + torchvision pipeline, and every frame has the same size from here on.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from extract.by_decord import DecordReader, Inexact
+from extract.by_pyav import PyavReader
 from extract.errors import DecodeError
-from extract.files import images_in
+from extract.files import size_and_sha256_of
+from extract.images import ImageFolder, images_in
+from extract.survey import survey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,43 +35,80 @@ class FrameOptions:
     stride: int = 1
     frames_per_video: int = 0
     """Keep this many, evenly spaced; 0: all."""
+    keep_damaged: bool = False
+    """Give the whole frames of a damaged file instead of refusing it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFacts:
     """What is known of a video file once it is open."""
 
+    decoder: str
+    """decord, pyav or images."""
     fps: float
     width: int
     height: int
     container_frames: int
     """What the container claims, 0 where it claims nothing."""
     expected_frames: int
-    """What the decoder found in it."""
+    """How many whole frames will come."""
     kept_frames: int
     """How many of those will be kept."""
+    damage: str = ""
+    """What is missing or broken, in words; empty where the file is whole."""
+    missing_frames: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFacts:
+    """The file, or the folder's images together, from which frames were decoded."""
+
+    bytes: int
+    mtime_ns: int
+    sha256: str
 
 
 class Video:
-    """An open video: `facts` first, then `frames`, which must be taken to the end.
+    """An open video: `facts` first, then `frames`, which must be taken to the end, then `source`.
+
+    Args:
+        decoder: "pyav" where decord was tried in vain, else "auto".
+        tick: called for every packet, frame and block of bytes read: a sign of life.
+        log: see `DecordReader`.
 
     Raises:
-        DecodeError: not a file that can be decoded; the message does not repeat the path.
+        DecodeError: not a file that can be decoded whole; the message does not repeat the path.
     """
 
-    def __init__(self, path: Path, options: FrameOptions) -> None:
-        self.path, self.options = path, options
-        source = _Images(path) if path.is_dir() else _File(path)
-        self._source = source
+    def __init__(
+        self,
+        path: Path,
+        options: FrameOptions,
+        *,
+        decoder: str = "auto",
+        tick: Callable[[], None] = lambda: None,
+        log: int | None = None,
+    ) -> None:
+        self.path, self.options, self._tick = path, options, tick
+        self._before = _stamps(path)
+        self._reader = reader = _reader_of(path, decoder, tick, log)
+        if reader.damage and not options.keep_damaged:
+            raise DecodeError(
+                f"{reader.damage}. Get a whole copy, or store its {reader.count} whole frames: "
+                "--keep-damaged"
+            )
         self.decoded_frames = 0
-        self.kept = kept_frames(source.count, options)
+        self.kept = kept_frames(reader.count, options)
         self.facts = VideoFacts(
-            fps=source.fps,
-            width=source.width,
-            height=source.height,
-            container_frames=source.container_frames,
-            expected_frames=source.count,
+            decoder=reader.decoder,
+            fps=reader.fps,
+            width=reader.width,
+            height=reader.height,
+            container_frames=reader.container_frames,
+            expected_frames=reader.count,
             kept_frames=len(self.kept),
+            damage=reader.damage,
+            missing_frames=reader.missing_frames,
         )
 
     def frames(self) -> Iterator[np.ndarray]:
@@ -77,9 +116,10 @@ class Video:
 
         Raises:
             DecodeError: decoding stopped before the last frame.
+            Inexact: decord made frames up; those that came must be forgotten.
         """
         wanted = set(self.kept)
-        for image in self._source.images():
+        for image in self._reader.images():
             if self.decoded_frames in wanted:
                 yield prepare(image, self.options)
             self.decoded_frames += 1
@@ -87,6 +127,20 @@ class Video:
             raise DecodeError(
                 f"decoding stopped after {self.decoded_frames} of {self.facts.expected_frames} frames"
             )
+
+    def source(self) -> SourceFacts:
+        """Size, time and hash of what was decoded.
+
+        Raises:
+            DecodeError: the file is not the one that was opened any more.
+        """
+        size, digest = size_and_sha256_of(self.path, self._tick)
+        if _stamps(self.path) != self._before:
+            raise DecodeError(
+                "the file changed while it was read; run again when nothing writes to it any more"
+            )
+        mtime_ns = max(stamp.st_mtime_ns for stamp in self._before.values())
+        return SourceFacts(bytes=size, mtime_ns=mtime_ns, sha256=digest)
 
 
 def kept_frames(count: int, options: FrameOptions) -> range | list[int]:
@@ -114,121 +168,54 @@ def prepare(image: Image.Image, options: FrameOptions) -> np.ndarray:
 
 
 def check_file(path: Path) -> None:
-    """Refuse a file not worth opening: "it did not raise" does not mean that a video is whole.
+    """Refuse what is not worth opening; both decoders say the same of all of these.
 
     Raises:
-        DecodeError: no file, not a plain file, empty, or an AVI shorter than its header says.
+        DecodeError: no file, not a plain file, not readable, or empty.
     """
     try:
         facts = os.stat(path)
+        if not stat.S_ISREG(facts.st_mode):
+            raise DecodeError("not a plain file")
+        if facts.st_size == 0:
+            raise DecodeError("the file is empty")
+        with path.open("rb"):
+            pass
     except OSError as error:
         raise DecodeError(error.strerror or str(error)) from error
-    if not stat.S_ISREG(facts.st_mode):
-        raise DecodeError("not a plain file")
-    if facts.st_size == 0:
-        raise DecodeError("the file is empty")
+
+
+def _reader_of(path: Path, decoder: str, tick: Callable[[], None], log: int | None) -> Any:
+    if path.is_dir():
+        return ImageFolder(path, tick)
+    check_file(path)
+    found = survey(path, tick)
+    if decoder == "auto" and not found.why_not_decord:
+        try:
+            return DecordReader(path, found, tick, log)
+        except Inexact:
+            tick()
+    return PyavReader(path, found, tick)
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    """Two equal ones are of a file that nobody wrote to or put another in the place of."""
+
+    device: int
+    inode: int
+    size: int
+    st_mtime_ns: int
+    ctime_ns: int
+
+
+def _stamps(path: Path) -> dict[Path, _Stamp]:
     try:
-        with path.open("rb") as file:
-            head = file.read(12)
+        files = images_in(path) if path.is_dir() else [path]
+        facts = {file: os.stat(file) for file in files}
     except OSError as error:
         raise DecodeError(error.strerror or str(error)) from error
-    if head[:4] == b"RIFF" and head[8:] == b"AVI ":
-        # decord opens an AVI cut in half without a word; the header knows how long it should be.
-        claimed = int.from_bytes(head[4:8], "little") + 8
-        if claimed > facts.st_size:
-            raise DecodeError(
-                f"cut off: the AVI header says {claimed} bytes, the file has {facts.st_size}"
-            )
-
-
-class _File:
-    """A video file, by decord; the container's own claim by PyAV."""
-
-    def __init__(self, path: Path) -> None:
-        import decord
-
-        check_file(path)
-        decord.logging.set_level(decord.logging.QUIET)
-        try:
-            self._reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-            self.count = len(self._reader)
-            fps = float(self._reader.get_avg_fps())
-        except Exception as error:
-            raise DecodeError(f"not a video that can be read: {_why(path)}") from error
-        if self.count == 0:
-            raise DecodeError("no frames")
-        self.fps = fps if math.isfinite(fps) else 0.0
-        self.container_frames = _claimed_frames(path)
-        self._first: Any = self._next()
-        if self._first is None:
-            raise DecodeError(f"no frame could be decoded of {self.count}")
-        self.height, self.width = self._first.shape[:2]
-
-    def images(self) -> Iterator[Image.Image]:
-        # One after the other: decord's own seeking is slower, and less exact on some AVIs.
-        frame, self._first = self._first, None
-        while frame is not None:
-            yield Image.fromarray(frame)
-            frame = self._next()
-
-    def _next(self) -> np.ndarray | None:
-        try:
-            return self._reader.next().asnumpy()
-        except StopIteration:
-            return None
-        except Exception as error:
-            raise DecodeError(f"decoding failed ({_reason(error)})") from error
-
-
-class _Images:
-    """A folder of images, in natural order."""
-
-    fps = 0.0
-
-    def __init__(self, folder: Path) -> None:
-        self._paths = images_in(folder)
-        if not self._paths:
-            raise DecodeError("the folder has no images")
-        self.count = self.container_frames = len(self._paths)
-        self.width, self.height = self._open(self._paths[0]).size
-
-    def images(self) -> Iterator[Image.Image]:
-        yield from map(self._open, self._paths)
-
-    @staticmethod
-    def _open(path: Path) -> Image.Image:
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except Exception as error:
-            raise DecodeError(f"{path.name} is no readable image ({_reason(error)})") from error
-
-
-def _claimed_frames(path: Path) -> int:
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            return max(0, container.streams.video[0].frames)
-    except (av.FFmpegError, IndexError):
-        return 0  # what decord can open decides; this is only a second opinion
-
-
-def _why(path: Path) -> str:
-    """Why decord could not open a file, in words that say more than its own."""
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                return "it has no video stream"
-            codec = container.streams.video[0].codec_context.name
-            return f"decord finds nothing to decode in its {codec} stream"
-    except (av.FFmpegError, IndexError) as error:
-        return getattr(error, "strerror", None) or type(error).__name__
-
-
-def _reason(error: Exception) -> str:
-    text = re.sub(r"\[[\d:]+\] \S+:\d+: ", "", str(error))  # decord's time and source lines
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]
+    return {
+        file: _Stamp(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
+        for file, s in facts.items()
+    }

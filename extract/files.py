@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from extract.errors import ManifestError
+from extract.images import IMAGE_SUFFIXES, images_in
 
 try:
     import fcntl
@@ -26,7 +26,6 @@ VIDEO_SUFFIXES = frozenset((
     ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv",
 ))
 # fmt: on
-IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
 
 @contextmanager
@@ -81,21 +80,26 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def size_and_sha256_of(source: Path) -> tuple[int, str]:
-    """Bytes and hex sha256 of a video file, or of a folder's images in order, by name and sha256."""
+def size_and_sha256_of(source: Path, tick: Callable[[], None] = lambda: None) -> tuple[int, str]:
+    """Bytes and hex sha256 of a video file, or of a folder's images in order, by name and sha256.
+
+    Args:
+        tick: called for every block that was read.
+    """
     if not source.is_dir():
-        return source.stat().st_size, sha256_of(source)
+        return source.stat().st_size, sha256_of(source, tick)
     images = images_in(source)
-    lines = "".join(f"{image.name} {sha256_of(image)}\n" for image in images)
+    lines = "".join(f"{image.name} {sha256_of(image, tick)}\n" for image in images)
     return sum(image.stat().st_size for image in images), hashlib.sha256(lines.encode()).hexdigest()
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Path, tick: Callable[[], None] = lambda: None) -> str:
     """Hex sha256 of a file's bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+            tick()
     return digest.hexdigest()
 
 
@@ -127,17 +131,6 @@ def find_videos(root: Path, kind: str = "videos") -> list[PurePosixPath]:
         elif any(_is(name, IMAGE_SUFFIXES) for name in names):
             found.append(relative)
     return sorted(found)
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The images of a folder in natural order: `frame9.jpg` before `frame10.jpg`."""
-    names = [name for name in os.listdir(folder) if _is(name, IMAGE_SUFFIXES)]
-
-    def natural(name: str) -> list[tuple[int, str]]:
-        parts = re.split(r"(\d+)", name)
-        return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
-
-    return [folder / name for name in sorted(names, key=lambda name: (natural(name), name))]
 
 
 class VideoFolder:

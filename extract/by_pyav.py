@@ -1,0 +1,148 @@
+"""Frames by PyAV: what decord cannot read, or not exactly.
+
+How many frames come is only known after decoding, and the store must know before the first row. So the
+file is decoded twice: once to count the frames and to find damage, once for the pixels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import av.logging
+import numpy as np
+from PIL import Image
+
+from extract.errors import DecodeError
+from extract.survey import Survey, choose_stream, convert, open_container, packets_of
+
+_PICTURE_IS_BROKEN = re.compile(
+    r"error while decoding|concealing|damaged|invalid nal|missing reference|could not find ref|"
+    r"reference picture missing|frame num gap|unavailable|error at mb|ac-tex|illegal|truncat|"
+    r"slice header|invalid data|bytestream|mb type|out of range",
+    re.IGNORECASE,
+)
+"""How FFmpeg's decoders say that a picture is not what was encoded."""
+
+
+class PyavReader:
+    """The whole frames of a file: those that were decoded without an error, from true references.
+
+    Attributes:
+        damage: what is missing or broken, in words; empty where the file is whole.
+        missing_frames: how many frames that are, as well as can be told.
+
+    Raises:
+        DecodeError: not one whole frame comes out.
+    """
+
+    decoder = "pyav"
+
+    def __init__(self, path: Path, survey: Survey, tick: Callable[[], None]) -> None:
+        self._path, self._survey, self._tick = path, survey, tick
+        self._whole = bytearray()
+        self._stopped = ""
+        first_broken = None
+        self.width, self.height = survey.width, survey.height
+        for frame, whole in self._decode():
+            if whole and not any(self._whole[:1]):
+                self.width, self.height = _turned_size(frame)
+            if not whole and first_broken is None:
+                first_broken = len(self._whole)
+            self._whole.append(whole)
+        self.count = sum(self._whole)
+        self.fps, self.container_frames = survey.fps, survey.claimed_frames
+        self.damage, self.missing_frames = self._judge(first_broken)
+        if not self.count:
+            raise DecodeError(
+                f"no whole frame could be decoded of {survey.packets} {survey.codec} packets"
+                + (f" ({self.damage})" if self.damage else f". {convert(path)}")
+            )
+
+    def images(self) -> Iterator[Image.Image]:
+        """Every whole frame in order, turned as the file says, each of its own size.
+
+        Raises:
+            DecodeError: the second decoding gave other frames than the first.
+        """
+        number = 0
+        for number, (frame, whole) in enumerate(self._decode(), 1):
+            if number > len(self._whole) or whole != self._whole[number - 1]:
+                raise DecodeError(f"frame {number} was decoded differently a second time")
+            if whole:
+                yield _image_of(frame)
+        if number != len(self._whole):
+            raise DecodeError(f"{number} frames came, {len(self._whole)} when they were counted")
+
+    def _decode(self) -> Iterator[tuple[Any, bool]]:
+        """Every frame and whether it is whole. After an error none is, up to the next key frame."""
+        with av.logging.Capture() as log, open_container(self._path) as container:
+            video = choose_stream(container)
+            video.codec_context.thread_count = 1
+            broken_until: float | None = None
+            heard = len(log)  # what is said while opening is of no picture in particular
+            try:
+                for packet in packets_of(container):
+                    self._tick()
+                    if (
+                        packet.stream.index != video.index
+                    ):  # a flushing packet has no index of its own
+                        continue
+                    time = _time_of(packet)
+                    frames, failed = _decoded(packet)
+                    lines, heard = [text for _, _, text in log[heard:]], len(log)
+                    if failed or packet.is_corrupt or any(map(_PICTURE_IS_BROKEN.search, lines)):
+                        broken_until = max(time, broken_until or time)
+                    for frame in frames:
+                        shown = _time_of(frame)
+                        if frame.is_corrupt:
+                            broken_until = max(shown, broken_until or shown)
+                        elif broken_until is not None and frame.key_frame and shown > broken_until:
+                            broken_until = None
+                        yield frame, broken_until is None
+            except (av.FFmpegError, DecodeError) as error:
+                self._stopped = f"reading stops after frame {len(self._whole)} ({error})"
+
+    def _judge(self, first_broken: int | None) -> tuple[str, int]:
+        survey = self._survey
+        broken = survey.broken or self._stopped
+        if first_broken is None and not survey.cut and not broken:
+            return "", 0
+        expected = max(survey.expected_frames, len(self._whole))
+        missing = max(1, expected - self.count)
+        where = "" if first_broken is None else f", the first broken one is frame {first_broken}"
+        reason = survey.cut or (f"damaged: {broken}" if broken else "damaged")
+        text = f"{reason}; about {missing} of {expected} frames are missing or broken{where}"
+        return text, missing
+
+
+def _decoded(packet: Any) -> tuple[list[Any], bool]:
+    try:
+        return packet.decode(), False
+    except av.FFmpegError:
+        return [], True
+
+
+def _time_of(thing: Any) -> float:
+    """Presentation time in seconds; of things without one it is before everything else."""
+    time = thing.pts if thing.pts is not None else thing.dts
+    return float(time * thing.time_base) if time is not None and thing.time_base else -np.inf
+
+
+def _image_of(frame: Any) -> Image.Image:
+    pixels = frame.to_ndarray(format="rgb24")
+    turns = _quarter_turns(frame)
+    return Image.fromarray(np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels)
+
+
+def _turned_size(frame: Any) -> tuple[int, int]:
+    sides = (frame.width, frame.height)
+    return sides[::-1] if _quarter_turns(frame) % 2 else sides
+
+
+def _quarter_turns(frame: Any) -> int:
+    """Anticlockwise, as the file's display matrix asks."""
+    return round(frame.rotation / 90) % 4

@@ -1,0 +1,119 @@
+"""A folder of images that stands for one video: which files it has, in which order, and their pixels."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from extract.errors import DecodeError
+
+IMAGE_SUFFIXES = frozenset(
+    (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+)
+_OF_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+class ImageFolder:
+    """The frames of one video as images, in natural order.
+
+    Raises:
+        DecodeError: no image, images of several series (RGB beside optical flow), or one that is
+            unreadable or has no range that could be shown.
+    """
+
+    decoder = "images"
+    fps = 0.0
+    damage = ""
+    missing_frames = 0
+
+    def __init__(self, folder: Path, tick: Callable[[], None]) -> None:
+        self._paths, self._tick = images_in(folder), tick
+        if not self._paths:
+            raise DecodeError("the folder has no images")
+        series = _series(path.name for path in self._paths)
+        if len(series) > 1:
+            listed = ", ".join(f"{pattern} ({count})" for pattern, count in series.items())
+            raise DecodeError(
+                f"the folder holds {len(series)} series of images, not one video: {listed}. "
+                "Put each into a folder of its own"
+            )
+        self.count = self.container_frames = len(self._paths)
+        self.width, self.height = read_image(self._paths[0]).size
+
+    def images(self) -> Iterator[Image.Image]:
+        """Every image, RGB, as a viewer shows it."""
+        for path in self._paths:
+            yield read_image(path)
+            self._tick()
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images of a folder in natural order: `frame9.jpg` before `frame10.jpg`, `0.15` before `0.2`."""
+    names = [name for name in os.listdir(folder) if _is_image(name)]
+    # "1.10" is a time where every name has one number, and two numbers where that is not so.
+    times = all(re.fullmatch(r"\D*\d+(\.\d+)?\D*", os.path.splitext(name)[0]) for name in names)
+    number = re.compile(r"(\d+(?:\.\d+)?)" if times else r"(\d+)")
+
+    def natural(name: str) -> list[tuple[Decimal, str]]:
+        parts = number.split(os.path.splitext(name)[0])
+        return [(Decimal(p), "") if i % 2 else (Decimal(-1), p) for i, p in enumerate(parts)]
+
+    return [folder / name for name in sorted(names, key=lambda name: (natural(name), name))]
+
+
+def read_image(path: Path) -> Image.Image:
+    """One image as RGB, turned as its EXIF orientation says; 16-bit grey values are scaled to 8 bits.
+
+    Raises:
+        DecodeError: unreadable, several pages, or a mode without a known range (32-bit, float).
+    """
+    try:
+        with Image.open(path) as image:
+            pages = getattr(image, "n_frames", 1)
+            if pages > 1:
+                raise DecodeError(
+                    f"{path.name} has {pages} pages. A frame is one image: split it, or pass an "
+                    "animation as a video file"
+                )
+            if image.mode in _OF_SIXTEEN_BITS or (image.mode == "I" and image.format == "PNG"):
+                grey = np.asarray(image).astype(np.uint32)
+                image = Image.fromarray((grey >> 8).astype(np.uint8))
+            elif image.mode in ("I", "F"):
+                raise DecodeError(
+                    f"{path.name} has mode {image.mode}, whose range is not known. "
+                    "Convert it to 8 or 16 bits"
+                )
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except DecodeError:
+        raise
+    except Exception as error:  # PIL's readers raise anything on a damaged file
+        raise DecodeError(
+            f"{path.name} is no readable image ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _series(names: Iterable[str]) -> dict[str, int]:
+    """Names with `#` for every number -> how many images have them; one entry if all are one series.
+
+    Two kinds of name are two series only where they share a number: `img_#` and `flow_x_#` of the same
+    frames are, `intro_1` and `main_2` are not.
+    """
+    by_pattern: dict[str, set[tuple[int, ...]]] = {}
+    for name in names:
+        numbers = tuple(map(int, re.findall(r"\d+", os.path.splitext(name)[0])))
+        stem, suffix = os.path.splitext(name)
+        by_pattern.setdefault(re.sub(r"\d+", "#", stem) + suffix, set()).add(numbers)
+    distinct = set().union(*by_pattern.values())
+    if len(distinct) == sum(map(len, by_pattern.values())):
+        return {"#": len(distinct)}
+    return {pattern: len(numbers) for pattern, numbers in sorted(by_pattern.items())}
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
