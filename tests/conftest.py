@@ -12,9 +12,10 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from extract.format import VideoRecord, store_folder
+from extract.index import write_index
 from extract.manifest import Video, write_manifest
-from extract.store import VideoRecord, store_folder
-from extract.write import ShardWriter, write_index
+from extract.write import ShardWriter
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"

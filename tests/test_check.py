@@ -18,11 +18,14 @@ import pytest
 from conftest import CONFIG, REPOSITORY, make_store
 
 from extract import compare as comparing
-from extract.check import CHECKS, Kind, verify
+from extract.check import CHECKS, verify
 from extract.check_sources import sources_in
+from extract.contents import Kind
 from extract.errors import StoreError
-from extract.store import FeatureStore, VideoRecord, store_folder
-from extract.write import ShardWriter, write_index
+from extract.format import VideoRecord, store_folder
+from extract.index import write_index
+from extract.store import FeatureStore
+from extract.write import ShardWriter
 
 WIDTH = 6
 IDS = ["#1 [x] (y) & z!", "-7Y7_0", "walk/001", "walk/002", "naïve+"]
@@ -73,6 +76,8 @@ def seal(folder: Path) -> None:
     for shard in index["shards"]:
         data = (folder / shard["file"]).read_bytes()
         shard |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    for name in index["tables"]:
+        index["tables"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     (folder / "index.json").write_text(json.dumps(index))
     names = [shard["file"] for shard in index["shards"]]
     lines = [

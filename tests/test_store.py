@@ -11,13 +11,10 @@ from conftest import CONFIG, make_store
 
 from extract.errors import StoreError
 from extract.files import VideoFolder, replacing
-from extract.store import (
-    FeatureStore,
-    VideoRecord,
-    config_sha256,
-    find_stores,
-)
-from extract.write import ShardWriter, StoreIndex
+from extract.format import VideoRecord, config_sha256
+from extract.index import StoreIndex
+from extract.store import FeatureStore, find_stores
+from extract.write import ShardWriter
 
 RANDOM = np.random.default_rng(0)
 ODD_IDS = ["#1 [x] (y) & z!", "-7Y7_0", "walk/001", "walk/002", "naïve+"]

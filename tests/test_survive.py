@@ -17,7 +17,9 @@ import pytest
 from conftest import REPOSITORY, alive
 
 from extract.check import CHECKS, verify
-from extract.store import FeatureStore, VideoRecord, open_shard, shards_in
+from extract.format import VideoRecord, shards_in
+from extract.shards import open_shard
+from extract.store import FeatureStore
 from extract.synthetic import ACTIONS, make_collection
 from extract.write import ShardWriter
 
