@@ -33,10 +33,10 @@ from adapt.train import State, TrainingData, step
 from benchmarks.loop import LoopBranch
 from benchmarks.timing import COLUMNS, Timed, Times, interleaved, limits, table
 from extract.device import pick_device
-from extract.format import VideoRecord
-from extract.index import write_index
 from extract.manifest import Video
+from extract.records import VideoRecord
 from extract.store import FeatureStore
+from extract.tables import write_index
 from extract.write import ShardWriter
 
 COEFFICIENT = 0.5

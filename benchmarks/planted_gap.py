@@ -31,9 +31,10 @@ from benchmarks.common import (
     table,
     working_folder,
 )
-from extract.format import VideoRecord, store_folder
-from extract.index import write_index
+from extract.format import store_folder
 from extract.manifest import Video, write_manifest
+from extract.records import VideoRecord
+from extract.tables import write_index
 from extract.write import ShardWriter
 
 BENCHMARK, SOURCE, TARGET = "planted-gap", "plain", "shifted"

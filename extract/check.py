@@ -21,17 +21,9 @@ import numpy as np
 
 from extract.contents import TABLES, Contents, Kind, Problem
 from extract.errors import StoreError
-from extract.format import (
-    FAILURES,
-    INDEX,
-    STATUSES,
-    SUMS,
-    VIDEOS,
-    VideoRecord,
-    is_shard_name,
-    renamed,
-)
+from extract.format import FAILURES, INDEX, SUMS, VIDEOS, is_shard_name, renamed
 from extract.locks import writers
+from extract.records import STATUSES, VideoRecord
 from extract.shards import (
     UNREADABLE,
     has_config,
@@ -59,15 +51,20 @@ def verify(folder: Path, checks: Sequence[Check]) -> Iterator[Problem]:
     """
     known: dict[tuple[Any, ...], str] = {}
     lasting: list[Problem] | None = None
+    before = _state(folder)
     for look in range(_LOOKS):
         if look:
             time.sleep(_PAUSE_SECONDS)
-        before = _state(folder)
+        begin = _state(folder)
         contents = Contents(folder, known)
         problems = contents.problems + [p for check in checks for p in check(contents)]
-        if not problems or not (writers(folder) or _state(folder) != before):
+        writing = bool(writers(folder)) or _state(folder) != before
+        # Between a shard and its index a writer shows no sign for a moment: look twice.
+        maybe = look == 0 and any(problem.kind not in _LASTING for problem in problems)
+        if not problems or not (writing or maybe):
             yield from problems
             return
+        before = begin
         lasting = [p for p in (problems if lasting is None else lasting) if p in problems]
     yield from (problem for problem in lasting or () if problem.kind in _LASTING)
     text = "its files did not fit each other yet in any look"

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from extract.check import Check
 from extract.contents import Contents, Kind, Problem
 from extract.files import size_and_sha256_of
-from extract.format import VideoRecord
+from extract.records import VideoRecord
 
 
 def sources_in(roots: Sequence[Path]) -> Check:

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import random
 import time
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from extract.errors import StoreError
-from extract.files import sha256_of, write_text
 from extract.format import (
     FAILURES,
-    FORMAT,
     INDEX,
-    STATUSES,
-    SUMS,
     VIDEOS,
-    VideoRecord,
-    config_sha256,
     read_index,
     read_records,
     read_table,
-    records_text,
     shards_in,
 )
 from extract.locks import folder_lock, is_live, remove_leftovers, temporary
+from extract.records import VideoRecord
 from extract.shards import records_in
+from extract.tables import write_index
 from extract.write import explained
 
 log = logging.getLogger(__name__)
@@ -39,84 +32,6 @@ _TRIES = 20
 _OTHERS_SECONDS = 5.0
 """How long the index waits for other processes that are writing it at this moment."""
 _ABANDONED_NS = 60 * 10**9
-
-
-def write_index(
-    folder: Path,
-    *,
-    dataset: str,
-    config: Mapping[str, Any],
-    width: int,
-    records: Iterable[VideoRecord],
-    run: Mapping[str, Any],
-    shards: Collection[str] | None = None,
-) -> dict[str, Any]:
-    """Write videos.csv, failures.csv, index.json and SHA256SUMS, in this order; returns the index.
-
-    Args:
-        records: one entry for every listed video, stored or not.
-        run: who made it, on what: kept beside the config and no part of its hash.
-        shards: names of the shards to index; None: all finished ones.
-    """
-    rows = sorted(records, key=lambda record: record.video)
-    statuses = Counter(row.status for row in rows)
-    stored = [row for row in rows if row.stored]
-    videos = Counter(row.shard for row in stored)
-    frames: Counter[str] = Counter()
-    for row in stored:
-        frames[row.shard] += row.frames
-    known = _known_shards(folder)
-    indexed = (folder / INDEX).stat().st_mtime_ns if known else 0
-    entries = []
-    for path in shards_in(folder):
-        if shards is not None and path.name not in shards:
-            continue
-        found = path.stat()
-        old = known.get(path.name, {})
-        kept = old.get("bytes") == found.st_size and found.st_mtime_ns < indexed
-        entries.append(
-            {
-                "file": path.name,
-                "bytes": found.st_size,
-                # A shard never changes, so a hash taken once stays true (`store verify` finds rot);
-                # but one that was deleted may have been made again since.
-                "sha256": old["sha256"] if kept else sha256_of(path),
-                "videos": videos[path.name],
-                "frames": frames[path.name],
-            }
-        )
-    tables = {
-        VIDEOS: records_text(rows),
-        FAILURES: records_text(row for row in rows if row.status != "ok"),
-    }
-    index = {
-        "format": FORMAT,
-        "dataset": dataset,
-        "config": dict(config),
-        "config_sha256": config_sha256(config),
-        "width": width,
-        "shards": entries,
-        "tables": {name: _digest(text) for name, text in tables.items()},
-        "totals": {
-            "listed": len(rows),
-            "stored": len(stored),
-            **{status: statuses[status] for status in STATUSES[1:]},
-            "frames": sum(frames.values()),
-        },
-        "complete": len(stored) == len(rows),
-        "run": dict(run),
-    }
-    tables[INDEX] = json.dumps(index, indent=1, ensure_ascii=False) + "\n"
-    for name, text in tables.items():
-        write_text(folder / name, text)
-    sums = [(entry["sha256"], entry["file"]) for entry in entries]
-    sums += [(_digest(tables[name]), name) for name in (INDEX, VIDEOS, FAILURES)]
-    write_text(folder / SUMS, "".join(f"{digest}  {name}\n" for digest, name in sums))
-    return index
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class StoreIndex:
@@ -263,13 +178,6 @@ def _newer(path: Path, time_ns: int) -> bool:
         return path.stat().st_mtime_ns > time_ns
     except FileNotFoundError:
         return False
-
-
-def _known_shards(folder: Path) -> dict[str, dict[str, Any]]:
-    try:
-        return {shard["file"]: shard for shard in read_index(folder)["shards"]}
-    except StoreError:  # none yet, or damaged: it is made anew
-        return {}
 
 
 def _known_failures(folder: Path) -> dict[str, VideoRecord]:

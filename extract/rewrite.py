@@ -13,9 +13,10 @@ from typing import Any
 from extract import checksums
 from extract.errors import StoreError, first_of
 from extract.files import sync_folder
-from extract.format import VIDEOS, VideoRecord, read_index, read_records, shard_numbers, shards_in
+from extract.format import VIDEOS, read_index, read_records, shard_numbers, shards_in
 from extract.index import StoreIndex
 from extract.locks import folder_lock, is_live, remove_leftovers
+from extract.records import VideoRecord
 from extract.shards import open_shard, plain_dataset, readable
 from extract.write import ShardWriter, explained
 

@@ -12,8 +12,9 @@ import h5py
 import numpy as np
 
 from extract.errors import StoreError
-from extract.format import VideoRecord, canonical, load_json, record_from
+from extract.format import canonical
 from extract.plain import open_plain
+from extract.records import VideoRecord, load_json, record_from
 
 _BLOCK = 1 << 24
 """Bytes read in one go, so that a dataset that claims to be huge does not fill the memory."""

@@ -18,17 +18,10 @@ import numpy as np
 
 from extract import checksums
 from extract.errors import StoreError, first_of
-from extract.format import (
-    INDEX,
-    VIDEOS,
-    VideoRecord,
-    parse_records,
-    read_index,
-    read_table,
-    renamed,
-)
+from extract.format import INDEX, VIDEOS, read_index, read_table, renamed
 from extract.locks import writers
 from extract.plain import size_of
+from extract.records import VideoRecord, parse_records
 from extract.shards import crc32_of, open_shard, plain_dataset, readable, records_in
 
 log = logging.getLogger(__name__)

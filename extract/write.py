@@ -22,8 +22,9 @@ import numpy as np
 
 from extract.errors import StoreError
 from extract.files import sync_folder
-from extract.format import VideoRecord, canonical
+from extract.format import canonical
 from extract.locks import is_held, lock, remove_leftovers, temporary
+from extract.records import VideoRecord
 from extract.shards import records_in
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,10 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from extract.format import VideoRecord, store_folder
-from extract.index import write_index
+from extract.format import store_folder
 from extract.manifest import Video, write_manifest
+from extract.records import VideoRecord
+from extract.tables import write_index
 from extract.write import ShardWriter
 
 REPOSITORY = Path(__file__).resolve().parent.parent
