@@ -513,7 +513,7 @@ def test_a_tolerance_that_everything_is_within_is_refused(tmp_path: Path, cli, v
 
 
 def test_an_error_that_is_no_number_is_within_nothing(capsys) -> None:
-    from commands.store import _say_pairs
+    from commands.compare import _say_pairs
 
     good = matrix(0, 4).astype(np.float16)
     for bad in (np.nan, np.inf, -np.inf):
