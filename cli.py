@@ -17,7 +17,15 @@ from commands.adapt import ablate_command, adapt_command, evaluate_command
 from commands.extract import extract_command
 from commands.manifest import manifest_group
 from commands.store import store_group
+from commands.text import shown_lines
 from extract.errors import ConfigError, Ma2lError
+
+
+class _Formatter(logging.Formatter):
+    """What is logged may hold names from stores and folders."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown_lines(super().format(record))
 
 
 class _Errors(click.Group):
@@ -28,7 +36,7 @@ class _Errors(click.Group):
             return super().invoke(ctx)
         except (Ma2lError, OSError) as error:
             failure = click.UsageError if isinstance(error, ConfigError) else click.ClickException
-            raise failure(str(error)) from error
+            raise failure(shown_lines(error)) from error
         except KeyboardInterrupt:
             click.echo(
                 "\nStopped. What was finished is kept; run the same command to go on.", err=True
@@ -46,7 +54,9 @@ def main() -> None:
       python cli.py extract --dataset hmdb51
       python cli.py adapt --source ucf --target hmdb
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
 @main.command("demo")

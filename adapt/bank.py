@@ -3,7 +3,7 @@
 `device`: one float16 block where the network is; frames are picked by index arithmetic.
 `host`: the block in main memory; the frames of a batch are copied to the device.
 `mapped`: nothing is loaded; the frames of a batch are read through the shards' memory maps. For stores
-larger than memory. Bytes are then not checked against their crc32: `store verify` does that.
+larger than memory. Each shard is checked once on opening, by its sha256, and that is remembered.
 """
 
 from __future__ import annotations
@@ -85,11 +85,16 @@ class FeatureBank:
 
 
 class MappedBank:
-    """Features left in their shards, read through memory maps at the datasets' file offsets."""
+    """Features left in their shards, read through memory maps at the datasets' file offsets.
+
+    Raises:
+        StoreError: a video is not in the store, or a shard is absent, cut or damaged.
+    """
 
     def __init__(self, store: FeatureStore, videos: Sequence[Video], device: torch.device) -> None:
         self.device = device
         self.width = store.width
+        store.check_shards([video.id for video in videos])
         self._maps: dict[Path, mmap.mmap] = {}
         self._videos = [self._map(store, video.id) for video in videos]
         self.counts_V = torch.tensor([len(video) for video in self._videos])
@@ -155,7 +160,7 @@ def needed_bytes(store: FeatureStore, videos: Sequence[Video]) -> int:
 def load_bank(
     store: FeatureStore, videos: Sequence[Video], device: torch.device, kind: str
 ) -> Bank:
-    """The videos' features, each checked against its crc32 unless mapped.
+    """The videos' features, each checked against its crc32; if mapped, every shard by its sha256.
 
     Raises:
         StoreError: a video is not in the store, or its bytes are damaged.

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from extract.errors import StoreError, first_of
+from extract.format import config_differences
 from extract.manifest import Video
-from extract.store import FeatureStore, config_differences
+from extract.store import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ def choose_stores(
 ) -> tuple[FeatureStore, FeatureStore]:
     """One store of each domain, made with the same config; never a guess between several.
 
+    Names alone do not tell: a folder may have been renamed, so the configs' sha256 are compared.
+
     Args:
         source, target: stores by folder name, which names the config; neither is empty.
         chosen: folder name or the beginning of one, None if the user named none.
@@ -108,7 +111,8 @@ def choose_stores(
     Raises:
         StoreError: none or several fit; the message lists them and what differs.
     """
-    common = sorted(set(source) & set(target))
+    both = sorted(set(source) & set(target))
+    common = [name for name in both if _same_config(source[name], target[name])]
     if chosen is not None:
         fitting = [name for name in common if name.startswith(chosen)]
         if len(fitting) != 1:
@@ -118,7 +122,8 @@ def choose_stores(
             )
         return source[fitting[0]], target[fitting[0]]
     if not common:
-        (a, *_), (b, *_) = source.values(), target.values()
+        pairs = [(source[name], target[name]) for name in both]
+        a, b = pairs[0] if pairs else (next(iter(source.values())), next(iter(target.values())))
         raise StoreError(
             "The features of source and target were made differently and cannot be mixed: "
             f"{a.folder} and {b.folder} differ in {config_differences(a.config, b.config)}. "
@@ -134,6 +139,10 @@ def choose_stores(
             "Several stores fit, made with different options. Choose one:\n" + "\n".join(lines)
         )
     return source[common[0]], target[common[0]]
+
+
+def _same_config(a: FeatureStore, b: FeatureStore) -> bool:
+    return bool(a.index["config_sha256"] == b.index["config_sha256"])
 
 
 def available(

@@ -140,7 +140,7 @@ def _stores(config: AdaptConfig, places: Places) -> tuple[FeatureStore, FeatureS
     lacking = []
     for domain in (config.source, config.target):
         dataset = dataset_of(domain, places.manifests)
-        found.append(find_stores(places.features, dataset))
+        found.append(find_stores(places.features, dataset, places.store))
         if not found[-1]:
             videos = [video.id for video in _manifest(config, places, domain)]
             lacking.append(

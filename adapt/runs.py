@@ -30,9 +30,10 @@ from adapt.config import AdaptConfig
 from adapt.environment import environment
 from adapt.evaluate import Accuracy
 from extract.errors import ConfigError, RunError
-from extract.files import folder_lock, replacing, write_text
+from extract.files import replacing, write_text
+from extract.format import config_differences
+from extract.locks import LOCK, folder_lock
 from extract.manifest import Video
-from extract.store import config_differences
 
 _PARTIAL = re.compile(r"\..+\.partial")
 
@@ -89,7 +90,7 @@ class RunFolder:
         """
         if not resume:
             self.refuse_used()
-        there = list(self.path.iterdir()) if self.path.exists() else []
+        there = self._contents()
         for left in [path for path in there if _PARTIAL.fullmatch(path.name)]:
             left.unlink()  # of a process that was killed while it wrote
             there.remove(left)
@@ -111,9 +112,14 @@ class RunFolder:
         Raises:
             RunError: something does.
         """
-        if self.path.exists() and any(self.path.iterdir()):
+        if self._contents():
             more = " To go on with the run in it: --resume." if self._has("config.json") else ""
             raise RunError(f"{self.path} is not empty. Give another --run, or remove it.{more}")
+
+    def _contents(self) -> list[Path]:
+        """What stands in the folder, but for the lock."""
+        there = self.path.iterdir() if self.path.exists() else ()
+        return [path for path in there if path.name != LOCK]
 
     def _check_same(self, config: AdaptConfig, inputs: Inputs) -> None:
         old_config, old_inputs = self.read()

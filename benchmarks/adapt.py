@@ -34,8 +34,10 @@ from benchmarks.loop import LoopBranch
 from benchmarks.timing import COLUMNS, Timed, Times, interleaved, limits, table
 from extract.device import pick_device
 from extract.manifest import Video
-from extract.store import FeatureStore, VideoRecord
-from extract.write import ShardWriter, write_index
+from extract.records import VideoRecord
+from extract.store import FeatureStore
+from extract.tables import write_index
+from extract.write import ShardWriter
 
 COEFFICIENT = 0.5
 VIDEOS, FRAMES, BACKBONE, CLASSES = 128, 100, 2048, 12

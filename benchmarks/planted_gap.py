@@ -31,9 +31,11 @@ from benchmarks.common import (
     table,
     working_folder,
 )
+from extract.format import store_folder
 from extract.manifest import Video, write_manifest
-from extract.store import VideoRecord, store_folder
-from extract.write import ShardWriter, write_index
+from extract.records import VideoRecord
+from extract.tables import write_index
+from extract.write import ShardWriter
 
 BENCHMARK, SOURCE, TARGET = "planted-gap", "plain", "shifted"
 LABELLED_TARGET = "shifted-labelled"

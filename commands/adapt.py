@@ -18,6 +18,7 @@ from adapt.config import AdaptConfig
 from adapt.presets import DEFAULT_PRESETS, PRESETS
 from commands.options import DEVICE, RunOptions, options_of, run_options
 from commands.progress import AdaptProgress
+from commands.text import say
 from extract import manifest as manifests
 from extract.errors import ConfigError, RunError
 from extract.plan import place_of
@@ -193,7 +194,7 @@ def evaluate_command(run: Path, features: Path | None, root: Path | None, device
             f"now it is {result.overall:.2f} and {result.class_mean:.2f}: another machine or version "
             "rounds otherwise, or the features or manifests were changed."
         )
-    click.echo("  the same as the run recorded")
+    say("  the same as the run recorded")
 
 
 def _say_seeds(config: AdaptConfig, summary: Seeds, folder: Path) -> None:
@@ -201,7 +202,7 @@ def _say_seeds(config: AdaptConfig, summary: Seeds, folder: Path) -> None:
     from adapt.study import deviation, mean
 
     videos = summary.results[0].videos
-    click.echo(
+    say(
         f"{config.source} -> {config.target} ({config.benchmark}), {_method(config)}, "
         f"{len(summary.seeds)} seeds, {SELECTION}, {videos} target evaluation videos"
     )
@@ -209,8 +210,8 @@ def _say_seeds(config: AdaptConfig, summary: Seeds, folder: Path) -> None:
         spread = deviation(values)
         plus = "" if spread is None else f", deviation {spread:.2f}"
         each = ", ".join(f"{seed}: {value:.2f}" for seed, value in zip(summary.seeds, values))
-        click.echo(f"  {name}: mean {mean(values):.2f} %{plus} ({each})")
-    click.echo(f"  run folders: {folder}")
+        say(f"  {name}: mean {mean(values):.2f} %{plus} ({each})")
+    say(f"  run folders: {folder}")
 
 
 @click.command("ablate")
@@ -260,8 +261,8 @@ def ablate_command(options: RunOptions, seeds: str, sweep: str | None, **given: 
             on_epoch=ready.progress,
         )
     if ready.first:
-        click.echo(text)
-        click.echo(f"Written to {folder / 'table.md'}, the runs beside it.")
+        say(text)
+        say(f"Written to {folder / 'table.md'}, the runs beside it.")
 
 
 def _method(config: AdaptConfig) -> str:
@@ -276,7 +277,7 @@ def _says_preset(config: AdaptConfig) -> bool:
 def _say_accuracy(config: AdaptConfig, result: Accuracy, folder: Path) -> None:
     from adapt.runs import SELECTION
 
-    click.echo(
+    say(
         f"{config.source} -> {config.target} ({config.benchmark}), {_method(config)}, "
         f"seed {config.seed}, {SELECTION}\n"
         f"  {result.videos} target evaluation videos: overall {result.overall:.2f} % "

@@ -1,4 +1,4 @@
-"""`store list`, `verify` and `compare`."""
+"""`store list`, `verify` and `prune`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from pathlib import Path
 
 import click
 
-from commands.options import (
-    DEVICE,
-    FEATURES,
-)
-from extract.check import CHECKS, Kind, Problem, verify
+from commands.compare import compare_command
+from commands.options import DEVICE, FEATURES, MANIFESTS
+from commands.text import say
+from extract.check import CHECKS, verify
 from extract.check_sources import sources_in
-from extract.compare import Pair, compare
+from extract.contents import Kind, Problem
 from extract.errors import ConfigError, StoreError, first_of
+from extract.format import FAILURES, read_records
 from extract.inventory import Summary, store_folders, summarise
-from extract.store import FeatureStore, config_differences
+from extract.manifest import dataset_videos
+from extract.store import FeatureStore
 
 EXAMPLES = 3
 """How many problems of a kind are shown."""
-RUN_FACTS = ("weights", "device", "torch", "torchvision")
-"""What of a store's run block may explain a difference."""
+LARGEST_ERROR = 0.5
+"""Of a sampled video against the store. On one config, rounding gives 0.06 at most; other frames give 1
+and more."""
 
 
 @click.group("store")
@@ -44,7 +46,7 @@ def store_list(features: Path) -> None:
     """
     for folder in store_folders(features):
         store = summarise(folder)
-        click.echo(f"{store.name}: {_contents(store)}")
+        say(f"{store.name}: {_contents(store)}")
         if store.index:
             config = store.index["config"]
             names = ("preset", "stride", "frames_per_video", "compute_dtype")
@@ -52,7 +54,7 @@ def store_list(features: Path) -> None:
                 f"{name.replace('_', ' ')} {config[name]}" for name in names if config.get(name)
             ]
             weights = f"weights {store.index['run'].get('weights', 'unknown')}"
-            click.echo("  " + ", ".join([str(config.get("backbone")), weights, *made]))
+            say("  " + ", ".join([str(config.get("backbone")), weights, *made]))
 
 
 def _contents(store: Summary) -> str:
@@ -74,6 +76,7 @@ def _contents(store: Summary) -> str:
 )
 @click.option(
     "--sample",
+    type=click.IntRange(min=0),
     default=0,
     help="Extract N random videos of each store again and compare; needs --videos.",
 )
@@ -88,6 +91,8 @@ def store_verify(
     files, the tables against each other and against the shards, and of every video its record, shape,
     crc32 and finite values. Foreign files and what killed runs left are named. Exit code 1 if anything
     is wrong; every kind is listed with what to do. Videos that were never stored are no damage.
+    An extraction may go on meanwhile. With --sample the exit code is 1 too where a video has another
+    number of frames now, or an error of 0.5 or more.
 
     \b
     Example:
@@ -107,117 +112,82 @@ def store_verify(
         problems = list(verify(store, checks))
         bad += bool(problems)
         found = f"{len(problems):,} problems" if problems else "no problem found"
-        click.echo(f"{store}: {found} ({_contents(summarise(store))})")
+        say(f"{store}: {found} ({_contents(summarise(store))})")
         for kind in Kind:
             _say_problems(kind, [problem for problem in problems if problem.kind is kind])
         if sample and not problems:
-            _say_sample(store, videos, sample, weights, device)
+            bad += not _say_sample(store, videos, sample, weights, device)
     if bad:
         sys.exit(1)
 
 
 def _say_sample(
     folder: Path, videos: tuple[Path, ...], sample: int, weights: str | None, device: str
-) -> None:
+) -> bool:
+    """Extracts some videos again and prints how they compare; whether they are the same."""
     from extract.resample import resample
 
     with FeatureStore(folder) as store:
+        if not store.records:
+            raise StoreError(
+                f"{folder} has no stored video to extract again. Run extract, or leave --sample out."
+            )
         pairs = list(resample(store, videos, sample, weights=weights, device=device))
     same = sum(pair.identical for pair in pairs)
     worst = max(pairs, key=lambda pair: pair.error)
     cosine = min(pair.cosine_min for pair in pairs)
     unlike = [pair.video for pair in pairs if pair.frames_a != pair.frames_b]
-    click.echo(
+    say(
         f"  {len(pairs)} extracted again: {same} equal to the byte, largest error {worst.error:.2g} of the "
         f"variation between frames ({worst.video}), smallest cosine {cosine:.6f}"
     )
     if unlike:
-        click.echo(f"  {len(unlike)} have another number of frames now {first_of(unlike)}")
+        say(f"  {len(unlike)} have another number of frames now {first_of(unlike)}")
+    return not unlike and worst.error < LARGEST_ERROR
 
 
 def _say_problems(kind: Kind, problems: Sequence[Problem]) -> None:
     if problems:
-        click.echo(f"  {len(problems):,} x {kind.label}. {kind.advice}")
+        say(f"  {len(problems):,} x {kind.label}. {kind.advice}")
         for problem in problems[:EXAMPLES]:
-            click.echo(f"    {problem}")
+            say(f"    {problem}")
         if len(problems) > EXAMPLES:
-            click.echo(f"    and {len(problems) - EXAMPLES:,} more")
+            say(f"    and {len(problems) - EXAMPLES:,} more")
 
 
-@store_group.command("compare")
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
-@click.option(
-    "--tolerance",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default="0, equal bytes",
-    help="Largest error of a video that still counts as the same.",
-)
-@click.option("--show", default=10, show_default=True, help="List the N videos that differ most.")
-@click.option("--allow-missing", is_flag=True, help="Judge only the videos that both stores have.")
-def store_compare(a: Path, b: Path, tolerance: float, show: int, allow_missing: bool) -> None:
-    """Compare the features of two stores video by video: are mine yours?
+@store_group.command("prune")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@MANIFESTS
+def store_prune(folder: Path, dry_run: bool, root: Path) -> None:
+    """Remove the features of videos that no benchmark lists any more.
 
-    A cosine alone proves little: features of any two frames are alike (0.9975 and more on an untrained
-    network). So the error is given relative to what distinguishes frames at all, the variation between
-    the frames of a video: ||a - b|| / ||b - mean(b)||. Exit code 0 if the configs are the same, both have
-    the same videos, and every video has the same number of frames and equal bytes or an error within
-    --tolerance; else 1.
+    DIR is a store, a data set's folder or the folder of all features. Shards that hold such videos are
+    written anew without them, byte for byte; the rest stays as it is. A kill at any point loses nothing.
 
     \b
     Example:
-      python cli.py store compare features/ucf101/resnet101-1a2b3c4d /mnt/ucf101/resnet101-1a2b3c4d
+      python cli.py store prune features/ucf101 --dry-run
     """
-    with FeatureStore(a) as mine, FeatureStore(b) as yours:
-        same_config = mine.config == yours.config
-        differences = config_differences(mine.config, yours.config)
-        click.echo("configs: the same" if same_config else f"configs differ: {differences}")
-        runs = [
-            {k: str(v) for k, v in s.index["run"].items() if k in RUN_FACTS} for s in (mine, yours)
-        ]
-        if runs[0] != runs[1]:
-            click.echo(f"made with: {config_differences(*runs)}")
-        lonely = [sorted(mine.records.keys() - yours.records.keys())]
-        lonely += [sorted(yours.records.keys() - mine.records.keys())]
-        both = len(mine.records.keys() & yours.records.keys())
-        click.echo(f"videos: {both:,} in both")
-        for name, videos in zip("AB", lonely):
-            if videos:
-                click.echo(f"  {len(videos):,} only in {name} {first_of(videos)}")
-        pairs = list(compare(mine, yours))
-    alike = _say_pairs(pairs, tolerance, show)
-    if not (same_config and pairs and alike and (allow_missing or not any(lonely))):
-        sys.exit(1)
+    from extract.rewrite import drop_videos
+
+    for path in store_folders(folder):
+        with FeatureStore(path) as store:
+            listed = dataset_videos(store.index["dataset"], root)
+            stored = sorted(store.records.keys() - listed.keys())
+            count = len(store.records)
+        unlisted = {row.video for row in read_records(path / FAILURES)} - listed.keys()
+        if stored and len(stored) == count:
+            raise StoreError(
+                f"None of the {count:,} videos stored in {path} is listed in {root} {first_of(stored)}. "
+                "Give its --manifests; or, if it is of no use any more, delete the folder."
+            )
+        example = f" {first_of(stored)}" if stored else ""
+        if dry_run:
+            say(f"{path}: {len(stored):,} of {count:,} stored videos are listed nowhere{example}")
+        else:
+            gone = drop_videos(path, {*stored, *unlisted}) if stored or unlisted else 0
+            say(f"{path}: {gone:,} of {count:,} stored videos were removed{example}")
 
 
-def _say_pairs(pairs: Sequence[Pair], tolerance: float, show: int) -> bool:
-    """Prints the comparison; whether all videos are the same within the tolerance."""
-    unequal = [pair for pair in pairs if not pair.identical]
-    unequal.sort(key=lambda pair: (pair.frames_a == pair.frames_b, -pair.error, pair.cosine_min))
-    if unequal[:show]:
-        click.echo(
-            f"{'frames A':>9} {'frames B':>9} {'min cosine':>11} {'mean':>9} {'error':>9}  video"
-        )
-    for p in unequal[:show]:
-        click.echo(
-            f"{p.frames_a:>9,} {p.frames_b:>9,} {p.cosine_min:>11.6f} {p.cosine_mean:>9.6f} "
-            f"{p.error:>9.2e}  {p.video}"
-        )
-    other_count = [pair for pair in unequal if pair.frames_a != pair.frames_b]
-    beyond = [p for p in unequal if p.frames_a == p.frames_b and p.error > tolerance]
-    within = len(unequal) - len(other_count) - len(beyond)
-    counts = {
-        f"an error within {tolerance:g}": within,
-        f"an error above {tolerance:g}": len(beyond),
-        "another number of frames": len(other_count),
-    }
-    parts = [f"{count:,} {what}" for what, count in counts.items() if count]
-    equal = f"{len(pairs) - len(unequal):,} of {len(pairs):,} videos have equal bytes"
-    click.echo(", ".join([equal, *parts]))
-    if pairs:
-        click.echo(
-            f"largest error {max(pair.error for pair in pairs):.2e}, "
-            f"smallest cosine {min(pair.cosine_min for pair in pairs):.6f}"
-        )
-    return len(unequal) == within
+store_group.add_command(compare_command)

@@ -7,159 +7,79 @@ crash or hang on damaged metadata.
 
 from __future__ import annotations
 
-import enum
+import contextlib
 import os
-import re
-from collections import Counter, defaultdict
+import time
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import h5py
 import numpy as np
 
+from extract.contents import TABLES, Contents, Kind, Problem
 from extract.errors import StoreError
-from extract.files import sha256_of
-from extract.store import (
-    FAILURES,
-    INDEX,
-    STATUSES,
-    SUMS,
-    VIDEOS,
-    VideoRecord,
-    crc32_of,
+from extract.format import FAILURES, INDEX, SUMS, VIDEOS, is_shard_name, renamed
+from extract.locks import writers
+from extract.records import STATUSES, VideoRecord
+from extract.shards import (
+    UNREADABLE,
     has_config,
-    is_shard_name,
     names_in,
     open_shard,
     plain_dataset,
-    read_index,
-    read_records,
+    reason_of,
     record_of,
+    values_of,
 )
 
-TABLES = (INDEX, VIDEOS, FAILURES)
-_LEFTOVER = re.compile(r"\..+\.partial")
-_SUM_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
-_STORE_NAME = re.compile(r".+-([0-9a-f]{8})")
-_ROWS = 4096
-"""Rows looked at in one go, so that a long video does not take several times its size in memory."""
-
-_UNREADABLE = (StoreError, OSError, RuntimeError, KeyError, ValueError)
-"""What h5py raises on a file that is damaged."""
-
-T = TypeVar("T")
-
-
-class Kind(enum.Enum):
-    """What can be wrong, and what to do then."""
-
-    ABSENT = ("absent file", "Run extract again: tables are rebuilt, lost shards made anew.")
-    UNREADABLE = ("unreadable file", "Check its permissions and the disk.")
-    LINK = ("not a plain file", "Put the file itself there.")
-    LEFTOVER = ("leftover of a killed run", "Delete it, unless an extraction runs there now.")
-    FOREIGN = ("foreign file", "Move it out of the store.")
-    SUMS = ("damaged SHA256SUMS", "Delete it and run extract again.")
-    TABLE = ("damaged table", "Delete it and run extract again: it is made anew from the shards.")
-    SHARD = ("damaged shard", "Delete it, then run extract again.")
-    CONTRADICTION = ("contradiction", "Delete index.json and run extract again.")
-    SOURCE = ("source that is not the one extracted", "Restore it, or extract it again.")
-
-    def __init__(self, label: str, advice: str) -> None:
-        self.label = label
-        self.advice = advice
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """One thing that is wrong: its kind, the file or video, and what was found."""
-
-    kind: Kind
-    where: str
-    found: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.found}"
-
-
-class Contents:
-    """What lies in a store's folder, hashed and parsed. What cannot be read is None and a problem."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.problems: list[Problem] = []
-        self.digests: dict[str, str] = {}
-        """sha256 of every file whose name belongs in a store."""
-        for path in sorted(folder.iterdir()):
-            self._look_at(path)
-        for name in (*TABLES, SUMS):
-            if name not in self.digests and not os.path.lexists(folder / name):
-                self._add(Kind.ABSENT, name, "not there")
-        self.index: dict[str, Any] | None = self._parse(INDEX, lambda path: read_index(path.parent))
-        self.rows = self._parse(VIDEOS, read_records)
-        self.failures = self._parse(FAILURES, read_records)
-        self.sums: dict[str, str] = self._parse(SUMS, self._read_sums) or {}
-        self.shards = {shard["file"]: shard for shard in (self.index or {}).get("shards", ())}
-        self.by_shard: dict[str, dict[str, VideoRecord]] = defaultdict(dict)
-        for row in self.rows or ():
-            if row.stored:
-                self.by_shard[row.shard][row.video] = row
-
-    def recorded(self, name: str) -> dict[str, str]:
-        """The sha256 of a file as written down: in which table -> hex digits."""
-        places = {SUMS: self.sums.get(name), INDEX: self.shards.get(name, {}).get("sha256")}
-        return {where: digest for where, digest in places.items() if digest is not None}
-
-    def _look_at(self, path: Path) -> None:
-        name = path.name
-        if _LEFTOVER.fullmatch(name):
-            self._add(Kind.LEFTOVER, name, f"{path.lstat().st_size:,} bytes")
-        elif name not in (*TABLES, SUMS) and not is_shard_name(name):
-            self._add(Kind.FOREIGN, name, "no file of a store")
-        elif path.is_symlink() or not path.is_file():
-            self._add(Kind.LINK, name, "a link" if path.is_symlink() else "no file")
-        else:
-            try:
-                self.digests[name] = sha256_of(path)
-            except OSError as error:
-                self._add(Kind.UNREADABLE, name, error.strerror or str(error))
-
-    def _parse(self, name: str, read: Callable[[Path], T]) -> T | None:
-        if name not in self.digests:
-            return None
-        try:
-            return read(self.folder / name)
-        except StoreError as error:
-            self._add(Kind.TABLE, name, str(error))
-            return None
-
-    def _read_sums(self, path: Path) -> dict[str, str]:
-        *lines, last = path.read_bytes().decode("utf-8", errors="replace").split("\n")
-        matches = [_SUM_LINE.fullmatch(line) for line in lines]
-        bad = [line for line, match in zip(lines, matches) if not match] + [last] * bool(last)
-        sums = {match[2]: match[1] for match in matches if match}
-        if bad or len(sums) < len(matches):
-            self._add(Kind.SUMS, SUMS, f"a line is malformed or there twice: {(bad or lines)[0]!r}")
-        return sums
-
-    def _add(self, kind: Kind, where: str, found: str) -> None:
-        self.problems.append(Problem(kind=kind, where=where, found=found))
-
+_LOOKS, _PAUSE_SECONDS = 4, 0.25
+_LASTING = (Kind.UNREADABLE, Kind.LINK, Kind.FOREIGN, Kind.SHARD, Kind.SOURCE)
+"""What no extraction brings about while it writes, if it is found in every look."""
+_UNREADABLE = (StoreError, *UNREADABLE)
 
 Check = Callable[[Contents], Iterable[Problem]]
 
 
 def verify(folder: Path, checks: Sequence[Check]) -> Iterator[Problem]:
-    """Every problem of the store in `folder`.
+    """Every problem of the store in `folder`. Where an extraction is writing, it looks again a few times.
 
     Raises:
         OSError: the folder itself cannot be listed.
     """
-    contents = Contents(folder)
-    yield from contents.problems
-    for check in checks:
-        yield from check(contents)
+    known: dict[tuple[Any, ...], str] = {}
+    lasting: list[Problem] | None = None
+    before = _state(folder)
+    for look in range(_LOOKS):
+        if look:
+            time.sleep(_PAUSE_SECONDS)
+        begin = _state(folder)
+        contents = Contents(folder, known)
+        problems = contents.problems + [p for check in checks for p in check(contents)]
+        writing = bool(writers(folder)) or _state(folder) != before
+        # Between a shard and its index a writer shows no sign for a moment: look twice.
+        maybe = look == 0 and any(problem.kind not in _LASTING for problem in problems)
+        if not problems or not (writing or maybe):
+            yield from problems
+            return
+        before = begin
+        lasting = [p for p in (problems if lasting is None else lasting) if p in problems]
+    yield from (problem for problem in lasting or () if problem.kind in _LASTING)
+    text = "its files did not fit each other yet in any look"
+    yield Problem(kind=Kind.WRITING, where=folder.name, found=text)
+
+
+def _state(folder: Path) -> list[tuple[str, int, int]]:
+    """The tables and shards of a folder, each with its inode and time."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        if not path.name.startswith("."):
+            with contextlib.suppress(FileNotFoundError):
+                stat = path.lstat()
+                found.append((path.name, stat.st_ino, stat.st_mtime_ns))
+    return found
 
 
 def hashes(contents: Contents) -> Iterator[Problem]:
@@ -181,7 +101,7 @@ def hashes(contents: Contents) -> Iterator[Problem]:
             yield Problem(kind=Kind.CONTRADICTION, where=name, found=f"of its sha256 {says}")
     for name, shard in contents.shards.items():
         if name in contents.digests:
-            size = (contents.folder / name).stat().st_size
+            size = contents.sizes[name]
             if size != shard["bytes"]:
                 text = f"{size:,} bytes, the index says {shard['bytes']:,}"
                 yield Problem(kind=Kind.SHARD, where=name, found=text)
@@ -198,10 +118,9 @@ def tables(contents: Contents) -> Iterator[Problem]:
 def _table_problems(contents: Contents) -> Iterator[tuple[str, str]]:
     index, rows, failures = contents.index, contents.rows, contents.failures
     if index:
-        named = _STORE_NAME.fullmatch(contents.folder.resolve().name)
-        if named and named[1] != index["config_sha256"][:8]:
-            config = index["config_sha256"][:8]
-            yield INDEX, f"the folder's name says config {named[1]}, the index {config}"
+        wrong = renamed(contents.folder.resolve().name, index)
+        if wrong:
+            yield INDEX, wrong
         for name in sorted(filter(is_shard_name, contents.digests.keys() - contents.shards.keys())):
             yield name, "not in the index: its run was stopped before it ended"
     if rows is None:
@@ -261,7 +180,7 @@ def features(contents: Contents) -> Iterator[Problem]:
                     for found in _shard_problems(contents, file, name):
                         yield Problem(kind=Kind.SHARD, where=name, found=found)
             except _UNREADABLE as error:
-                yield Problem(kind=Kind.SHARD, where=name, found=str(error))
+                yield Problem(kind=Kind.SHARD, where=name, found=reason_of(error))
 
 
 def _shard_problems(contents: Contents, file: h5py.File, shard: str) -> Iterator[str]:
@@ -273,17 +192,30 @@ def _shard_problems(contents: Contents, file: h5py.File, shard: str) -> Iterator
         for video in sorted(rows.keys() - names):
             yield f"{video} is not in it, though {VIDEOS} says so"
         for video in sorted(names - rows.keys()):
-            yield f"{video} is in it, though {VIDEOS} does not say so"
+            if not _newer_elsewhere(contents, file, shard, video):
+                yield f"{video} is in it, though {VIDEOS} does not say so"
     for video in sorted(names):
         try:
             yield from _video_problems(contents, file, shard, video)
         except _UNREADABLE as error:
-            yield f"{video} cannot be read ({error})"
+            yield f"{video} cannot be read ({reason_of(error)})"
+
+
+def _newer_elsewhere(contents: Contents, file: h5py.File, shard: str, video: str) -> bool:
+    """Whether a shard of a higher number has the same features, as a stopped rewrite leaves them."""
+    row = contents.by_video.get(video)
+    if row is None or row.shard <= shard:
+        return False
+    try:
+        path = contents.folder / shard
+        return record_of(plain_dataset(file, video, path), path).crc32 == row.crc32
+    except _UNREADABLE:  # said below, where every video is read
+        return False
 
 
 def _video_problems(contents: Contents, file: h5py.File, shard: str, video: str) -> Iterator[str]:
     dataset = plain_dataset(file, video, contents.folder / shard)
-    record = record_of(dataset)
+    record = record_of(dataset, contents.folder / shard)
     row = contents.by_shard.get(shard, {}).get(video)
     if row and record != row:
         yield f"the record beside {video} is not its row in {VIDEOS}"
@@ -291,10 +223,13 @@ def _video_problems(contents: Contents, file: h5py.File, shard: str, video: str)
     if dataset.shape != (record.frames, *width):
         yield f"{video} has shape {dataset.shape}, expected {(record.frames, *width)}"
         return
-    values: np.ndarray = dataset[()]
-    if crc32_of(values) != record.crc32:
+    crc32, finite = 0, True
+    for values in values_of(dataset, contents.folder / shard):
+        crc32 = zlib.crc32(values.data, crc32)
+        finite = finite and bool(np.isfinite(values).all())
+    if f"{crc32:08x}" != record.crc32:
         yield f"the features of {video} do not have their crc32"
-    if not all(np.isfinite(values[i : i + _ROWS]).all() for i in range(0, len(values), _ROWS)):
+    if not finite:
         yield f"the features of {video} are not finite"
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from extract.check import Check, Contents, Kind, Problem
+from extract.check import Check
+from extract.contents import Contents, Kind, Problem
 from extract.files import size_and_sha256_of
-from extract.store import VideoRecord
+from extract.records import VideoRecord
 
 
 def sources_in(roots: Sequence[Path]) -> Check:

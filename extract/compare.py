@@ -29,7 +29,8 @@ class Pair:
     """||a - b|| / ||b - mean(b)||, the difference relative to the variation between b's frames.
 
     Features of any two frames have a cosine near 1 (0.9975 and more on an untrained network), so a high
-    cosine alone proves little. Infinite where b does not vary (one frame) and a is not b.
+    cosine alone proves little. Infinite where b does not vary (one frame) and a is not b, and where a
+    value is not finite; the cosines are then 0.
     """
 
 
@@ -61,6 +62,16 @@ def compare_features(video: str, a_TD: np.ndarray, b_TD: np.ndarray) -> Pair:
             error=0.0,
         )
     frames = min(len(a_TD), len(b_TD))
+    if not all(np.isfinite(x_TD[:frames]).all() for x_TD in (a_TD, b_TD)):
+        return Pair(
+            video=video,
+            frames_a=len(a_TD),
+            frames_b=len(b_TD),
+            identical=False,
+            cosine_min=0.0,
+            cosine_mean=0.0,
+            error=np.inf,
+        )
     mean_D = b_TD[:frames].mean(axis=0, dtype=np.float64)
     difference = variation = cosines = 0.0
     cosine_min = np.inf

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from extract.errors import ManifestError
 from extract.images import IMAGE_SUFFIXES, images_in
-
-try:
-    import fcntl
-except ImportError:  # Windows: no two processes are kept apart there
-    fcntl = None  # type: ignore[assignment]
-
-log = logging.getLogger(__name__)
+from extract.locks import temporary
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset((
@@ -34,50 +28,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A reader, or a crash, never sees half a file under the final name.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
+    with temporary(path) as partial:
+        yield partial
+        with partial.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(partial, path)
         sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def lock(descriptor: int, *, wait: bool) -> bool:
-    """Whether nobody else holds the lock on this open file or folder; a killed process lets go of it.
-
-    Where a system has no locks the answer is yes, and the log says so.
-    """
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        log.info("This file system has no locks (%s): start one process per folder.", error)
-    return True
-
-
-@contextmanager
-def folder_lock(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Lock a folder itself, so that nothing is left behind; yields what `lock` says."""
-    if os.name == "nt":  # a folder cannot be opened there
-        yield True
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        yield lock(descriptor, wait=wait)
-    finally:
-        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small UTF-8 file all or nothing."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+    """Write a small UTF-8 file all or nothing; of file names that are not UTF-8, the bytes as they are."""
+    with replacing(path) as partial:
+        partial.write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
 def size_and_sha256_of(source: Path, tick: Callable[[], None] = lambda: None) -> tuple[int, str]:
@@ -95,11 +57,16 @@ def size_and_sha256_of(source: Path, tick: Callable[[], None] = lambda: None) ->
 
 def sha256_of(path: Path, tick: Callable[[], None] = lambda: None) -> str:
     """Hex sha256 of a file's bytes."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            tick()
+        return digest_of(file, tick)
+
+
+def digest_of(file: BinaryIO, tick: Callable[[], None] = lambda: None) -> str:
+    """Hex sha256 of what is left to read of an open file."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+        tick()
     return digest.hexdigest()
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import re
+import dataclasses
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from extract.errors import StoreError, first_of
-from extract.store import INDEX, SUMS, VIDEOS, FeatureStore, is_shard_name
+from extract.format import INDEX, SUMS, VIDEOS, is_shard_name, is_store_name
+from extract.locks import writers
+from extract.plain import size_of
+from extract.store import FeatureStore
 
-_STORE_NAME = re.compile(r".+-[0-9a-f]{8}")
+_LOOKS, _PAUSE_SECONDS = 4, 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,7 @@ def store_folders(root: Path) -> list[Path]:
 def _store_folders(folder: Path, depth: int) -> Iterator[Path]:
     names = {path.name for path in folder.iterdir()}
     if (
-        _STORE_NAME.fullmatch(folder.name)
+        is_store_name(folder.name)
         or {INDEX, VIDEOS, SUMS} & names
         or any(map(is_shard_name, names))
     ):
@@ -59,18 +63,28 @@ def _store_folders(folder: Path, depth: int) -> Iterator[Path]:
 
 def summarise(folder: Path) -> Summary:
     """The summary of one store folder; damage is part of it, not an error."""
-    files = [path for path in folder.iterdir() if path.is_file() and not path.is_symlink()]
-    size = sum(path.stat().st_size for path in files)
-    shards = {path.name: path.stat().st_size for path in files if is_shard_name(path.name)}
-    if INDEX not in {path.name for path in files}:
-        state = f"unfinished: no {INDEX} yet, {len(shards)} finished shards"
+    for _ in range(_LOOKS):
+        before = writers(folder)
+        found = _look(folder)
+        if not found.state.startswith("damaged") or not (before or writers(folder)):
+            return found
+        time.sleep(_PAUSE_SECONDS)
+    return dataclasses.replace(found, state="an extraction is writing there")
+
+
+def _look(folder: Path) -> Summary:
+    paths = [path for path in folder.iterdir() if not path.is_symlink()]
+    size = sum(size_of(path) or 0 for path in paths)
+    if INDEX not in {path.name for path in paths}:
+        finished = sum(is_shard_name(path.name) for path in paths)
+        state = f"unfinished: no {INDEX} yet, {finished} finished shards"
         return Summary(folder=folder, bytes=size, state=state)
     try:
         with FeatureStore(folder) as store:
             index = store.index
     except StoreError as error:
         return Summary(folder=folder, bytes=size, state=f"damaged: {error}")
-    wrong = [s["file"] for s in index["shards"] if shards.get(s["file"]) != s["bytes"]]
+    wrong = [s["file"] for s in index["shards"] if size_of(folder / s["file"]) != s["bytes"]]
     left = [f"{index['totals'][s]:,} {s}" for s in ("missing", "failed", "pending")]
     if wrong:
         state = f"damaged: {len(wrong)} shards are absent or cut {first_of(wrong)}"

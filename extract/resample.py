@@ -13,8 +13,9 @@ from extract.compare import Pair, compare_features
 from extract.config import ExtractConfig
 from extract.errors import DecodeError, StoreError
 from extract.files import VideoFolder
+from extract.format import config_differences
 from extract.pool import Attempt, Broken, Decoded, DecoderPool, Frames
-from extract.store import FeatureStore, config_differences
+from extract.store import FeatureStore
 
 
 def resample(

@@ -23,10 +23,12 @@ from extract.backbone import Backbone
 from extract.config import ExtractConfig
 from extract.errors import StoreError
 from extract.files import VideoFolder
+from extract.format import shard_numbers, store_folder
+from extract.index import StoreIndex
 from extract.plan import Place, plan_shards, shard_number
 from extract.pool import Attempt, Decoded, DecoderPool, Event, Frames, Opened
-from extract.store import VideoRecord, shard_numbers, store_folder
-from extract.write import ShardWriter, StoreIndex, explained
+from extract.records import VideoRecord
+from extract.write import ShardWriter, explained
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The writing side of a store: shards that are being filled, and the index over the finished ones."""
+"""The writing side of a store: shards that are being filled."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import os
+import random
+import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -16,35 +19,19 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pandas as pd
 
 from extract.errors import StoreError
-from extract.files import folder_lock, lock, sha256_of, sync_folder, write_text
-from extract.store import (
-    FAILURES,
-    FORMAT,
-    INDEX,
-    RECORD_FIELDS,
-    STATUSES,
-    STORED,
-    SUMS,
-    VIDEOS,
-    VideoRecord,
-    canonical,
-    config_sha256,
-    has_config,
-    names_in,
-    open_shard,
-    plain_dataset,
-    read_index,
-    read_records,
-    record_of,
-    shards_in,
-)
+from extract.files import sync_folder
+from extract.format import canonical
+from extract.locks import is_held, lock, remove_leftovers, temporary
+from extract.records import VideoRecord
+from extract.shards import records_in
 
 log = logging.getLogger(__name__)
 _PER_VIDEO, _PER_SHARD = 4096, 1 << 16
 """Bytes of HDF5's own that are reserved: about 1 kB a video is used (measured)."""
+_CLAIMS, _PAUSE_SECONDS = 5, 0.3
+"""How often, and how long apart at most, a shard that another process holds is asked for."""
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -52,7 +39,9 @@ class ShardWriter:
     """Fills one shard under a temporary name; leaving `with` gives it its final name.
 
     Videos may be filled side by side: `begin`, `append` in order, `complete` or `discard`. What was not
-    completed is left out; a shard without a video leaves nothing.
+    completed is left out; a shard without a video leaves nothing. Where another process has finished the
+    same shard in the meantime (without locks nothing keeps it from that), its shard is kept and this one
+    dropped.
 
     Raises:
         StoreError: another process is filling the same shard, or the disk refuses.
@@ -125,10 +114,15 @@ class ShardWriter:
         if filled < len(dataset):
             raise StoreError(f"{filled} frames came of {len(dataset)} that were announced")
         record = dataclasses.replace(
-            record, shard=self.path.name, frames=filled, crc32=f"{crc32:08x}"
+            record,
+            shard=self.path.name,
+            frames=filled,
+            crc32=f"{crc32:08x}",
+            fps=record.fps if math.isfinite(record.fps) else 0.0,
+            seconds=record.seconds if math.isfinite(record.seconds) else 0.0,
         )
         with explained(self.path):
-            dataset.attrs["record"] = json.dumps(dataclasses.asdict(record), ensure_ascii=False)
+            dataset.attrs["record"] = json.dumps(dataclasses.asdict(record))
         del self._open[record.video]
         self.records[record.video] = record
         return record
@@ -178,191 +172,60 @@ class ShardWriter:
                     os.truncate(self._temporary, size)  # what was reserved and not used
                     with self._temporary.open("rb") as file:
                         os.fsync(file.fileno())
-                    os.replace(self._temporary, self.path)
-                    sync_folder(self.path.parent)
+                    self._put_in_place()
 
-
-def write_index(
-    folder: Path,
-    *,
-    dataset: str,
-    config: Mapping[str, Any],
-    width: int,
-    records: Iterable[VideoRecord],
-    run: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Write videos.csv, failures.csv, index.json and SHA256SUMS over the finished shards; returns the index.
-
-    `records` has one entry for every listed video, stored or not. `run` says who made it, on what:
-    it is kept beside the config and is not part of its hash.
-    """
-    table = pd.DataFrame(
-        [dataclasses.asdict(r) for r in sorted(records, key=lambda r: r.video)],
-        columns=list(RECORD_FIELDS),
-    )
-    ok = table.status == "ok"
-    stored = table.status.isin(STORED)
-    known = _known_shards(folder)
-    indexed = (folder / INDEX).stat().st_mtime_ns if known else 0
-    shards = []
-    for path in shards_in(folder):
-        inside = table[stored & (table.shard == path.name)]
-        size = path.stat().st_size
-        old = known.get(path.name, {})
-        kept = old.get("bytes") == size and path.stat().st_mtime_ns < indexed
-        shards.append(
-            {
-                "file": path.name,
-                "bytes": size,
-                # A shard never changes, so a hash taken once stays true (`store verify` finds rot);
-                # but one that was deleted may have been made again since.
-                "sha256": old["sha256"] if kept else sha256_of(path),
-                "videos": len(inside),
-                "frames": int(inside.frames.sum()),
-            }
-        )
-    index = {
-        "format": FORMAT,
-        "dataset": dataset,
-        "config": dict(config),
-        "config_sha256": config_sha256(config),
-        "width": width,
-        "shards": shards,
-        "totals": {
-            "listed": len(table),
-            "stored": int(stored.sum()),
-            **{s: int((table.status == s).sum()) for s in STATUSES if s != "ok"},
-            "frames": int(table[stored].frames.sum()),
-        },
-        "complete": bool(stored.all()),
-        "run": dict(run),
-    }
-    for name, rows in ((VIDEOS, table), (FAILURES, table[~ok])):
-        write_text(folder / name, rows.to_csv(index=False, lineterminator="\n"))
-    write_text(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
-    sums = [(shard["sha256"], shard["file"]) for shard in shards]
-    sums += [(sha256_of(folder / name), name) for name in (INDEX, VIDEOS, FAILURES)]
-    write_text(folder / SUMS, "".join(f"{digest}  {name}\n" for digest, name in sums))
-    return index
+    def _put_in_place(self) -> None:
+        """Give the shard its name, never over one that has it already."""
+        try:
+            os.link(self._temporary, self.path)
+        except OSError:  # it is there, or the file system has no links
+            if not self.path.exists():
+                os.replace(self._temporary, self.path)
+        if self._temporary.exists() and not self.path.samefile(self._temporary):
+            lost = self.records.keys() - records_in(self.path, json.loads(self._config)).keys()
+            log.warning(
+                "Another extraction has finished %s in the meantime; its shard is kept, with %d of our "
+                "%d videos. %s",
+                *(self.path, len(self.records) - len(lost), len(self.records)),
+                "Run again for the others." if lost else "",
+            )
+        sync_folder(self.path.parent)
 
 
 @contextmanager
 def claiming(path: Path) -> Iterator[Path]:
     """Yield a temporary path for a file that this process alone is making; it goes if it is still there.
 
-    The temporary file has a fixed name and is locked, so what a killed process left is taken over, and
-    two processes cannot fill the same shard. Where a file system has no locks, nothing is locked.
+    Each process locks a temporary file of its own and then looks for others that are locked: of two that
+    come at the same moment, each withdraws for a moment. Where a file system has no locks both may fill
+    the file; the first one that is finished stays.
 
     Raises:
         StoreError: another process holds it, or has just finished it.
     """
-    temporary = path.with_name(f".{path.name}.partial")
-    with explained(path):
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        mine = lock(descriptor, wait=False)
-        mine = (
-            mine
-            and temporary.exists()
-            and os.path.samestat(os.stat(temporary), os.fstat(descriptor))
-        )
-        if not mine or path.exists():
-            raise StoreError(
-                f"Another extraction is filling {path}. Let it finish, or stop it, and run again: "
-                "what is finished is kept. To share the work on purpose, see --rank and --world."
-            )
-        try:
-            yield temporary
-        finally:
-            if temporary.exists():
-                temporary.unlink()
-    finally:
-        os.close(descriptor)
-
-
-class StoreIndex:
-    """Keeps a store's index true to its shards while they are being finished, by one process or several.
-
-    Attributes:
-        stored: records of all videos in finished shards, this process's or others', as last read.
-    """
-
-    def __init__(self, folder: Path, dataset: str, config: Mapping[str, Any], width: int) -> None:
-        self.folder, self.dataset, self.config, self.width = folder, dataset, config, width
-        self._by_shard: dict[str, dict[str, VideoRecord]] = {}
-        self.stored: dict[str, VideoRecord] = {}
-        self.read_shards()
-
-    def read_shards(self) -> None:
-        """Read the records of shards that are new since the last time.
-
-        Raises:
-            StoreError: a shard is unreadable or was made with another config.
-        """
-        for path in shards_in(self.folder):
-            if path.name not in self._by_shard:
-                self._by_shard[path.name] = self._records(path)
-                self.stored |= self._by_shard[path.name]
-
-    def write(
-        self,
-        listed: Mapping[str, object],
-        failures: Mapping[str, VideoRecord],
-        run: Mapping[str, Any],
-    ) -> tuple[dict[str, Any], dict[str, VideoRecord]]:
-        """Write the index over all finished shards; returns it and the records of all listed videos.
-
-        Args:
-            listed: ids of all videos of the data set.
-            failures: what this process knows of videos that it did not store. Of other videos, what the
-                last index said stays, or they are pending.
-        """
-        with folder_lock(self.folder, wait=True):
-            for name in (INDEX, VIDEOS, FAILURES, SUMS):  # of a writer that was killed
-                for left in self.folder.glob(f".{name}.*.partial"):
-                    left.unlink(missing_ok=True)
-            self.read_shards()
-            records = {
-                v: VideoRecord(video=v, status="pending", error="not extracted yet") for v in listed
-            }
-            records |= _known_failures(self.folder)
-            records |= {
-                v: r for v, r in failures.items() if r.status != "pending" or v not in records
-            }
-            records |= self.stored
-            with explained(self.folder):
-                index = write_index(
-                    self.folder,
-                    dataset=self.dataset,
-                    config=self.config,
-                    width=self.width,
-                    records=records.values(),
-                    run=run,
-                )
-        return index, records
-
-    def _records(self, path: Path) -> dict[str, VideoRecord]:
-        with open_shard(path) as file:
-            if not has_config(file, self.config):
+    for attempt in range(_CLAIMS):
+        if attempt:
+            time.sleep(random.uniform(0, _PAUSE_SECONDS))
+        with contextlib.ExitStack() as stack:
+            with explained(path):
+                remove_leftovers(path.parent)
+                partial = stack.enter_context(temporary(path))
+                descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            stack.callback(os.close, descriptor)
+            lock(descriptor, wait=True)
+            if path.exists():
                 raise StoreError(
-                    f"{path} was made with another config. Move it away, then run again."
+                    f"Another extraction has finished {path} in the meantime. Run again: what is "
+                    "finished is kept. To share the work on purpose, see --rank and --world."
                 )
-            records = [record_of(plain_dataset(file, name, path)) for name in names_in(file)]
-        return {record.video: record for record in records}
-
-
-def _known_shards(folder: Path) -> dict[str, dict[str, Any]]:
-    try:
-        return {shard["file"]: shard for shard in read_index(folder)["shards"]}
-    except StoreError:  # none yet, or damaged: it is made anew
-        return {}
-
-
-def _known_failures(folder: Path) -> dict[str, VideoRecord]:
-    try:
-        return {record.video: record for record in read_records(folder / FAILURES)}
-    except StoreError:  # none yet, or damaged: those videos are tried again
-        return {}
+            others = [p for p in path.parent.glob(f".{path.name}.*.partial") if p != partial]
+            if not any(map(is_held, others)):
+                yield partial
+                return
+    raise StoreError(
+        f"Another extraction is filling {path}. Let it finish, or stop it, and run again: "
+        "what is finished is kept. To share the work on purpose, see --rank and --world."
+    )
 
 
 @contextmanager

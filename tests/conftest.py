@@ -12,9 +12,11 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from extract.format import store_folder
 from extract.manifest import Video, write_manifest
-from extract.store import VideoRecord, store_folder
-from extract.write import ShardWriter, write_index
+from extract.records import VideoRecord
+from extract.tables import write_index
+from extract.write import ShardWriter
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"

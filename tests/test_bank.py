@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from conftest import CONFIG, REPOSITORY, VideoRecord, make_store, store_folder, 
 from adapt import bank as banks
 from adapt.bank import MappedBank, choose_bank, load_bank, needed_bytes, sample
 from adapt.schedule import generator
+from extract import checksums
 from extract.errors import ConfigError, StoreError
 from extract.manifest import MANIFESTS, Video, read_manifest
 from extract.store import FeatureStore
@@ -65,11 +67,87 @@ def test_mapping_checks_what_it_can(tmp_path: Path) -> None:
     store, videos = make(tmp_path)
     with store, pytest.raises(StoreError, match="has no features of other"):
         store.location("other")
+    with store, pytest.raises(StoreError, match="has no features of other"):
+        store.check_shards(["other"])
     with pytest.raises(StoreError, match="bytes long, the index says"):
         shard = next(store.folder.glob("shard-*.h5"))
         with shard.open("r+b") as file:  # cut: mapping it would crash the process later
             file.truncate(shard.stat().st_size - 1)
         MappedBank(store, videos, CPU)
+
+
+@pytest.fixture
+def hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Which shards are hashed, with a cache of the test's own."""
+    seen: list[Path] = []
+    original = checksums.hash_plain
+
+    def noted(path: Path):
+        seen.append(path)
+        return original(path)
+
+    monkeypatch.setattr(checksums, "hash_plain", noted)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return seen
+
+
+def test_a_damaged_shard_is_never_mapped(tmp_path: Path, hashed: list[Path]) -> None:
+    """Wherever the byte: in the features, or in the metadata on which HDF5 may crash."""
+    store, videos = make(tmp_path)
+    shard = store.folder / "shard-00000.h5"
+    clean = shard.read_bytes()
+    with store:
+        start = store.location(videos[1].id)[1]
+    positions = [start, start + 100, *np.random.default_rng(1).integers(len(clean), size=20)]
+    for position in map(int, positions):
+        damaged = bytearray(clean)
+        damaged[position] ^= 4
+        shard.write_bytes(damaged)
+        with FeatureStore(store.folder) as opened, pytest.raises(StoreError) as caught:
+            load_bank(opened, videos, CPU, "mapped")
+        assert f"{shard} is damaged: its sha256 is " in str(caught.value)
+        assert "Delete it and run extract again." in str(caught.value)
+    shard.write_bytes(clean)
+    with FeatureStore(store.folder) as opened:
+        load_bank(opened, videos, CPU, "mapped")
+
+
+def test_a_shard_is_hashed_once_until_it_changes(
+    tmp_path: Path,
+    hashed: list[Path],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checksums, "_SAY_BYTES", 0)
+    store, videos = make(tmp_path)
+    shard = store.folder / "shard-00000.h5"
+    cache = tmp_path / "cache" / "ma2l-td" / "sha256.json"
+
+    def load() -> int:
+        hashed.clear()
+        with FeatureStore(store.folder) as opened:
+            load_bank(opened, videos, CPU, "mapped")
+        return len(hashed)
+
+    with caplog.at_level("INFO"):
+        assert load() == 1
+    assert f"Checking the sha256 of 1 shards (0.0 GB) in {store.folder}" in caplog.text
+    assert load() == 0
+    shard.write_bytes(shard.read_bytes())  # the same bytes, but who knows
+    assert [load(), load()] == [1, 0]
+    copied = shard.with_suffix(".copy")
+    copied.write_bytes(shard.read_bytes())
+    os.utime(copied, ns=(shard.stat().st_atime_ns, shard.stat().st_mtime_ns))
+    copied.replace(shard)
+    assert [load(), load()] == [1, 0]
+    for text in ("", "[]", "{", "[" * 100_000, "\udcff"):
+        cache.write_bytes(text.encode("utf-8", "surrogateescape"))
+        assert [load(), load()] == [1, 0]
+    cache.unlink()
+    cache.mkdir()
+    with caplog.at_level("INFO"):
+        assert [load(), load()] == [1, 1]  # slower, and no error
+    assert "What was checked cannot be remembered" in caplog.text
 
 
 def test_the_bank_is_chosen_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import json
 import math
@@ -18,11 +19,15 @@ import pytest
 from conftest import CONFIG, REPOSITORY, make_store
 
 from extract import compare as comparing
-from extract.check import CHECKS, Kind, verify
+from extract.check import CHECKS, verify
 from extract.check_sources import sources_in
+from extract.contents import Kind
 from extract.errors import StoreError
-from extract.store import FeatureStore, VideoRecord, store_folder
-from extract.write import ShardWriter, write_index
+from extract.format import store_folder
+from extract.records import VideoRecord
+from extract.store import FeatureStore
+from extract.tables import write_index
+from extract.write import ShardWriter
 
 WIDTH = 6
 IDS = ["#1 [x] (y) & z!", "-7Y7_0", "walk/001", "walk/002", "naïve+"]
@@ -73,6 +78,8 @@ def seal(folder: Path) -> None:
     for shard in index["shards"]:
         data = (folder / shard["file"]).read_bytes()
         shard |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    for name in index["tables"]:
+        index["tables"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     (folder / "index.json").write_text(json.dumps(index))
     names = [shard["file"] for shard in index["shards"]]
     lines = [
@@ -497,6 +504,62 @@ def test_tolerance(tmp_path: Path, cli) -> None:
     assert cli("store", "compare", a, b, "--tolerance", worst * 0.999).exit_code == 1
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1"])
+def test_a_tolerance_that_everything_is_within_is_refused(tmp_path: Path, cli, value: str) -> None:
+    a, b = (make_store(tmp_path / n, "t", features_of()) for n in "ab")
+    result = cli("store", "compare", a, b, "--tolerance", value)
+    assert result.exit_code == 2 and "Invalid value for '--tolerance'" in result.output
+    assert ("every error would be within it" in result.output) == (value in ("nan", "inf"))
+
+
+def test_an_error_that_is_no_number_is_within_nothing(capsys) -> None:
+    from commands.compare import _say_pairs
+
+    good = matrix(0, 4).astype(np.float16)
+    for bad in (np.nan, np.inf, -np.inf):
+        spoilt = good.copy()
+        spoilt[2, 1] = bad
+        for a, b in ((spoilt, good), (good, spoilt)):
+            pair = comparing.compare_features("v", a, b)
+            assert (pair.identical, pair.error, pair.cosine_min) == (False, math.inf, 0)
+            assert not _say_pairs([pair], 1e300, 10)
+    pair = dataclasses.replace(pair, error=math.nan)
+    assert not _say_pairs([pair], 1e300, 10)
+    assert "1 an error above 1e+300" in capsys.readouterr().out
+
+
+def test_numbers_below_zero_are_wrong_usage(folder: Path, tmp_path: Path, cli) -> None:
+    result = cli("store", "compare", folder, folder, "--show", -1)
+    assert result.exit_code == 2 and "Invalid value for '--show'" in result.output
+    result = cli("store", "verify", folder, "--videos", tmp_path, "--sample", -1)
+    assert result.exit_code == 2 and "Invalid value for '--sample'" in result.output
+
+
+def test_a_sample_of_nothing_is_said(tmp_path: Path, cli) -> None:
+    folder = store_folder(tmp_path, "toy", CONFIG)
+    folder.mkdir(parents=True)
+    records = [VideoRecord(video="gone", status="missing")]
+    write_index(folder, dataset="toy", config=CONFIG, width=6, records=records, run={})
+    result = cli("store", "verify", folder, "--videos", tmp_path, "--sample", 3)
+    assert result.exit_code == 1, result.output
+    assert f"{folder} has no stored video to extract again." in result.output
+
+
+@pytest.mark.parametrize(("frames", "noise", "code"), [(4, 0.01, 0), (4, 1.0, 1), (5, 0.0, 1)])
+def test_a_sample_that_differs_fails(
+    folder: Path, cli, monkeypatch: pytest.MonkeyPatch, frames: int, noise: float, code: int
+) -> None:
+    from extract import resample
+
+    b = matrix(0, 4)
+    a = np.concatenate([b, b])[:frames] + noise * matrix(1, frames)
+    pair = comparing.compare_features("v", a.astype(np.float16), b.astype(np.float16))
+    monkeypatch.setattr(resample, "resample", lambda *_, **__: [pair])
+    videos = folder.parents[2] / "videos"
+    result = cli("store", "verify", folder, "--videos", videos, "--sample", 1)
+    assert result.exit_code == code, result.output
+
+
 def test_other_videos_frames_and_configs(tmp_path: Path, cli) -> None:
     a = make_store(tmp_path / "a", "t", features_of())
     fewer = make_store(tmp_path / "b", "t", {v: features_of()[v] for v in IDS[:2]})
@@ -559,7 +622,7 @@ def test_a_damaged_store_is_not_compared(tmp_path: Path) -> None:
 
 
 def test_every_store_command_shows_an_example(cli) -> None:
-    for name in ("list", "verify", "compare"):
+    for name in ("list", "verify", "compare", "prune"):
         help_text = cli("store", name, "-h").output
         assert f"Example:\n    python cli.py store {name}" in help_text
 

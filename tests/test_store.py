@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from conftest import CONFIG, make_store
 
+from adapt.data import choose_stores
+from extract.check import CHECKS, verify
 from extract.errors import StoreError
 from extract.files import VideoFolder, replacing
-from extract.store import (
-    FeatureStore,
-    VideoRecord,
-    config_sha256,
-    find_stores,
-)
-from extract.write import ShardWriter, StoreIndex
+from extract.format import config_sha256
+from extract.index import StoreIndex
+from extract.records import VideoRecord
+from extract.store import FeatureStore, find_stores
+from extract.write import ShardWriter
 
 RANDOM = np.random.default_rng(0)
 ODD_IDS = ["#1 [x] (y) & z!", "-7Y7_0", "walk/001", "walk/002", "naïve+"]
@@ -178,3 +178,70 @@ def test_lookup_below_a_folder(tmp_path: Path) -> None:
     assert len(folder.candidates("y")) == 2
     assert folder.candidates("B/y") == [(tmp_path, PurePosixPath("B/y.mp4"))]
     assert folder.candidates("*") == folder.candidates("../A/x") == []
+
+
+def test_a_store_that_cannot_be_used_is_left_out(
+    folder: Path, features: dict[str, np.ndarray], caplog: pytest.LogCaptureFixture
+) -> None:
+    root = folder.parent.parent
+    other = make_store(root, "toy", features, {**CONFIG, "stride": 2})
+    (other / "index.json").write_text("{")
+    with caplog.at_level("WARNING"):
+        assert list(find_stores(root, "toy")) == [folder.name]
+    assert f"Left out: {other / 'index.json'} is damaged" in caplog.text
+    caplog.clear()
+    assert list(find_stores(root, "toy", folder.name[:6])) == [folder.name]
+    assert list(find_stores(root, "toy", "none so")) == [folder.name]  # the caller lists them
+    assert list(find_stores(root, "toy", folder.name)) == [folder.name]
+    caplog.clear()
+    find_stores(root, "toy", folder.name)
+    assert not caplog.text  # what was not asked for is not looked at
+    with pytest.raises(StoreError, match="is damaged"):
+        find_stores(root, "toy", other.name)
+    (folder / "index.json").unlink()
+    with pytest.raises(StoreError, match=r"index\.json is damaged"):
+        find_stores(root, "toy")
+    assert find_stores(root, "nothing") == {}
+
+
+def test_a_renamed_store_is_left_out_with_the_reason(folder: Path) -> None:
+    moved = folder.rename(folder.with_name("fake-01234567"))
+    config = config_sha256(CONFIG)[:8]
+    with pytest.raises(StoreError) as caught:
+        find_stores(folder.parent.parent, "toy")
+    assert str(caught.value) == (
+        f"{moved}: the folder's name says config 01234567, the index {config}. "
+        "Give the folder its name back."
+    )
+
+
+def test_equal_names_with_unlike_configs_are_not_mixed(
+    tmp_path: Path, features: dict[str, np.ndarray]
+) -> None:
+    stores = []
+    for domain, config in (("a", CONFIG), ("b", {**CONFIG, "stride": 2})):
+        made = make_store(tmp_path, domain, features, config)
+        made.rename(made.with_name("mine"))  # a name without a config passes find_stores
+        stores.append(find_stores(tmp_path, domain))
+    for chosen in (None, "mine"):
+        with pytest.raises(StoreError, match=r"stride: 1 or 2|fits 0 stores"):
+            choose_stores(*stores, chosen=chosen)
+    same = make_store(tmp_path, "c", features)
+    same.rename(same.with_name("mine"))
+    pair = choose_stores(stores[0], find_stores(tmp_path, "c"), chosen=None)
+    assert pair[0].config == pair[1].config
+
+
+def test_what_the_writer_makes_of_strange_records(tmp_path: Path) -> None:
+    """A container may claim any rate, and a file any name."""
+    folder = tmp_path / "s"
+    folder.mkdir()
+    strange = VideoRecord(video="a", fps=float("nan"), seconds=float("inf"), source="\udcff\r.avi")
+    with ShardWriter(folder, 0, CONFIG) as writer:
+        writer.add(strange, np.zeros((2, 8)))
+    failed = VideoRecord(video="b", status="failed", error="x\r" * 200_000)
+    StoreIndex(folder, "toy", CONFIG, 8).write(["a", "b"], {"b": failed}, {})
+    with FeatureStore(folder) as store:
+        assert (store.records["a"].fps, store.records["a"].seconds) == (0.0, 0.0)
+        assert store.records["a"].source == "\udcff\r.avi"
+    assert list(verify(folder, CHECKS)) == []

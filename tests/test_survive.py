@@ -17,7 +17,10 @@ import pytest
 from conftest import REPOSITORY, alive
 
 from extract.check import CHECKS, verify
-from extract.store import FeatureStore, VideoRecord, open_shard, shards_in
+from extract.format import shards_in
+from extract.records import VideoRecord
+from extract.shards import open_shard
+from extract.store import FeatureStore
 from extract.synthetic import ACTIONS, make_collection
 from extract.write import ShardWriter
 
@@ -31,6 +34,10 @@ if __name__ == "__main__":
     extract.plan.SHARD_VIDEOS = 5
     main()
 """
+WITHOUT_LOCKS = """
+import fcntl
+fcntl.flock = lambda *_: None  # as on NFS between machines, where each locks for itself
+"""
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 
 
@@ -41,6 +48,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for domain in ("day", "night"):
         make_collection(root / "videos" / domain, domain, per_action=PER_ACTION)
     (root / "run.py").write_text(RUNNER)
+    (root / "unlocked.py").write_text(WITHOUT_LOCKS + RUNNER)
     made = subprocess.run(
         [
             *(sys.executable, REPOSITORY / "cli.py", "manifest", "from-folder"),
@@ -53,9 +61,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def command(root: Path, features: Path, *more: object) -> list[str]:
+def command(root: Path, features: Path, *more: object, script: str = "run.py") -> list[str]:
     arguments = [
-        *(root / "run.py", "extract", "--dataset", "day", "--videos", root / "videos" / "day"),
+        *(root / script, "extract", "--dataset", "day", "--videos", root / "videos" / "day"),
         *("--manifests", root / "manifests", "--features", features, "--device", "cpu"),
         *("--backbone", "mobilenet_v3_small", "--weights", "random:0", "--precision", "float32"),
         *("--batch", 8, "--workers", 1, *more),
@@ -63,9 +71,11 @@ def command(root: Path, features: Path, *more: object) -> list[str]:
     return [str(argument) for argument in arguments]
 
 
-def start(root: Path, features: Path, *more: object) -> subprocess.Popen[str]:
+def start(
+    root: Path, features: Path, *more: object, script: str = "run.py"
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, *command(root, features, *more)],
+        [sys.executable, *command(root, features, *more, script=script)],
         env=ENVIRONMENT,
         text=True,
         stdout=subprocess.PIPE,
@@ -241,6 +251,23 @@ def test_torchrun_shares_the_work(root: Path, undisturbed, tmp_path: Path) -> No
     )
     assert process.returncode == 0, process.stderr
     assert "rank 0 of 2" in process.stderr and "rank 1 of 2" in process.stderr
+    check_whole(tmp_path)
+    assert contents(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("ranks", [3, 1])
+def test_where_locks_do_nothing(root: Path, undisturbed, tmp_path: Path, ranks: int) -> None:
+    """Three ranks beside each other; and two processes that do all of the same work."""
+    places = [("--rank", r, "--world", ranks) for r in range(ranks)] if ranks > 1 else [()] * 2
+    processes = [start(root, tmp_path, *place, script="unlocked.py") for place in places]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    for process, output in zip(processes, outputs):
+        # Who comes to a shard that has just been finished is told so, and nothing is lost.
+        told = "has finished" in output and "what is finished is kept" in output.replace("\n", " ")
+        assert process.returncode == 0 or (ranks == 1 and told), output
+        assert "Traceback" not in output
+    if ranks == 1:
+        finish(root, tmp_path)
     check_whole(tmp_path)
     assert contents(tmp_path) == undisturbed
 

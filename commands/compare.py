@@ -1,0 +1,109 @@
+"""`store compare`."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from commands.text import say
+from extract.compare import Pair, compare
+from extract.errors import first_of
+from extract.format import config_differences
+from extract.store import FeatureStore
+
+RUN_FACTS = ("weights", "device", "torch", "torchvision")
+"""What of a store's run block may explain a difference."""
+
+
+def _finite(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no finite number: every error would be within it.")
+    return value
+
+
+@click.command("compare")
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    callback=_finite,
+    default=0.0,
+    show_default="0, equal bytes",
+    help="Largest error of a video that still counts as the same.",
+)
+@click.option(
+    "--show",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="List the N videos that differ most.",
+)
+@click.option("--allow-missing", is_flag=True, help="Judge only the videos that both stores have.")
+def compare_command(a: Path, b: Path, tolerance: float, show: int, allow_missing: bool) -> None:
+    """Compare the features of two stores video by video: are mine yours?
+
+    A cosine alone proves little: features of any two frames are alike (0.9975 and more on an untrained
+    network). So the error is given relative to what distinguishes frames at all, the variation between
+    the frames of a video: ||a - b|| / ||b - mean(b)||. Exit code 0 if the configs are the same, both have
+    the same videos, and every video has the same number of frames and equal bytes or an error within
+    --tolerance; else 1.
+
+    \b
+    Example:
+      python cli.py store compare features/ucf101/resnet101-1a2b3c4d /mnt/ucf101/resnet101-1a2b3c4d
+    """
+    with FeatureStore(a) as mine, FeatureStore(b) as yours:
+        same_config = mine.config == yours.config
+        differences = config_differences(mine.config, yours.config)
+        say("configs: the same" if same_config else f"configs differ: {differences}")
+        runs = [
+            {k: str(v) for k, v in s.index["run"].items() if k in RUN_FACTS} for s in (mine, yours)
+        ]
+        if runs[0] != runs[1]:
+            say(f"made with: {config_differences(*runs)}")
+        lonely = [sorted(mine.records.keys() - yours.records.keys())]
+        lonely += [sorted(yours.records.keys() - mine.records.keys())]
+        both = len(mine.records.keys() & yours.records.keys())
+        say(f"videos: {both:,} in both")
+        for name, videos in zip("AB", lonely):
+            if videos:
+                say(f"  {len(videos):,} only in {name} {first_of(videos)}")
+        pairs = list(compare(mine, yours))
+    alike = _say_pairs(pairs, tolerance, show)
+    if not (same_config and pairs and alike and (allow_missing or not any(lonely))):
+        sys.exit(1)
+
+
+def _say_pairs(pairs: Sequence[Pair], tolerance: float, show: int) -> bool:
+    """Prints the comparison; whether all videos are the same within the tolerance."""
+    unequal = [pair for pair in pairs if not pair.identical]
+    unequal.sort(key=lambda pair: (pair.frames_a == pair.frames_b, -pair.error, pair.cosine_min))
+    if unequal[:show]:
+        say(f"{'frames A':>9} {'frames B':>9} {'min cosine':>11} {'mean':>9} {'error':>9}  video")
+    for p in unequal[:show]:
+        say(
+            f"{p.frames_a:>9,} {p.frames_b:>9,} {p.cosine_min:>11.6f} {p.cosine_mean:>9.6f} "
+            f"{p.error:>9.2e}  {p.video}"
+        )
+    other_count = [pair for pair in unequal if pair.frames_a != pair.frames_b]
+    beyond = [p for p in unequal if p.frames_a == p.frames_b and not p.error <= tolerance]
+    within = len(unequal) - len(other_count) - len(beyond)
+    counts = {
+        f"an error within {tolerance:g}": within,
+        f"an error above {tolerance:g}": len(beyond),
+        "another number of frames": len(other_count),
+    }
+    parts = [f"{count:,} {what}" for what, count in counts.items() if count]
+    equal = f"{len(pairs) - len(unequal):,} of {len(pairs):,} videos have equal bytes"
+    say(", ".join([equal, *parts]))
+    if pairs:
+        say(
+            f"largest error {max(pair.error for pair in pairs):.2e}, "
+            f"smallest cosine {min(pair.cosine_min for pair in pairs):.6f}"
+        )
+    return len(unequal) == within

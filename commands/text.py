@@ -1,0 +1,32 @@
+"""Text that came from elsewhere (stores, manifests, file names), made safe to show on a terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import click
+
+_UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Control and format characters (escape sequences, turned writing direction), lone surrogates, and
+separators of lines."""
+
+
+def shown(text: object) -> str:
+    """One line of text, with what could steer a terminal written as an escape: ESC is `\\x1b`."""
+    return "".join(map(_shown, str(text)))
+
+
+def shown_lines(text: object) -> str:
+    """As `shown`, but line ends stay."""
+    return "\n".join(map(shown, str(text).split("\n")))
+
+
+def _shown(letter: str) -> str:
+    if unicodedata.category(letter) not in _UNSAFE:
+        return letter
+    return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def say(text: object) -> None:
+    """Print text with names from elsewhere in it."""
+    click.echo(shown_lines(text))

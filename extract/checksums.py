@@ -1,0 +1,93 @@
+"""The sha256 of shards, checked once and remembered until the file changes.
+
+A memory map hands out whatever bytes are there, and HDF5 may crash on damaged metadata; so a shard is
+hashed before it is mapped. What was found stands in `$XDG_CACHE_HOME/ma2l-td/sha256.json` (or
+`~/.cache`): real path, size, time of the last change, inode. Without that file it is only slower.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from extract.errors import StoreError
+from extract.files import write_text
+from extract.plain import hash_plain, read_plain
+
+log = logging.getLogger(__name__)
+
+_SAY_BYTES = 1_000_000_000
+_CACHE_BYTES = 64_000_000
+_REMEMBERED = 20_000
+"""Files; older ones are forgotten."""
+
+
+def check(expected: Mapping[Path, str]) -> None:
+    """Compare shards with their sha256 (path -> hex digits).
+
+    Raises:
+        StoreError: one is absent, unreadable or damaged.
+    """
+    remembered = _remembered()
+    unknown = {}
+    for path, digest in expected.items():
+        try:
+            facts = _facts(path.stat())
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read ({error.strerror}).") from error
+        if remembered.get(str(path.resolve())) != {**facts, "sha256": digest}:
+            unknown[path] = facts["size"]
+    size = sum(unknown.values())
+    if size > _SAY_BYTES:
+        log.info(
+            "Checking the sha256 of %d shards (%.1f GB) in %s before they are mapped; it is remembered.",
+            *(len(unknown), size / 1e9, next(iter(unknown)).parent),
+        )
+    for path in unknown:
+        try:
+            found, stat = hash_plain(path)
+        except FileNotFoundError:
+            raise StoreError(f"{path} is gone. Run extract again.") from None
+        if found != expected[path]:
+            raise StoreError(
+                f"{path} is damaged: its sha256 is {found[:8]}..., the index says {expected[path][:8]}.... "
+                "Delete it and run extract again."
+            )
+        real = str(path.resolve())
+        remembered.pop(real, None)
+        remembered[real] = {**_facts(stat), "sha256": found}
+    if unknown:
+        _remember(remembered)
+
+
+def _facts(stat: os.stat_result) -> dict[str, Any]:
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "inode": stat.st_ino}
+
+
+def _cache() -> Path:
+    """The one place where this is read from the environment."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    folder = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
+    return folder / "ma2l-td" / "sha256.json"
+
+
+def _remembered() -> dict[str, Any]:
+    try:
+        found = json.loads(read_plain(_cache(), _CACHE_BYTES))
+    except (OSError, StoreError, ValueError, RecursionError, RuntimeError) as error:
+        log.debug("No shard is remembered (%s).", error)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remember(found: dict[str, Any]) -> None:
+    try:
+        path = _cache()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(dict(list(found.items())[-_REMEMBERED:])))
+    except (OSError, RuntimeError, ValueError) as error:
+        log.info("What was checked cannot be remembered (%s).", error)

@@ -1,0 +1,187 @@
+"""The index over the finished shards of a store: written anew after each, by one process or several."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from extract.errors import StoreError
+from extract.format import (
+    FAILURES,
+    INDEX,
+    VIDEOS,
+    read_index,
+    read_records,
+    read_table,
+    shards_in,
+)
+from extract.locks import folder_lock, is_live, remove_leftovers, temporary
+from extract.records import VideoRecord
+from extract.shards import records_in
+from extract.tables import write_index
+from extract.write import explained
+
+log = logging.getLogger(__name__)
+
+_TRIES = 20
+_OTHERS_SECONDS = 5.0
+"""How long the index waits for other processes that are writing it at this moment."""
+_ABANDONED_NS = 60 * 10**9
+
+
+class StoreIndex:
+    """Keeps a store's index true to its shards while they are being finished, by one process or several.
+
+    A video may stand in two shards, where a rewrite was killed between the new shard and the removal of
+    the old one (`extract/rewrite.py`): the one of the higher number counts, which is the new one.
+
+    Attributes:
+        stored: records of all videos in finished shards, this process's or others', as last read.
+    """
+
+    def __init__(self, folder: Path, dataset: str, config: Mapping[str, Any], width: int) -> None:
+        self.folder, self.dataset, self.config, self.width = folder, dataset, config, width
+        self._by_shard: dict[str, tuple[tuple[int, int, int], dict[str, VideoRecord]]] = {}
+        """Per shard its inode, size and time, and its records."""
+        self.stored: dict[str, VideoRecord] = {}
+        self.read_shards()
+
+    def read_shards(self) -> None:
+        """Read the records of shards that are new since the last time, and forget those that are gone.
+
+        Raises:
+            StoreError: a shard is unreadable or was made with another config.
+        """
+        before, self._by_shard = self._by_shard, {}
+        for path in shards_in(self.folder):
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                continue
+            identity = (found.st_ino, found.st_size, found.st_mtime_ns)
+            known = before.get(path.name)
+            if known is None or known[0] != identity:
+                known = (identity, records_in(path, self.config))
+            self._by_shard[path.name] = known
+        self.stored = {}
+        for _, records in self._by_shard.values():
+            self.stored |= records
+
+    def records_of(self, shard: str) -> dict[str, VideoRecord]:
+        """The records in one shard, as last read."""
+        return self._by_shard[shard][1]
+
+    def write(
+        self,
+        listed: Collection[str],
+        failures: Mapping[str, VideoRecord],
+        run: Mapping[str, Any],
+        *,
+        locked: bool = False,
+    ) -> tuple[dict[str, Any], dict[str, VideoRecord]]:
+        """Write the index over all finished shards; returns it and the records of all listed videos.
+
+        Where locks do nothing, another process may write at the same moment. So what stands on disk in
+        the end is read, and if a finished shard or a failure is not in it, all is written again.
+
+        Args:
+            listed: ids of all videos of the data set.
+            failures: what this process knows of videos that it did not store. Of other listed videos, what
+                the last index said stays, or they are pending.
+            locked: the caller holds the folder's lock.
+        """
+        for _ in range(_TRIES):
+            with explained(self.folder):
+                if locked:
+                    written, stands = self._write_and_look(listed, failures, run)
+                else:
+                    with folder_lock(self.folder, wait=True):
+                        written, stands = self._write_and_look(listed, failures, run)
+            if stands:
+                return written
+            time.sleep(random.uniform(0.02, 0.3))
+        log.warning(
+            "Other processes kept writing the index of %s. Run extract again when they have ended: it "
+            "completes the index.",
+            self.folder,
+        )
+        return written
+
+    def _write_and_look(
+        self,
+        listed: Collection[str],
+        failures: Mapping[str, VideoRecord],
+        run: Mapping[str, Any],
+    ) -> tuple[tuple[dict[str, Any], dict[str, VideoRecord]], bool]:
+        remove_leftovers(self.folder)
+        with temporary(self.folder / INDEX) as mark:  # from before reading to after writing
+            mark.touch()
+            since = mark.stat().st_mtime_ns
+            self.read_shards()
+            records = {
+                v: VideoRecord(video=v, status="pending", error="not extracted yet") for v in listed
+            }
+            records |= {v: r for v, r in _known_failures(self.folder).items() if v in records}
+            records |= {
+                v: r for v, r in failures.items() if r.status != "pending" or v not in records
+            }
+            records |= self.stored
+            index = write_index(
+                self.folder,
+                dataset=self.dataset,
+                config=self.config,
+                width=self.width,
+                records=records.values(),
+                run=run,
+                shards=self._by_shard.keys(),
+            )
+        self._wait_for_others(since)
+        return (index, records), self._stands(index, failures)
+
+    def _wait_for_others(self, since: int) -> None:
+        """Wait for those who are writing the index now: what they read may be older than what we wrote."""
+        others = {p for p in self.folder.glob(f".{INDEX}.*.partial") if is_live(p)}
+        end = time.monotonic() + _OTHERS_SECONDS
+        while others and time.monotonic() < end:
+            time.sleep(0.01)
+            others = {p for p in others if _newer(p, since - _ABANDONED_NS)}
+
+    def _stands(self, index: Mapping[str, Any], failures: Mapping[str, VideoRecord]) -> bool:
+        """Whether what stands on disk is of one state and has every finished shard and our failures."""
+        try:
+            found = read_index(self.folder)
+            if {shard["file"] for shard in found["shards"]} != {
+                p.name for p in shards_in(self.folder)
+            }:
+                return False
+            for name, digest in found["tables"].items():
+                if hashlib.sha256(read_table(self.folder / name)).hexdigest() != digest:
+                    return False
+            if found == index:
+                return True
+            known = {
+                row.video for row in read_records(self.folder / VIDEOS) if row.status != "pending"
+            }
+        except StoreError as error:
+            log.debug("%s is being written by others (%s).", self.folder, error)
+            return False
+        return known >= {v for v, r in failures.items() if r.status != "pending"}
+
+
+def _newer(path: Path, time_ns: int) -> bool:
+    try:
+        return path.stat().st_mtime_ns > time_ns
+    except FileNotFoundError:
+        return False
+
+
+def _known_failures(folder: Path) -> dict[str, VideoRecord]:
+    try:
+        return {record.video: record for record in read_records(folder / FAILURES)}
+    except StoreError:  # none yet, or damaged: those videos are tried again
+        return {}

@@ -1,0 +1,92 @@
+"""Taking videos out of a store. Shards never change, so one that holds some of them is replaced by another.
+
+The new shard is finished before the old one is removed, and has a higher number than any that stands, so
+it counts wherever both stand (`StoreIndex`). A kill at any point loses nothing: run it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from extract import checksums
+from extract.errors import StoreError, first_of
+from extract.files import sync_folder
+from extract.format import VIDEOS, read_index, read_records, shard_numbers, shards_in
+from extract.index import StoreIndex
+from extract.locks import folder_lock, is_live, remove_leftovers
+from extract.records import VideoRecord
+from extract.shards import open_shard, plain_dataset, readable
+from extract.write import ShardWriter, explained
+
+FIRST_NUMBER = 50_000
+"""Where the numbers of rewritten shards begin: no plan of an extraction gets there (`plan.shard_number`
+counts up from 0; Kinetics has 183 shards), so none chooses the same at the same time."""
+_LAST_NUMBER = 99_999
+_ROWS = 4096
+
+
+def drop_videos(folder: Path, videos: Collection[str], *, pending: bool = False) -> int:
+    """Remove the features of some videos from a store; returns of how many it had any.
+
+    Args:
+        videos: their ids. Of those that are not stored, only the row goes.
+        pending: they stay listed, as not extracted yet; else their rows go.
+
+    Raises:
+        StoreError: another process is filling shards there, or the store or the disk is damaged or full;
+            what was not rewritten by then is as it was.
+    """
+    gone = frozenset(videos)
+    with explained(folder), folder_lock(folder, wait=True):
+        remove_leftovers(folder)
+        filling = sorted(p.name for p in folder.glob(".shard-*.partial") if is_live(p))
+        if filling:
+            raise StoreError(
+                f"An extraction is filling {len(filling)} shards in {folder} {first_of(filling)}. Let it "
+                "finish, or stop it, and run this again; if it is dead on another machine, delete them."
+            )
+        index = read_index(folder)
+        store = StoreIndex(folder, index["dataset"], index["config"], index["width"])
+        listed = {row.video for row in read_records(folder / VIDEOS)} | store.stored.keys()
+        dropped: set[str] = set()
+        for path in shards_in(folder):
+            inside = store.records_of(path.name)
+            if not gone & inside.keys():
+                continue
+            rest = {v: r for v, r in inside.items() if v not in gone and store.stored[v] == r}
+            if rest:
+                _copy(path, rest, index)
+            path.unlink()
+            sync_folder(folder)
+            dropped |= gone & inside.keys()
+        store.write(listed if pending else listed - gone, {}, index["run"], locked=True)
+    return len(dropped)
+
+
+def _copy(path: Path, records: Mapping[str, VideoRecord], index: Mapping[str, Any]) -> None:
+    """Write a new shard with some videos of an old one, byte for byte."""
+    known = {shard["file"]: shard["sha256"] for shard in index["shards"]}
+    if path.name in known:
+        checksums.check({path: known[path.name]})
+    number = max(FIRST_NUMBER, 1 + max(shard_numbers(path.parent)))
+    if number > _LAST_NUMBER:
+        raise StoreError(
+            f"{path.parent} was rewritten so often that no shard number is left. Extract it anew."
+        )
+    with (
+        ShardWriter(path.parent, number, index["config"]) as writer,
+        open_shard(path) as file,
+        readable(path),
+    ):
+        for video, record in records.items():
+            dataset = plain_dataset(file, video, path)
+            writer.begin(video, *dataset.shape)
+            for begin in range(0, len(dataset), _ROWS):
+                writer.append(video, dataset[begin : begin + _ROWS])
+            if writer.complete(record).crc32 != record.crc32:
+                raise StoreError(
+                    f"{path}: the features of {video} were damaged after they were written. "
+                    "Delete that shard and run extract again."
+                )

@@ -1,0 +1,113 @@
+"""Writing the tables of a store: videos.csv, failures.csv, index.json and SHA256SUMS, in this order.
+
+A reader takes the index and then asks whether the table beside it is the one that the index names, so
+the tables come first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from extract.errors import StoreError
+from extract.files import sha256_of, write_text
+from extract.format import (
+    FAILURES,
+    FORMAT,
+    INDEX,
+    SUMS,
+    VIDEOS,
+    config_sha256,
+    read_index,
+    shards_in,
+)
+from extract.records import STATUSES, VideoRecord, records_text
+
+
+def write_index(
+    folder: Path,
+    *,
+    dataset: str,
+    config: Mapping[str, Any],
+    width: int,
+    records: Iterable[VideoRecord],
+    run: Mapping[str, Any],
+    shards: Collection[str] | None = None,
+) -> dict[str, Any]:
+    """Write videos.csv, failures.csv, index.json and SHA256SUMS, in this order; returns the index.
+
+    Args:
+        records: one entry for every listed video, stored or not.
+        run: who made it, on what: kept beside the config and no part of its hash.
+        shards: names of the shards to index; None: all finished ones.
+    """
+    rows = sorted(records, key=lambda record: record.video)
+    statuses = Counter(row.status for row in rows)
+    stored = [row for row in rows if row.stored]
+    videos = Counter(row.shard for row in stored)
+    frames: Counter[str] = Counter()
+    for row in stored:
+        frames[row.shard] += row.frames
+    known = _known_shards(folder)
+    indexed = (folder / INDEX).stat().st_mtime_ns if known else 0
+    entries = []
+    for path in shards_in(folder):
+        if shards is not None and path.name not in shards:
+            continue
+        found = path.stat()
+        old = known.get(path.name, {})
+        kept = old.get("bytes") == found.st_size and found.st_mtime_ns < indexed
+        entries.append(
+            {
+                "file": path.name,
+                "bytes": found.st_size,
+                # A shard never changes, so a hash taken once stays true (`store verify` finds rot);
+                # but one that was deleted may have been made again since.
+                "sha256": old["sha256"] if kept else sha256_of(path),
+                "videos": videos[path.name],
+                "frames": frames[path.name],
+            }
+        )
+    tables = {
+        VIDEOS: records_text(rows),
+        FAILURES: records_text(row for row in rows if row.status != "ok"),
+    }
+    index = {
+        "format": FORMAT,
+        "dataset": dataset,
+        "config": dict(config),
+        "config_sha256": config_sha256(config),
+        "width": width,
+        "shards": entries,
+        "tables": {name: _digest(text) for name, text in tables.items()},
+        "totals": {
+            "listed": len(rows),
+            "stored": len(stored),
+            **{status: statuses[status] for status in STATUSES[1:]},
+            "frames": sum(frames.values()),
+        },
+        "complete": len(stored) == len(rows),
+        "run": dict(run),
+    }
+    tables[INDEX] = json.dumps(index, indent=1, ensure_ascii=False) + "\n"
+    for name, text in tables.items():
+        write_text(folder / name, text)
+    sums = [(entry["sha256"], entry["file"]) for entry in entries]
+    sums += [(_digest(tables[name]), name) for name in (INDEX, VIDEOS, FAILURES)]
+    write_text(folder / SUMS, "".join(f"{digest}  {name}\n" for digest, name in sums))
+    return index
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _known_shards(folder: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return {shard["file"]: shard for shard in read_index(folder)["shards"]}
+    except StoreError:  # none yet, or damaged: it is made anew
+        return {}
