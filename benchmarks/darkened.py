@@ -29,8 +29,8 @@ from benchmarks.common import (
     run_folder,
     table,
 )
-from extract.files import find_videos
 from extract.synthetic import write_video
+from extract.videos import find_videos
 
 SOURCE_ACTORS = ("daria", "denis", "eli", "ido", "ira")
 FPS = 25
@@ -201,7 +201,7 @@ def _prepare(
     for seed in seeds:
         command(
             *("manifest", "from-folder", "--benchmark", benchmark.format(seed=seed), *domains),
-            *("--eval-fraction", eval_fraction, "--seed", seed),
+            *("--eval-fraction", eval_fraction, "--split-seed", seed),
             *("--overwrite", "--manifests", places.manifests),
         )
     for name, path in videos.items():

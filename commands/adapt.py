@@ -18,7 +18,7 @@ from adapt.config import AdaptConfig
 from adapt.presets import DEFAULT_PRESETS, PRESETS
 from commands.options import DEVICE, RunOptions, options_of, run_options
 from commands.progress import AdaptProgress
-from extract import manifest as manifests
+from extract import datasets
 from extract.errors import ConfigError, RunError
 from extract.plan import place_of
 
@@ -134,7 +134,7 @@ def _ready(
 
 
 def _make_config(root: Path, given: dict[str, Any]) -> AdaptConfig:
-    benchmark = manifests.choose_benchmark(
+    benchmark = datasets.choose_benchmark(
         given["source"], given["target"], given.pop("benchmark"), root
     )
     preset = given.pop("preset")
@@ -169,7 +169,7 @@ def _parse_seeds(text: str) -> list[int]:
     "--manifests",
     "root",
     type=click.Path(path_type=Path),
-    help="Where the manifests lie now, if they have moved.",
+    help="Where your own benchmarks lie now, if they have moved.",
 )
 @DEVICE
 def evaluate_command(run: Path, features: Path | None, root: Path | None, device: str) -> None:

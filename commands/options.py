@@ -13,7 +13,7 @@ import click
 
 from adapt.config import BANKS, AdaptConfig
 from adapt.presets import BENCHMARKS, METHOD_SETTINGS, PRESETS
-from extract import manifest as manifests
+from extract import datasets
 from extract.errors import ManifestError
 
 SOME_FAILED = 3
@@ -74,9 +74,9 @@ MANIFESTS = click.option(
     "--manifests",
     "root",
     type=click.Path(path_type=Path, file_okay=False),
-    default=manifests.MANIFESTS,
-    show_default="data/manifests beside cli.py",
-    help="Folder of the benchmarks.",
+    default=datasets.OWN_MANIFESTS,
+    show_default=True,
+    help="Folder of your own benchmarks; it need not exist. The built-in ones are always there.",
 )
 DEVICE = click.option(
     "--device",

@@ -1,4 +1,4 @@
-"""Files and folders: all-or-nothing writes, and which video files stand below a folder."""
+"""Files and folders: all-or-nothing writes, locks, hashes, and the images of a folder."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import hashlib
 import logging
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-
-from extract.errors import ManifestError
+from pathlib import Path
 
 try:
     import fcntl
@@ -21,12 +18,10 @@ except ImportError:  # Windows: no two processes are kept apart there
 log = logging.getLogger(__name__)
 
 # fmt: off
-VIDEO_SUFFIXES = frozenset((
-    ".3gp", ".asf", ".avi", ".divx", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4",
-    ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv",
+IMAGE_SUFFIXES = frozenset((
+    ".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 ))
 # fmt: on
-IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
 
 @contextmanager
@@ -99,36 +94,6 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def find_videos(root: Path, kind: str = "videos") -> list[PurePosixPath]:
-    """All videos below `root`, relative, sorted; hidden names are skipped.
-
-    Links to folders are followed (data sets often stand behind one), each real folder once.
-
-    Args:
-        kind: `videos`: files by suffix; `frames`: folders that hold images.
-
-    Raises:
-        ManifestError: `root` is not a folder.
-    """
-    if not root.is_dir():
-        raise ManifestError(f"{root} is not a folder. Put the videos there or name their folder.")
-    found: list[PurePosixPath] = []
-    seen: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        relative = PurePosixPath(Path(folder).relative_to(root).as_posix())
-        if kind == "videos":
-            found += [relative / name for name in names if _is(name, VIDEO_SUFFIXES)]
-        elif any(_is(name, IMAGE_SUFFIXES) for name in names):
-            found.append(relative)
-    return sorted(found)
-
-
 def images_in(folder: Path) -> list[Path]:
     """The images of a folder in natural order: `frame9.jpg` before `frame10.jpg`."""
     names = [name for name in os.listdir(folder) if _is(name, IMAGE_SUFFIXES)]
@@ -138,46 +103,6 @@ def images_in(folder: Path) -> list[Path]:
         return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
     return [folder / name for name in sorted(names, key=lambda name: (natural(name), name))]
-
-
-class VideoFolder:
-    """Looks up video ids below some folders, whatever the layout the archives were unpacked in.
-
-    An id is a file name without its suffix (a folder's name, for `frames`), or, where that is not
-    unique, the end of the relative path (`walk/001`). Names are compared, never globbed and never
-    joined to a path.
-    """
-
-    def __init__(self, roots: Sequence[Path], kind: str = "videos") -> None:
-        self.roots = roots
-        self._by_name: dict[str, list[tuple[tuple[str, ...], Path, PurePosixPath]]] = defaultdict(
-            list
-        )
-        for root in roots:
-            for path in find_videos(root, kind):
-                parts = name_of(path, kind).parts
-                if parts:  # the root itself may hold images, but has no name here
-                    self._by_name[parts[-1]].append((parts, root, path))
-
-    def __len__(self) -> int:
-        return sum(map(len, self._by_name.values()))
-
-    def __str__(self) -> str:
-        return ", ".join(map(str, self.roots))
-
-    def candidates(self, video: str) -> list[tuple[Path, PurePosixPath]]:
-        """All that the id may mean, as (root, path below it): none, one, or several (ambiguous)."""
-        wanted = PurePosixPath(video).parts
-        matches = [m for m in self._by_name.get(wanted[-1], ()) if m[0][-len(wanted) :] == wanted]
-        exact = [m for m in matches if m[0] == wanted]
-        chosen = exact if len(wanted) > 1 and exact else matches
-        # Folders that overlap show one file twice.
-        return list({(root / path).resolve(): (root, path) for _, root, path in chosen}.values())
-
-
-def name_of(path: PurePosixPath, kind: str = "videos") -> PurePosixPath:
-    """A video's path without the suffix of a file."""
-    return path.with_suffix("") if kind == "videos" else path
 
 
 def _is(name: str, suffixes: frozenset[str]) -> bool:

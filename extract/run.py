@@ -22,10 +22,10 @@ from torch import Tensor
 from extract.backbone import Backbone
 from extract.config import ExtractConfig
 from extract.errors import StoreError
-from extract.files import VideoFolder
 from extract.plan import Place, plan_shards, shard_number
 from extract.pool import Attempt, Decoded, DecoderPool, Event, Frames, Opened
 from extract.store import VideoRecord, shard_numbers, store_folder
+from extract.videos import VideoFolder
 from extract.write import ShardWriter, StoreIndex, explained
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,9 @@ from conftest import CONFIG, REPOSITORY, VideoRecord, make_store, store_folder, 
 from adapt import bank as banks
 from adapt.bank import MappedBank, choose_bank, load_bank, needed_bytes, sample
 from adapt.schedule import generator
+from extract.datasets import MANIFESTS
 from extract.errors import ConfigError, StoreError
-from extract.manifest import MANIFESTS, Video, read_manifest
+from extract.manifest import Video, read_manifest
 from extract.store import FeatureStore
 
 CPU = torch.device("cpu")

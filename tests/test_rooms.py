@@ -12,7 +12,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What `adapt` may know of `extract`; of these only the device needs torch.
-SHARED = {"errors", "files", "manifest", "options", "store", "device"}
+SHARED = {"datasets", "errors", "files", "manifest", "options", "store", "device"}
 HEAVY = {"torch", "torchvision", "decord", "av"}
 
 

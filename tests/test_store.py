@@ -10,13 +10,14 @@ import pytest
 from conftest import CONFIG, make_store
 
 from extract.errors import StoreError
-from extract.files import VideoFolder, replacing
+from extract.files import replacing
 from extract.store import (
     FeatureStore,
     VideoRecord,
     config_sha256,
     find_stores,
 )
+from extract.videos import VideoFolder
 from extract.write import ShardWriter, StoreIndex
 
 RANDOM = np.random.default_rng(0)
