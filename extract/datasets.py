@@ -104,7 +104,8 @@ def dataset_videos(
             raise ManifestError(
                 f"Two benchmarks contradict each other about {dataset}: the id {shown(one)} of "
                 f"{listed_by[one]} {what} {shown(other)} of {listed_by[other]}, and one store "
-                f"cannot hold both ({len(pairs):,} such pairs). Rename the videos or the domain of one of them."
+                f"cannot hold both ({len(pairs):,} such pairs). Rename the videos or the domain of one of "
+                "them."
             )
     return dict(sorted(union.items()))
 
