@@ -155,7 +155,7 @@ def manifest_from_folder(
     path = root / benchmark
     if path.exists() and not (update or overwrite):
         raise ManifestError(
-            f"{path} exists. Choose another --benchmark, or give --update to add new videos to it, or "
+            f"{printable(path)} exists. Choose another --benchmark, or give --update to add new videos to it, or "
             "--overwrite."
         )
     recorded = _recorded(benchmark, root) if update else None
@@ -165,7 +165,7 @@ def manifest_from_folder(
     for domain, rows in made.videos.items():
         train = sum(video.split == "train" for video in rows)
         click.echo(
-            f"{path / domain}.csv: {train} train, {len(rows) - train} eval"
+            f"{printable(path / domain)}.csv: {train} train, {len(rows) - train} eval"
             + (_changes(recorded[domain], rows, read=domain in folders) if recorded else "")
         )
         for note in made.notes.get(domain, ()):
@@ -178,7 +178,7 @@ def _recorded(benchmark: str, root: Path) -> dict[str, Sequence[Video]]:
     domains = datasets.benchmarks(root).get(benchmark)
     if domains is None:
         raise ManifestError(
-            f"There is no benchmark {root / benchmark} to update. Without --update it is made."
+            f"There is no benchmark {printable(root / benchmark)} to update. Without --update it is made."
         )
     return {d: read_manifest(datasets.manifest_path(benchmark, d, root)) for d in domains}
 

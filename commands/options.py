@@ -14,7 +14,7 @@ import click
 from adapt.config import BANKS, AdaptConfig
 from adapt.presets import BENCHMARKS, METHOD_SETTINGS, PRESETS
 from extract import datasets
-from extract.errors import ManifestError
+from extract.errors import ManifestError, printable
 
 SOME_FAILED = 3
 """Exit code: done, but some videos are missing or failed."""
@@ -178,7 +178,7 @@ def video_folders(dataset: str, videos: tuple[Path, ...]) -> tuple[Path, ...]:
     for folder in folders:
         if not folder.is_dir():
             raise ManifestError(
-                f"There is no folder {folder} with the videos of {dataset}. Put or link them there, or "
+                f"There is no folder {printable(folder)} with the videos of {dataset}. Put or link them there, or "
                 "give --videos DIR; the layout below it does not matter."
             )
     return folders

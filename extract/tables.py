@@ -25,11 +25,12 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, 
     Raises:
         ManifestError: no plain file, too large, not UTF-8, no CSV, or not exactly these columns.
     """
+    shown = printable(path)
     reader = csv.reader(io.StringIO(_text_of(path), newline=""), strict=True)
     rows: list[tuple[str, dict[str, str]]] = []
     header: list[str] | None = None
     while True:
-        where = f"{printable(path)}, line {reader.line_num + 1}"
+        where = f"{shown}, line {reader.line_num + 1}"
         try:
             cells = next(reader, None)
         except csv.Error as error:
@@ -40,21 +41,20 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, 
             break
         if header is None:
             header = cells
-            _check_header(path, header, columns)
+            _check_header(shown, header, columns)
         elif cells:
             if len(cells) != len(columns):
                 raise ManifestError(f"{where}: expected {len(columns)} columns, got {len(cells)}.")
             rows.append((where, dict(zip(columns, cells))))
     if header is None:
-        _check_header(path, [], columns)
+        _check_header(shown, [], columns)
     return rows
 
 
-def _check_header(path: Path, header: Sequence[str], columns: Sequence[str]) -> None:
+def _check_header(shown: str, header: Sequence[str], columns: Sequence[str]) -> None:
     if tuple(header) != tuple(columns):
         raise ManifestError(
-            f"{printable(path)}: the columns must be {','.join(columns)}, "
-            f"got {shortened(','.join(header))}."
+            f"{shown}: the columns must be {','.join(columns)}, got {shortened(','.join(header))}."
         )
 
 

@@ -473,6 +473,34 @@ def test_the_next_commands_can_be_pasted(tmp_path: Path, cli, name: str) -> None
         assert words[words.index("--manifests") + 1] == str(tmp_path / "m n")
 
 
+def test_own_benchmarks_stand_in_the_working_folder(
+    pair: dict[str, Path], tmp_path: Path, cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    domains = (f"--domain={domain}={domain}" for domain in pair)
+    made = cli("manifest", "from-folder", "--benchmark", "mine", *domains)
+    assert made.exit_code == 0, made.output
+    assert (tmp_path / "manifests" / "mine" / "cctv.csv").is_file()
+    assert made.output.endswith(
+        "Next:\n  python cli.py extract --dataset phone --videos phone\n"
+        "  python cli.py extract --dataset cctv --videos cctv\n"
+        "  python cli.py adapt --source phone --target cctv\n"
+    )
+    listed = cli("manifest", "list").output
+    assert "\nmine                 cctv " in listed and "\nucf-olympic " in listed
+    check = cli("manifest", "check", "--dataset", "cctv", "--videos", "cctv")
+    assert check.exit_code == 0 and "24 of 24 listed videos are in cctv" in check.output
+
+
+def test_a_folder_that_is_not_utf8(tmp_path: Path, cli) -> None:
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    pair = {domain: fill(root / domain, "run", "walk") for domain in ("phone", "cctv")}
+    made = cli(*arguments(pair, root / "m"))
+    assert made.exit_code == 0, made.output
+    assert f"--videos $'{tmp_path}/caf\\xe9/phone' --manifests $'" in made.output
+    assert "caf\\xe9/m/mine exists" in cli(*arguments(pair, root / "m")).output
+
+
 def test_frames_are_said_in_the_next_commands(tmp_path: Path, cli) -> None:
     names = [f"{c}/{i:02}/1.png" for c in ("run", "walk") for i in range(12)]
     pair = {d: touch(tmp_path / d, *names) for d in ("phone", "cctv")}
@@ -490,7 +518,7 @@ def test_own_domains_do_not_take_the_names_of_data_sets(
 
 
 def test_two_own_benchmarks_may_share_a_domain(pair: dict[str, Path], tmp_path: Path) -> None:
-    """As the benchmark of darkened videos does, with one benchmark per seed."""
+    """One benchmark per split of the same videos."""
     root = tmp_path / "m"
     for seed in (0, 1):
         for domain, rows in from_folders(pair, rule=SplitRule(seed=seed)).videos.items():
