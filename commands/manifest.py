@@ -155,8 +155,8 @@ def manifest_from_folder(
     path = root / benchmark
     if path.exists() and not (update or overwrite):
         raise ManifestError(
-            f"{printable(path)} exists. Choose another --benchmark, or give --update to add new videos to it, or "
-            "--overwrite."
+            f"{printable(path)} exists. Choose another --benchmark, or give --update to add new videos, or "
+            "--overwrite to replace it."
         )
     recorded = _recorded(benchmark, root) if update else None
     made = from_folders(folders, rule=rule, kind=kind, recorded=recorded)

@@ -178,7 +178,7 @@ def video_folders(dataset: str, videos: tuple[Path, ...]) -> tuple[Path, ...]:
     for folder in folders:
         if not folder.is_dir():
             raise ManifestError(
-                f"There is no folder {printable(folder)} with the videos of {dataset}. Put or link them there, or "
-                "give --videos DIR; the layout below it does not matter."
+                f"There is no folder {printable(folder)} with the videos of {dataset}. Put or link them "
+                "there, or give --videos DIR; the layout below it does not matter."
             )
     return folders
