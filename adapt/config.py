@@ -27,9 +27,7 @@ class AdaptConfig:
     source: str = field(metadata=option("Labelled domain, e.g. ucf.", required=True))
     target: str = field(metadata=option("Unlabelled domain, e.g. hmdb.", required=True))
     benchmark: str = field(
-        metadata=option(
-            "Folder of data/manifests.", default_text="the fullest that has both domains"
-        )
+        metadata=option("One of `manifest list`.", default_text="the fullest that has both domains")
     )
     method: str = field(default="ma2l-td", metadata=option("What to train.", *METHODS))
     preset: str = field(

@@ -21,8 +21,8 @@ from adapt.evaluate import Accuracy, accuracy, predict, take_statistics
 from adapt.inputs import Loaded, Places, class_names, videos_of
 from adapt.runs import RunFolder
 from adapt.train import State, batch_sizes, train
+from extract.datasets import dataset_of, manifest_path
 from extract.errors import RunError, StoreError
-from extract.manifest import dataset_of
 from extract.store import FeatureStore
 
 log = logging.getLogger(__name__)
@@ -121,9 +121,10 @@ def evaluate(
         allow_missing=inputs.allow_missing,
     )
     folder = places.features / dataset_of(config.target, places.manifests) / inputs.store
-    if not folder.is_dir() or not places.manifests.is_dir():
+    manifest = manifest_path(config.benchmark, config.target, places.manifests)
+    if not folder.is_dir() or not manifest.exists():
         raise RunError(
-            f"The run's features {folder} or manifests {places.manifests} are not there any more. "
+            f"The run's features {folder} or manifests {manifest} are not there any more. "
             "Where they lie now: --features and --manifests."
         )
     with FeatureStore(folder) as store:

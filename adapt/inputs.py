@@ -16,8 +16,9 @@ from adapt.config import AdaptConfig
 from adapt.data import available, choose_stores, labels_of
 from adapt.runs import Inputs
 from adapt.train import TrainingData
+from extract.datasets import dataset_of, manifest_path
 from extract.errors import StoreError, first_of
-from extract.manifest import Video, classes_of, dataset_of, read_manifest
+from extract.manifest import Video, classes_of, read_manifest
 from extract.store import FeatureStore, find_stores
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class Places:
 
     features: Path
     manifests: Path
+    """The user's own benchmarks; the built-in ones are always seen."""
     store: str | None = None
     allow_missing: bool = False
     bank: str = "auto"
@@ -125,7 +127,7 @@ def videos_of(
     if not listed:
         raise StoreError(
             f"The {domain} manifest of {config.benchmark} has no {split} videos. Mark some in the "
-            f"column split of {places.manifests / config.benchmark / domain}.csv."
+            f"column split of {manifest_path(config.benchmark, domain, places.manifests)}."
         )
     command = _command(dataset_of(domain, places.manifests), places)
     what = f"{domain} {split}"
@@ -158,4 +160,4 @@ def _command(dataset: str, places: Places) -> str:
 
 
 def _manifest(config: AdaptConfig, places: Places, domain: str) -> Sequence[Video]:
-    return read_manifest(places.manifests / config.benchmark / f"{domain}.csv")
+    return read_manifest(manifest_path(config.benchmark, domain, places.manifests))

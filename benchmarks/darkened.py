@@ -11,9 +11,12 @@ train/evaluation split of its own, because the evaluation sets are small.
 
 from __future__ import annotations
 
+import dataclasses
+import random
 import shlex
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -29,8 +32,11 @@ from benchmarks.common import (
     run_folder,
     table,
 )
-from extract.files import find_videos
+from extract.from_folders import from_folders
+from extract.manifest import Video
+from extract.own_benchmarks import write_benchmark
 from extract.synthetic import write_video
+from extract.videos import find_videos
 
 SOURCE_ACTORS = ("daria", "denis", "eli", "ido", "ira")
 FPS = 25
@@ -106,6 +112,25 @@ def write_dark(weizmann: Path, root: Path) -> tuple[int, float]:
 def _luma(frames: np.ndarray) -> np.ndarray:
     result: np.ndarray = frames @ np.array([0.299, 0.587, 0.114])
     return result
+
+
+def draw_split(rows: Sequence[Video], eval_fraction: float, seed: str) -> list[Video]:
+    """Hold out a seeded share of every class.
+
+    `manifest from-folder` decides by each id alone, which can leave a class of four videos without any in
+    one split.
+    """
+    drawn = []
+    for name in sorted({video.class_name for video in rows}):
+        members = [video for video in rows if video.class_name == name]
+        count = min(max(1, round(len(members) * eval_fraction)), len(members) - 1)
+        chosen = [video.id for video in members]
+        random.Random(f"{seed}/{name}").shuffle(chosen)
+        drawn += [
+            dataclasses.replace(video, split="eval" if video.id in chosen[:count] else "train")
+            for video in members
+        ]
+    return drawn
 
 
 @click.command()
@@ -196,14 +221,14 @@ def _prepare(
     weights: Path,
     places: Places,
 ) -> None:
-    """`manifest from-folder` per seed, then `extract` of both domains."""
-    domains = [part for name, path in videos.items() for part in ("--domain", f"{name}={path}")]
+    """Manifests per seed, then `extract` of both domains."""
+    found = from_folders(videos).videos
     for seed in seeds:
-        command(
-            *("manifest", "from-folder", "--benchmark", benchmark.format(seed=seed), *domains),
-            *("--eval-fraction", eval_fraction, "--seed", seed),
-            *("--overwrite", "--manifests", places.manifests),
-        )
+        drawn = {
+            domain: draw_split(rows, eval_fraction, f"{seed}/{domain}")
+            for domain, rows in found.items()
+        }
+        write_benchmark(places.manifests / benchmark.format(seed=seed), drawn)
     for name, path in videos.items():
         command(
             *("extract", "--dataset", name, "--videos", path),

@@ -26,10 +26,10 @@ from torchvision import transforms
 
 from extract.backbone import Backbone
 from extract.config import ExtractConfig
-from extract.files import VideoFolder, find_videos
 from extract.pool import DecoderPool, Frames
 from extract.run import Progress, extract
 from extract.synthetic import write_video
+from extract.videos import VideoFolder, find_videos
 
 
 @click.command(context_settings={"show_default": True})

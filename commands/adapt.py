@@ -19,7 +19,7 @@ from adapt.presets import DEFAULT_PRESETS, PRESETS
 from commands.options import DEVICE, RunOptions, options_of, run_options
 from commands.progress import AdaptProgress
 from commands.text import say
-from extract import manifest as manifests
+from extract import datasets
 from extract.errors import ConfigError, RunError
 from extract.plan import place_of
 
@@ -135,7 +135,7 @@ def _ready(
 
 
 def _make_config(root: Path, given: dict[str, Any]) -> AdaptConfig:
-    benchmark = manifests.choose_benchmark(
+    benchmark = datasets.choose_benchmark(
         given["source"], given["target"], given.pop("benchmark"), root
     )
     preset = given.pop("preset")
@@ -170,7 +170,7 @@ def _parse_seeds(text: str) -> list[int]:
     "--manifests",
     "root",
     type=click.Path(path_type=Path),
-    help="Where the manifests lie now, if they have moved.",
+    help="Where your own benchmarks lie now, if they have moved.",
 )
 @DEVICE
 def evaluate_command(run: Path, features: Path | None, root: Path | None, device: str) -> None:

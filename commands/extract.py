@@ -20,7 +20,7 @@ from commands.options import (
     video_folders,
 )
 from commands.progress import ExtractProgress
-from extract import manifest as manifests
+from extract import datasets
 from extract.config import ExtractConfig
 from extract.plan import place_of
 
@@ -49,7 +49,7 @@ def extract_command(
       python cli.py extract --dataset ucf101 --videos /data/UCF-101
     """
     config = ExtractConfig(**options)
-    listed = manifests.dataset_videos(dataset, root)
+    listed = datasets.dataset_videos(dataset, root)
     folders = video_folders(dataset, videos)
     place = place_of(os.environ, config.rank, config.world)
     from extract.run import extract

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
+import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -15,10 +16,12 @@ from commands.options import (
     VIDEOS,
     video_folders,
 )
-from extract import manifest as manifests
-from extract.errors import ConfigError, ManifestError, first_of
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+from extract import datasets
+from extract.errors import ConfigError, ManifestError, first_of, printable
+from extract.from_folders import DEFAULT_RULE, SplitRule, from_folders
+from extract.ids import is_plain_name
+from extract.manifest import Video, read_manifest
+from extract.own_benchmarks import refuse_name_clash, write_benchmark
 
 
 @click.group("manifest")
@@ -38,15 +41,22 @@ def manifest_list(root: Path) -> None:
     click.echo(
         f"{'benchmark':<20} {'domain':<12} {'data set':<16} {'train':>7} {'eval':>6} {'classes':>8}"
     )
-    for benchmark, domains in manifests.benchmarks(root).items():
+    unread = []
+    for benchmark, domains in datasets.benchmarks(root).items():
         for domain in domains:
-            videos = manifests.read_manifest(root / benchmark / f"{domain}.csv")
+            dataset = datasets.dataset_of(domain, root)
+            try:
+                videos = read_manifest(datasets.manifest_path(benchmark, domain, root))
+            except ManifestError as error:
+                unread.append(str(error))
+                continue
             train = sum(video.split == "train" for video in videos)
             classes = len({video.label for video in videos})
-            dataset = manifests.dataset_of(domain, root)
             click.echo(
                 f"{benchmark:<20} {domain:<12} {dataset:<16} {train:>7} {len(videos) - train:>6} {classes:>8}"
             )
+    if unread:
+        raise ManifestError("\n".join(unread))
 
 
 @manifest_group.command("check")
@@ -61,9 +71,9 @@ def manifest_check(dataset: str, videos: tuple[Path, ...], kind: str, root: Path
     Example:
       python cli.py manifest check --dataset ucf101 --videos /data/UCF-101
     """
-    from extract.files import VideoFolder
+    from extract.videos import VideoFolder, left_out_note
 
-    listed = manifests.dataset_videos(dataset, root)
+    listed = datasets.dataset_videos(dataset, root)
     folder = VideoFolder(video_folders(dataset, videos), kind)
     found = {video: folder.candidates(video) for video in listed}
     missing = [video for video, paths in found.items() if not paths]
@@ -73,10 +83,13 @@ def manifest_check(dataset: str, videos: tuple[Path, ...], kind: str, root: Path
         f"({len(folder):,} videos there in all)"
     )
     if unclear:
-        names = ", ".join(str(path) for _, path in found[unclear[0]])
+        names = ", ".join(printable(path) for _, path in found[unclear[0]])
         click.echo(f"  {len(unclear):,} could be several files (first: {unclear[0]}: {names})")
     if missing:
-        click.echo(f"  {len(missing):,} are missing {first_of(missing)}")
+        reason = folder.why_missing(missing[0])
+        click.echo(f"  {len(missing):,} are missing {first_of(missing)}: {reason}")
+    if folder.left_out:
+        click.echo(f"  {left_out_note(folder.left_out)}")
     if missing or unclear:
         sys.exit(SOME_FAILED)
 
@@ -84,12 +97,30 @@ def manifest_check(dataset: str, videos: tuple[Path, ...], kind: str, root: Path
 @manifest_group.command("from-folder")
 @click.option("--benchmark", required=True, help="Name of the new benchmark.")
 @click.option(
-    "--domain", "domains", required=True, multiple=True, metavar="NAME=DIR", help="Twice or more."
+    "--domain",
+    "domains",
+    required=True,
+    multiple=True,
+    metavar="NAME=DIR",
+    help="Twice or more; with --update, those to read again.",
 )
 @click.option(
-    "--eval-fraction", default=0.3, show_default=True, help="Share of each class for evaluation."
+    "--eval-fraction",
+    default=DEFAULT_RULE.eval_fraction,
+    show_default=True,
+    help="Share of the videos for evaluation, where no folders are named train and test.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the split.")
+@click.option(
+    "--split-seed",
+    default=DEFAULT_RULE.seed,
+    show_default=True,
+    help="Another number splits otherwise. A video's split depends on this and its id alone.",
+)
+@click.option(
+    "--update",
+    is_flag=True,
+    help="Read folders of a benchmark again: new videos are added, others keep their split.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a benchmark of that name.")
 @INPUT
 @MANIFESTS
@@ -97,42 +128,103 @@ def manifest_from_folder(
     benchmark: str,
     domains: tuple[str, ...],
     eval_fraction: float,
-    seed: int,
+    split_seed: int,
+    update: bool,
     overwrite: bool,
     kind: str,
     root: Path,
 ) -> None:
     """Make a benchmark of your own folders: one folder per domain, in it one folder per class.
 
-    Only classes that all domains share are kept. Of each class a seeded share goes to evaluation.
+    Only classes that all domains share are kept. About the given share of the videos goes to evaluation,
+    chosen by a hash of each id, so that adding videos moves no other; where folders named train and
+    test stand above the classes, these are the splits.
 
     \b
     Example:
       python cli.py manifest from-folder --benchmark mine --domain phone=DIR --domain cctv=DIR
+      python cli.py manifest from-folder --benchmark mine --domain phone=DIR --update
     """
-    folders = _parse_domains(benchmark, domains)
-    if (root / benchmark).exists() and not overwrite:
-        raise ManifestError(
-            f"{root / benchmark} exists. Choose another --benchmark, or give --overwrite."
+    if update and overwrite:
+        raise ConfigError(
+            "Give either --update, which keeps recorded splits, or --overwrite, which forgets them."
         )
-    root.mkdir(parents=True, exist_ok=True)
-    videos, left_out = manifests.from_folders(
-        folders, eval_fraction=eval_fraction, seed=seed, kind=kind
-    )
-    manifests.refuse_name_clash(benchmark, videos, root)
-    for domain, rows in videos.items():
-        manifests.write_manifest(root / benchmark / f"{domain}.csv", rows)
+    folders = _parse_domains(benchmark, domains)
+    rule = SplitRule(eval_fraction=eval_fraction, seed=split_seed)
+    refuse_name_clash(benchmark, {}, root)  # before folders are read, which may take long
+    path = root / benchmark
+    if path.exists() and not (update or overwrite):
+        raise ManifestError(
+            f"{printable(path)} exists. Choose another --benchmark, or give --update to add new videos, or "
+            "--overwrite to replace it."
+        )
+    recorded = _recorded(benchmark, root) if update else None
+    made = from_folders(folders, rule=rule, kind=kind, recorded=recorded)
+    refuse_name_clash(benchmark, made.videos, root)
+    write_benchmark(path, made.videos)
+    for domain, rows in made.videos.items():
         train = sum(video.split == "train" for video in rows)
-        click.echo(f"{root / benchmark / domain}.csv: {train} train, {len(rows) - train} eval")
-        if left_out[domain]:
-            skipped = ", ".join(f"{name} ({n})" for name, n in left_out[domain].items())
-            click.echo(f"  left out, because not every domain has them: {skipped}")
-    click.echo(f"classes: {', '.join(manifests.classes_of(*videos.values()))}\nNext:")
-    elsewhere = "" if root == manifests.MANIFESTS else f" --manifests {root}"
+        click.echo(
+            f"{printable(path / domain)}.csv: {train} train, {len(rows) - train} eval"
+            + (_changes(recorded[domain], rows, read=domain in folders) if recorded else "")
+        )
+        for note in made.notes.get(domain, ()):
+            click.echo(f"  {note}")
+    _say_classes(made.videos, recorded)
+    _say_next(folders, list(made.videos), kind, root)
+
+
+def _recorded(benchmark: str, root: Path) -> dict[str, Sequence[Video]]:
+    domains = datasets.benchmarks(root).get(benchmark)
+    if domains is None:
+        raise ManifestError(
+            f"There is no benchmark {printable(root / benchmark)} to update. Without --update it is made."
+        )
+    return {d: read_manifest(datasets.manifest_path(benchmark, d, root)) for d in domains}
+
+
+def _changes(before: Sequence[Video], now: Sequence[Video], *, read: bool) -> str:
+    if not read:
+        return " (not read again)"
+    old, new = ({video.id for video in rows} for rows in (before, now))
+    return f" ({len(new - old)} added, {len(old - new)} removed, {len(new & old)} kept)"
+
+
+def _say_classes(
+    videos: Mapping[str, Sequence[Video]], recorded: Mapping[str, Sequence[Video]] | None
+) -> None:
+    classes = {video.class_name: video.label for rows in videos.values() for video in rows}
+    click.echo(f"classes: {', '.join(sorted(classes, key=classes.__getitem__))}")
+    before = {video.class_name for rows in (recorded or {}).values() for video in rows}
+    if recorded and before != set(classes):
+        changes = [f"{name} is new" for name in sorted(set(classes) - before)]
+        changes += [f"{name} is gone" for name in sorted(before - set(classes))]
+        click.echo(
+            f"WARNING: the classes changed ({', '.join(changes)}), and labels follow their sorted names. "
+            "Features stay valid; runs that were trained before do not fit any more, train them again."
+        )
+
+
+def _say_next(folders: Mapping[str, Path], domains: Sequence[str], kind: str, root: Path) -> None:
+    """Print the commands that come next, as they can be pasted into a shell."""
+    elsewhere = "" if root == datasets.OWN_MANIFESTS else f" --manifests {_quoted(root)}"
+    how = "" if kind == "videos" else f" --input {kind}"
+    click.echo("Next:")
     for domain, folder in folders.items():
-        click.echo(f"  python cli.py extract --dataset {domain} --videos {folder}{elsewhere}")
-    source, target, *_ = folders
-    click.echo(f"  python cli.py adapt --source {source} --target {target}{elsewhere}")
+        click.echo(
+            f"  python cli.py extract --dataset {domain} --videos {_quoted(folder)}{how}{elsewhere}"
+        )
+    named = [*folders, *(domain for domain in domains if domain not in folders)]
+    click.echo(f"  python cli.py adapt --source {named[0]} --target {named[1]}{elsewhere}")
+
+
+def _quoted(path: Path) -> str:
+    """A path for the shell; what cannot be printed as an escape that bash and zsh read."""
+    text = str(path)
+    if text.isprintable():
+        return shlex.quote(text)
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{printable(escaped)}'"
 
 
 def _parse_domains(benchmark: str, domains: tuple[str, ...]) -> dict[str, Path]:
@@ -143,6 +235,6 @@ def _parse_domains(benchmark: str, domains: tuple[str, ...]) -> dict[str, Path]:
             raise ConfigError(f"--domain must be NAME=DIR with different names, got {item!r}.")
         folders[name] = Path(folder)
     for name in (benchmark, *folders):
-        if not _NAME.fullmatch(name):
+        if not is_plain_name(name):
             raise ConfigError(f"A name must be letters, digits, '.', '_' or '-', got {name!r}.")
     return folders

@@ -13,8 +13,8 @@ import click
 
 from adapt.config import BANKS, AdaptConfig
 from adapt.presets import BENCHMARKS, METHOD_SETTINGS, PRESETS
-from extract import manifest as manifests
-from extract.errors import ManifestError
+from extract import datasets
+from extract.errors import ManifestError, printable
 
 SOME_FAILED = 3
 """Exit code: done, but some videos are missing or failed."""
@@ -74,9 +74,9 @@ MANIFESTS = click.option(
     "--manifests",
     "root",
     type=click.Path(path_type=Path, file_okay=False),
-    default=manifests.MANIFESTS,
-    show_default="data/manifests beside cli.py",
-    help="Folder of the benchmarks.",
+    default=datasets.OWN_MANIFESTS,
+    show_default=True,
+    help="Folder of your own benchmarks; it need not exist. The built-in ones are always there.",
 )
 DEVICE = click.option(
     "--device",
@@ -178,7 +178,7 @@ def video_folders(dataset: str, videos: tuple[Path, ...]) -> tuple[Path, ...]:
     for folder in folders:
         if not folder.is_dir():
             raise ManifestError(
-                f"There is no folder {folder} with the videos of {dataset}. Put or link them there, or "
-                "give --videos DIR; the layout below it does not matter."
+                f"There is no folder {printable(folder)} with the videos of {dataset}. Put or link them "
+                "there, or give --videos DIR; the layout below it does not matter."
             )
     return folders

@@ -14,10 +14,10 @@ from commands.text import say
 from extract.check import CHECKS, verify
 from extract.check_sources import sources_in
 from extract.contents import Kind, Problem
+from extract.datasets import dataset_videos
 from extract.errors import ConfigError, StoreError, first_of
 from extract.format import FAILURES, read_records
 from extract.inventory import Summary, store_folders, summarise
-from extract.manifest import dataset_videos
 from extract.store import FeatureStore
 
 EXAMPLES = 3

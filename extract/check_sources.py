@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from extract.check import Check
 from extract.contents import Contents, Kind, Problem
-from extract.files import size_and_sha256_of
 from extract.records import VideoRecord
+from extract.sources import size_and_sha256_of
 
 
 def sources_in(roots: Sequence[Path]) -> Check:

@@ -20,8 +20,8 @@ from PIL import Image
 from extract.by_decord import DecordReader, Inexact
 from extract.by_pyav import PyavReader
 from extract.errors import DecodeError
-from extract.files import size_and_sha256_of
-from extract.images import ImageFolder, images_in
+from extract.images import ImageFolder
+from extract.sources import images_in, size_and_sha256_of
 from extract.survey import survey
 
 

@@ -35,4 +35,21 @@ class RunError(Ma2lError):
 
 def first_of(items: Sequence[object]) -> str:
     """The first example for a message, e.g. `(first: v_Archery_g01_c01)`."""
-    return f"(first: {items[0]})"
+    return f"(first: {printable(items[0])})"
+
+
+def printable(text: object) -> str:
+    """A name for a message: control characters and bytes that are not UTF-8 are shown as escapes."""
+    return "".join(c if c.isprintable() else _escape(c) for c in str(text))
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """Quoted text of a file for a message: escaped, and cut where it is long."""
+    return repr(text) if len(text) <= length else f"{text[:length]!r}... ({len(text):,} characters)"
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a path that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()

@@ -1,21 +1,18 @@
-"""A folder of images that stands for one video: which files it has, in which order, and their pixels."""
+"""The frames of a video that is a folder of images."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from extract.errors import DecodeError
+from extract.sources import images_in
 
-IMAGE_SUFFIXES = frozenset(
-    (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
 _OF_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -53,20 +50,6 @@ class ImageFolder:
             self._tick()
 
 
-def images_in(folder: Path) -> list[Path]:
-    """The images of a folder in natural order: `frame9.jpg` before `frame10.jpg`, `0.15` before `0.2`."""
-    names = [name for name in os.listdir(folder) if _is_image(name)]
-    # "1.10" is a time where every name has one number, and two numbers where that is not so.
-    times = all(re.fullmatch(r"\D*\d+(\.\d+)?\D*", os.path.splitext(name)[0]) for name in names)
-    number = re.compile(r"(\d+(?:\.\d+)?)" if times else r"(\d+)")
-
-    def natural(name: str) -> list[tuple[Decimal, str]]:
-        parts = number.split(os.path.splitext(name)[0])
-        return [(Decimal(p), "") if i % 2 else (Decimal(-1), p) for i, p in enumerate(parts)]
-
-    return [folder / name for name in sorted(names, key=lambda name: (natural(name), name))]
-
-
 def read_image(path: Path) -> Image.Image:
     """One image as RGB, turned as its EXIF orientation says; 16-bit grey values are scaled to 8 bits.
 
@@ -74,14 +57,15 @@ def read_image(path: Path) -> Image.Image:
         DecodeError: unreadable, several pages, or a mode without a known range (32-bit, float).
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path) as file:
+            image: Image.Image = file
             pages = getattr(image, "n_frames", 1)
             if pages > 1:
                 raise DecodeError(
                     f"{path.name} has {pages} pages. A frame is one image: split it, or pass an "
                     "animation as a video file"
                 )
-            if image.mode in _OF_SIXTEEN_BITS or (image.mode == "I" and image.format == "PNG"):
+            if image.mode in _OF_SIXTEEN_BITS or (image.mode == "I" and file.format == "PNG"):
                 grey = np.asarray(image).astype(np.uint32)
                 image = Image.fromarray((grey >> 8).astype(np.uint8))
             elif image.mode in ("I", "F"):
@@ -113,7 +97,3 @@ def _series(names: Iterable[str]) -> dict[str, int]:
     if len(distinct) == sum(map(len, by_pattern.values())):
         return {"#": len(distinct)}
     return {pattern: len(numbers) for pattern, numbers in sorted(by_pattern.items())}
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

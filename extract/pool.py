@@ -29,7 +29,7 @@ import numpy as np
 
 from extract.decode import FrameOptions, Video, VideoFacts
 from extract.errors import DecodeError
-from extract.files import size_and_sha256_of
+from extract.sources import size_and_sha256_of
 
 SLOT_FRAMES = 8
 

@@ -12,10 +12,10 @@ from extract.backbone import Backbone
 from extract.compare import Pair, compare_features
 from extract.config import ExtractConfig
 from extract.errors import DecodeError, StoreError
-from extract.files import VideoFolder
 from extract.format import config_differences
 from extract.pool import Attempt, Broken, Decoded, DecoderPool, Frames
 from extract.store import FeatureStore
+from extract.videos import VideoFolder
 
 
 def resample(

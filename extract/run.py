@@ -22,12 +22,12 @@ from torch import Tensor
 from extract.backbone import Backbone
 from extract.config import ExtractConfig
 from extract.errors import StoreError
-from extract.files import VideoFolder
 from extract.format import shard_numbers, store_folder
 from extract.index import StoreIndex
 from extract.plan import Place, plan_shards, shard_number
 from extract.pool import Attempt, Decoded, DecoderPool, Event, Frames, Opened
 from extract.records import VideoRecord
+from extract.videos import VideoFolder
 from extract.write import ShardWriter, explained
 
 log = logging.getLogger(__name__)

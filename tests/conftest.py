@@ -50,6 +50,14 @@ def cli():
     return run
 
 
+def touch(root: Path, *names: str) -> Path:
+    """Empty files below `root`, which is returned."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
 def make_store(features: Path, dataset: str, videos: dict[str, np.ndarray], config=CONFIG) -> Path:
     """A store written through the store's own writer."""
     folder = store_folder(features, dataset, config)

@@ -20,8 +20,9 @@ from adapt import bank as banks
 from adapt.bank import MappedBank, choose_bank, load_bank, needed_bytes, sample
 from adapt.schedule import generator
 from extract import checksums
+from extract.datasets import MANIFESTS
 from extract.errors import ConfigError, StoreError
-from extract.manifest import MANIFESTS, Video, read_manifest
+from extract.manifest import Video, read_manifest
 from extract.store import FeatureStore
 
 CPU = torch.device("cpu")

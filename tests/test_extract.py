@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import REPOSITORY
+from conftest import REPOSITORY, touch
 from PIL import Image
 from torchvision import transforms
 
 from commands.progress import ExtractProgress
 from extract.backbone import Backbone, state_sha256
 from extract.config import ExtractConfig
+from extract.datasets import dataset_videos
 from extract.decode import FrameOptions, Video, check_file, kept_frames, prepare
 from extract.errors import ConfigError, DecodeError, WeightsError
-from extract.manifest import dataset_videos
 from extract.plan import Place
 from extract.run import Progress, extract, shorter_than_claimed, unlike_published
 from extract.store import FeatureStore
@@ -305,6 +305,7 @@ def test_folders_of_images_are_videos_too(collection: Path, tmp_path: Path, cli)
         folder.mkdir(parents=True)
         for number, frame in enumerate(frames):
             Image.fromarray(frame).save(folder / f"frame{number + 1}.png")
+        touch(tmp_path / domain, *(f"still/{number}/frame1.png" for number in range(5)))
     common = ["--input", "frames", "--manifests", tmp_path / "m"]
     made = cli(
         *("manifest", "from-folder", "--benchmark", "toy", *common),
@@ -312,7 +313,7 @@ def test_folders_of_images_are_videos_too(collection: Path, tmp_path: Path, cli)
     )
     assert made.exit_code == 0, made.output
     checked = cli("manifest", "check", "--dataset", "a", "--videos", tmp_path / "a", *common)
-    assert "1 of 1 listed videos are in" in checked.output
+    assert "6 of 6 listed videos are in" in checked.output
     options = {**SMALL.__dict__, "input": "frames"}
     arguments = {"dataset": "toy", "videos": {"spin_00": None}, "features": tmp_path / "f"}
     images = extract(**arguments, video_roots=[tmp_path / "a"], options=ExtractConfig(**options))
@@ -409,11 +410,11 @@ def test_the_command_reports_and_exits_3(collection: Path, tmp_path: Path, cli) 
     quick += ["--features", tmp_path / "f", *common]
     result = cli("extract", "--dataset", "a", "--videos", root / "a", *quick, "--limit", 3)
     assert result.exit_code == 3, result.output
-    assert "1 have no file (first: spin_00)" in result.output
-    assert (
-        "1 could not be stored (first: grow_00: grow/grow_00.mp4: not a video that" in result.output
+    assert "1 have no file (first: spin/spin_00)" in result.output
+    assert "1 could not be stored (first: grow/grow_00: grow/grow_00.mp4: not a video that" in (
+        result.output
     )
-    assert "1 are left to do (first: ring_00)" in result.output
+    assert "1 are left to do (first: ring/ring_00)" in result.output
     result = cli("extract", "--dataset", "b", "--videos", root / "b", *quick)
     assert result.exit_code == 0, result.output
     assert "5 of 5 listed videos are stored, 60 frames" in result.output

@@ -1,25 +1,23 @@
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 
-from extract.errors import ManifestError
-from extract.manifest import (
+from extract.datasets import (
     MANIFESTS,
-    Video,
     benchmarks,
     choose_benchmark,
-    classes_of,
     dataset_of,
     dataset_videos,
     domain_of,
-    from_folders,
-    read_manifest,
-    refuse_name_clash,
-    write_manifest,
+    manifest_path,
 )
+from extract.errors import ManifestError
+from extract.manifest import Video, classes_of, read_manifest, write_manifest
+from extract.own_benchmarks import refuse_name_clash
 
 PUBLISHED = {  # train, eval: TA3N's release
     ("ucf-hmdb-full", "ucf"): (1438, 571),
@@ -34,8 +32,12 @@ PUBLISHED = {  # train, eval: TA3N's release
 CLASSES = {"ucf-hmdb-full": 12, "ucf-hmdb-small": 5, "ucf-olympic": 6, "kinetics-gameplay": 30}
 
 
+NONE = MANIFESTS / "none"
+"""No own benchmarks: what a developer has in ./manifests must not decide a test."""
+
+
 def manifest(benchmark: str, domain: str) -> tuple[Video, ...]:
-    return read_manifest(MANIFESTS / benchmark / f"{domain}.csv")
+    return read_manifest(manifest_path(benchmark, domain, NONE))
 
 
 @pytest.mark.parametrize(("benchmark", "domain"), PUBLISHED)
@@ -49,7 +51,7 @@ def test_split_sizes_are_the_published_ones(benchmark: str, domain: str) -> None
 
 @pytest.mark.parametrize("benchmark", CLASSES)
 def test_classes(benchmark: str) -> None:
-    names = classes_of(*(manifest(benchmark, d) for d in benchmarks()[benchmark]))
+    names = classes_of(*(manifest(benchmark, d) for d in benchmarks(NONE)[benchmark]))
     assert len(names) == CLASSES[benchmark]
     known = {
         "ucf-hmdb-full": (3, "kick_ball"),
@@ -81,28 +83,28 @@ def test_labels_agree_with_the_names_in_ucf_ids() -> None:
 
 
 def test_dataset_is_the_union_over_all_benchmarks() -> None:
-    union = dataset_videos("ucf101")
+    union = dataset_videos("ucf101", NONE)
     parts = [
         {v.id for v in manifest(b, "ucf")}
         for b in ("ucf-hmdb-full", "ucf-hmdb-small", "ucf-olympic")
     ]
     assert set(union) == set.union(*parts)
     assert list(union) == sorted(union)
-    assert domain_of("hmdb51") == "hmdb"
-    assert dataset_of("ucf") == "ucf101"
+    assert domain_of("hmdb51", NONE) == "hmdb"
+    assert dataset_of("ucf", NONE) == "ucf101"
 
 
 def test_unknown_data_set_lists_the_known_ones() -> None:
     with pytest.raises(
         ManifestError, match=r"no data set 'ucf'?.*Known: gameplay, hmdb51"
     ) as error:
-        domain_of("ucf1010")
+        domain_of("ucf1010", NONE)
     assert "from-folder" in str(error.value)
 
 
 def test_benchmark_defaults_to_the_fullest() -> None:
-    assert choose_benchmark("ucf", "hmdb") == "ucf-hmdb-full"
-    assert choose_benchmark("hmdb", "ucf", "ucf-hmdb-small") == "ucf-hmdb-small"
+    assert choose_benchmark("ucf", "hmdb", root=NONE) == "ucf-hmdb-full"
+    assert choose_benchmark("hmdb", "ucf", "ucf-hmdb-small", NONE) == "ucf-hmdb-small"
     for source, target, name in (
         ("ucf", "gameplay", None),
         ("ucf", "ucf", None),
@@ -111,7 +113,7 @@ def test_benchmark_defaults_to_the_fullest() -> None:
         with pytest.raises(
             ManifestError, match="Domains are: kinetics-gameplay: gameplay, kinetics"
         ):
-            choose_benchmark(source, target, name)
+            choose_benchmark(source, target, name, NONE)
 
 
 ROW = Video(id="a", label=0, class_name="x", split="train", frames=3)
@@ -140,11 +142,23 @@ def test_odd_ids_survive(tmp_path: Path, video: str) -> None:
         ("a,0,x,train,1\na,0,x,train,1", r"1 ids stand there twice \(first: a\)"),
         ("a,0,x,train,1\nb,0,y,train,1", "one to one"),
         ("", "lists no videos"),
+        ("a,0,,train,1", "line 2: class must be a name without control characters, got ''"),
+        ('a,0,"x\x1b[31m",train,1', r"line 2: class must be a name .* got 'x\\x1b\[31m'"),
+        (
+            f"a,0,x,train,{'7' * 5000}",
+            r"frames must have at most 9 digits, got '7{60}'\.\.\. \(5,000",
+        ),
+        (f"a,{'1' * 4301},x,train,1", "line 2: label must have at most 9 digits"),
+        ("walk,0,x,train,1\nwalk/1,0,x,train,1", r"1 ids are also .*\(first: walk of walk/1\)"),
+        (
+            "e\u0301,0,x,train,1\n\u00e9,0,x,train,1",
+            r"1 ids differ .* Unicode .*'\\xe9', 'e\\u0301'",
+        ),
     ],
 )
 def test_bad_rows_are_refused_by_line(tmp_path: Path, row: str, message: str) -> None:
     path = tmp_path / "d.csv"
-    path.write_text(f"video,label,class,split,frames\n{row}\n")
+    path.write_text(f"video,label,class,split,frames\n{row}\n", encoding="utf-8")
     with pytest.raises(ManifestError, match=message):
         read_manifest(path)
 
@@ -156,94 +170,192 @@ def test_columns_are_checked(tmp_path: Path) -> None:
         read_manifest(path)
 
 
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
-
-
-def test_from_folders(tmp_path: Path) -> None:
-    a = touch(
-        tmp_path / "a",
-        *(f"run/a{i}.mp4" for i in range(10)),
-        "walk/x.avi",
-        "sit/y.avi",
-        "walk/.z.avi",
-    )
-    b = touch(
-        tmp_path / "b", *(f"run/{i}.mp4" for i in range(4)), *(f"walk/{i}.mp4" for i in range(4))
-    )
-    touch(b, "walk/notes.txt", "stray.mp4")
-    videos, left_out = from_folders({"a": a, "b": b}, seed=1)
-    assert left_out == {"a": {"sit": 1}, "b": {}}
-    assert {(v.label, v.class_name) for v in videos["a"]} == {(0, "run"), (1, "walk")}
-    assert [v.id for v in videos["b"]][:2] == ["run/0", "run/1"]  # stems repeat, so ids are paths
-    count = {s: sum(v.split == s and v.label == 0 for v in videos["a"]) for s in ("train", "eval")}
-    assert count == {"train": 7, "eval": 3}
-    assert [v.split for v in videos["a"] if v.label == 1] == [
-        "train"
-    ]  # a single video stays in train
-    assert from_folders({"a": a, "b": b}, seed=1)[0] == videos
-    assert from_folders({"a": a, "b": b}, seed=2)[0] != videos
-
-
-def test_from_folders_refuses(tmp_path: Path) -> None:
-    a, b = touch(tmp_path / "a", "run/1.mp4"), touch(tmp_path / "b", "walk/1.mp4")
-    with pytest.raises(ManifestError, match=r"no class in common.*a: run; b: walk"):
-        from_folders({"a": a, "b": b})
-    touch(b, "run/1.mp4", "run/1.avi")
-    with pytest.raises(ManifestError, match=r"2 files .* only in the suffix \(first: run/1.avi\)"):
-        from_folders({"a": a, "b": b})
-    with pytest.raises(ManifestError, match="is not a folder"):
-        from_folders({"a": a, "b": tmp_path / "none"})
-    with pytest.raises(ManifestError, match="two domains or more, got 1"):
-        from_folders({"a": a})
-
-
 def test_a_name_means_one_pile_of_videos() -> None:
     with pytest.raises(
-        ManifestError, match=r"'ucf' is taken by other videos \(kinetics|'ucf' is taken"
+        ManifestError,
+        match=r"'ucf' is taken by other videos \(ucf-hmdb-full\). Choose another, e.g. my-ucf",
     ):
-        refuse_name_clash("mine", {"ucf": [ROW]})
+        refuse_name_clash("mine", {"ucf": [ROW]}, NONE)
     with pytest.raises(ManifestError, match="'ucf101' is taken"):
-        refuse_name_clash("mine", {"ucf101": [ROW]})
-    refuse_name_clash("mine", {"phone": [ROW]})
+        refuse_name_clash("mine", {"ucf101": [ROW]}, NONE)
+    refuse_name_clash("mine", {"phone": [ROW]}, NONE)
 
 
-def test_commands(tmp_path: Path, cli) -> None:
-    for domain in ("phone", "cctv"):
-        touch(
-            tmp_path / domain,
-            *(f"{c}/{domain}_{c}_{i}.mp4" for c in ("run", "sit") for i in range(3)),
-        )
-    root = tmp_path / "manifests"
-    arguments = ["manifest", "from-folder", "--benchmark", "mine", "--manifests", root]
-    domains = [f"--domain={d}={tmp_path / d}" for d in ("phone", "cctv")]
-    made = cli(*arguments, *domains)
-    assert made.exit_code == 0, made.output
-    assert f"{root / 'mine' / 'phone'}.csv: 4 train, 2 eval" in made.output
-    assert f"python cli.py extract --dataset phone --videos {tmp_path / 'phone'}" in made.output
-    assert "exists. Choose another --benchmark" in cli(*arguments, *domains).output
-    assert cli(*arguments, *domains, "--overwrite").exit_code == 0
-    assert cli(*arguments, "--domain=../x=/tmp").exit_code == 2
+HEADER = b"video,label,class,split,frames\n"
+GOOD = b"a,0,x,train,1\n"
 
-    (tmp_path / "phone" / "run" / "phone_run_1.mp4").unlink()
-    check = cli(
-        "manifest",
-        "check",
-        "--dataset",
-        "phone",
-        "--videos",
-        tmp_path / "phone",
-        "--manifests",
-        root,
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((HEADER + GOOD).decode().encode("utf-16"), r"d.csv is in UTF-16. Save it as CSV in UTF-8"),
+        ((HEADER + GOOD).decode().encode("utf-16-le"), r"line 1: there is a NUL byte, .* UTF-16"),
+        (
+            HEADER + GOOD + b"caf\xe9,0,x,train,1\n",
+            r"line 3: the byte 0xe9 is not UTF-8; .* Latin-1",
+        ),
+        (HEADER + GOOD + b"b\0,0,x,train,1\n", r"line 3: there is a NUL byte"),
+        (
+            HEADER + b"a" * 140_000 + b",0,x,train,1\n",
+            r"line 2: .* larger than field limit .* quote",
+        ),
+        (
+            HEADER + GOOD + b'"b,0,x,train,1\n',
+            r"line 3: this is no CSV .* a quote too much or too few",
+        ),
+        (b"", r"the columns must be video,label,class,split,frames, got ''"),
+        (b"video;label;class;split;frames\n", r"columns must be .* got 'video;label"),
+    ],
+)
+def test_a_file_that_is_no_utf8_csv_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "d.csv"
+    path.write_bytes(data)
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(path)
+
+
+def test_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_bytes(
+        b"\xef\xbb\xbf" + HEADER.replace(b"\n", b"\r\n") + "é,0,x,train,1\r\n".encode()
     )
-    assert check.exit_code == 3
-    assert "5 of 6 listed videos are in" in check.output
-    assert "1 are missing (first: phone_run_1)" in check.output
-    listed = cli("manifest", "list")
-    assert (
-        "ucf-hmdb-full        ucf          ucf101              1438    571       12"
-        in listed.output
-    )
+    assert [video.id for video in read_manifest(path)] == ["é"]
+
+
+def test_only_plain_files_are_opened(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    os.mkfifo(path)
+    with pytest.raises(ManifestError, match=r"d.csv is not a plain file. Put a CSV in its place"):
+        read_manifest(path)
+    for other in (Path("/dev/zero"), tmp_path):
+        with pytest.raises(ManifestError, match="is not a plain file"):
+            read_manifest(other)
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(6_000_000_000)  # sparse
+    with pytest.raises(ManifestError, match=r"has 6,000,000,000 bytes, and no list of videos has"):
+        read_manifest(path)
+
+
+def own(root: Path, benchmark: str, domain: str, *ids: str, frames: int | None = None) -> Path:
+    """A benchmark of two classes below `root / "own"`; returns that folder."""
+    rows = [
+        Video(id=v, label=n % 2, class_name="xy"[n % 2], split="train", frames=frames)
+        for n, v in enumerate(ids)
+    ]
+    write_manifest(root / "own" / benchmark / f"{domain}.csv", rows)
+    return root / "own"
+
+
+def built_in(root: Path, table: str = "dataset,domain\nlabs,lab\n") -> Path:
+    folder = root / "data"
+    rows = [Video(id=v, label=0, class_name="x", split="train", frames=9) for v in ("p", "q")]
+    write_manifest(folder / "given" / "lab.csv", rows)
+    (folder / "datasets.csv").write_text(table)
+    return folder
+
+
+def test_own_and_built_in_benchmarks_are_seen_together(tmp_path: Path) -> None:
+    places = (tmp_path / "own", built_in(tmp_path))
+    assert benchmarks(*places) == {"given": ("lab",)}  # the own folder need not exist
+    own(tmp_path, "mine", "phone", "a", "b")
+    own(tmp_path, "mine", "lab", "q", "r")
+    assert benchmarks(*places) == {"given": ("lab",), "mine": ("lab", "phone")}
+    assert manifest_path("given", "lab", *places) == tmp_path / "data" / "given" / "lab.csv"
+    assert manifest_path("mine", "lab", *places) == tmp_path / "own" / "mine" / "lab.csv"
+    assert dataset_videos("labs", *places) == {"p": 9, "q": 9, "r": None}
+    assert choose_benchmark("lab", "phone", None, *places) == "mine"
+    assert benchmarks(places[1], places[1]) == {"given": ("lab",)}  # old runs name data/manifests
+
+
+def test_what_is_no_benchmark_is_not_listed(tmp_path: Path) -> None:
+    root = own(tmp_path, "mine", "phone", "a", "b")
+    (root / "mine" / "._phone.csv").write_bytes(b"\0\5\x16\7")  # macOS on a foreign disk
+    (root / ".git").mkdir()
+    (root / ".git" / "x.csv").touch()
+    (root / "notes").mkdir()
+    (root / "readme.csv").touch()
+    assert benchmarks(root, built_in(tmp_path)) == {"given": ("lab",), "mine": ("phone",)}
+    (root / "mine" / "phone (copy).csv").touch()
+    with pytest.raises(ManifestError, match=r"phone \(copy\).csv: 'phone \(copy\)' is no name"):
+        benchmarks(root, built_in(tmp_path))
+
+
+def test_a_name_in_both_folders_is_refused(tmp_path: Path) -> None:
+    root = own(tmp_path, "given", "phone", "a", "b")
+    with pytest.raises(ManifestError, match=r"two benchmarks given: .*data/given, .*own/given"):
+        manifest_path("given", "lab", root, built_in(tmp_path))
+    root = own(tmp_path / "second", "mine", "labs", "a", "b")
+    with pytest.raises(
+        ManifestError, match=r"own/mine/labs.csv: labs is the data set of the domain lab \(.*line 2"
+    ):
+        dataset_of("lab", root, built_in(tmp_path))
+
+
+def test_own_benchmarks_do_not_land_among_the_built_in_ones(tmp_path: Path) -> None:
+    folder = built_in(tmp_path)
+    with pytest.raises(ManifestError, match="'given' is taken by a benchmark that is built in"):
+        refuse_name_clash("given", {}, tmp_path / "own", folder)
+    with pytest.raises(ManifestError, match=r"holds the built-in benchmarks. Give another --mani"):
+        refuse_name_clash("mine", {}, folder, folder)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("\ufeffdataset,domain\nlabs,lab\n", None),
+        ("dataset,domain\n../x,lab\n", r"datasets.csv, line 2: '../x' is no name"),
+        ("dataset,domain\nlabs,/tmp\n", r"datasets.csv, line 2: '/tmp' is no name"),
+        ("dataset,domain\n..,lab\n", r"line 2: '..' is no name"),
+        ("name,feeds\nlabs,lab\n", r"the columns must be dataset,domain, got 'name,feeds'"),
+        ("dataset,domain\nlabs\n", r"line 2: expected 2 columns, got 1"),
+        ("dataset,domain\na,lab\nb,lab\n", r"line 3: b,lab contradicts .*line 2"),
+        ("dataset,domain\na,lab\na,other\n", r"line 3: a,other contradicts .*line 2"),
+    ],
+)
+def test_the_table_of_data_sets(tmp_path: Path, table: str, message: str | None) -> None:
+    places = (tmp_path / "own", built_in(tmp_path, table))
+    if message is None:
+        assert dataset_of("lab", *places) == "labs"
+    else:
+        with pytest.raises(ManifestError, match=message):
+            domain_of("labs", *places)
+
+
+def test_a_data_set_is_never_a_path(tmp_path: Path) -> None:
+    for name in ("../x", "/etc", "given/lab", ""):
+        with pytest.raises(ManifestError, match="There is no data set"):
+            dataset_videos(name, tmp_path / "own", built_in(tmp_path))
+
+
+def test_benchmarks_that_contradict_each_other_are_named(tmp_path: Path) -> None:
+    places = (own(tmp_path, "mine", "lab", "p/1", "r"), built_in(tmp_path))
+    with pytest.raises(
+        ManifestError, match=r"about labs: the id p of given is the folder of p/1 of mine"
+    ):
+        dataset_videos("labs", *places)
+    own(tmp_path, "mine", "lab", "e\u0301", "r")
+    own(tmp_path, "yours", "lab", "\u00e9", "r")
+    with pytest.raises(
+        ManifestError, match=r"the id 'e\\u0301' of mine differs only by .* '\\xe9' of yours"
+    ):
+        dataset_videos("labs", *places)
+    own(tmp_path, "mine", "lab", "p", "r", frames=8)
+    with pytest.raises(ManifestError, match="p of labs has 9 frames in given and 8 in mine"):
+        dataset_videos("labs", *places)
+
+
+def test_the_list_goes_on_beside_a_damaged_manifest(tmp_path: Path, cli) -> None:
+    root = own(tmp_path, "mine", "phone", "a", "b")
+    (root / "mine" / "cctv.csv").write_bytes(b"\xff\xfe")
+    listed = cli("manifest", "list", "--manifests", root)
+    assert listed.exit_code == 1
+    assert "mine                 phone        phone                  2" in listed.output
+    assert "ucf-olympic          ucf          ucf101" in listed.output
+    assert "cctv.csv is in UTF-16. Save it as CSV in UTF-8" in listed.output
+
+
+def test_the_place_that_is_not_there_is_named(tmp_path: Path, cli) -> None:
+    result = cli("extract", "--dataset", "phone", "--manifests", tmp_path / "typo")
+    assert result.exit_code == 1
+    assert f"looked for in {tmp_path / 'typo'}, which is not there" in result.output

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from extract.datasets import dataset_videos
 from extract.errors import ConfigError
-from extract.manifest import dataset_videos
 from extract.plan import SHARD_FRAMES, SHARD_VIDEOS, Place, place_of, plan_shards, shard_number
 
 

@@ -12,7 +12,10 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What `adapt` may know of `extract`; of these only the device needs torch.
-SHARED = {"errors", "files", "manifest", "options", "store", "device", "format", "locks", "records"}
+SHARED = {
+    *("datasets", "errors", "files", "manifest", "options", "store", "device"),
+    *("format", "locks", "records"),
+}
 HEAVY = {"torch", "torchvision", "decord", "av"}
 
 

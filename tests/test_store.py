@@ -12,11 +12,12 @@ from conftest import CONFIG, make_store
 from adapt.data import choose_stores
 from extract.check import CHECKS, verify
 from extract.errors import StoreError
-from extract.files import VideoFolder, replacing
+from extract.files import replacing
 from extract.format import config_sha256
 from extract.index import StoreIndex
 from extract.records import VideoRecord
 from extract.store import FeatureStore, find_stores
+from extract.videos import VideoFolder
 from extract.write import ShardWriter
 
 RANDOM = np.random.default_rng(0)

@@ -1,0 +1,217 @@
+"""Which videos exist: benchmarks, domains and data sets.
+
+A benchmark is a folder with one CSV per domain. The built-in ones stand in `data/manifests`, a user's own
+in `./manifests` or where `--manifests` says; every look-up sees both (`root` is the folder of the own ones).
+A data set is what one downloads (`ucf101`); `datasets.csv` names the domain that it feeds (`ucf`). A domain
+that no row names is its own data set.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from extract.errors import ManifestError, printable, shortened
+from extract.ids import check_plain_name, folders_of_others, unicode_twins
+from extract.manifest import read_manifest
+from extract.plain_csv import read_table
+
+MANIFESTS = Path(__file__).resolve().parent.parent / "data" / "manifests"
+"""The built-in benchmarks."""
+OWN_MANIFESTS = Path("manifests")
+"""A user's own benchmarks; the folder need not exist."""
+
+
+def benchmarks(
+    root: Path = OWN_MANIFESTS, built_in: Path = MANIFESTS
+) -> dict[str, tuple[str, ...]]:
+    """Benchmark name -> its domains, both sorted; built-in and own ones.
+
+    Raises:
+        ManifestError: one name stands in both folders, or is none.
+    """
+    return {
+        name: tuple(path.stem for path in _tables(folder))
+        for name, folder in sorted(_folders(root, built_in).items())
+    }
+
+
+def manifest_path(
+    benchmark: str, domain: str, root: Path = OWN_MANIFESTS, built_in: Path = MANIFESTS
+) -> Path:
+    """The CSV of a domain; where it would lie among the own ones if there is no such benchmark.
+
+    Raises:
+        ManifestError: as `benchmarks`.
+    """
+    return _folders(root, built_in).get(benchmark, root / benchmark) / f"{domain}.csv"
+
+
+def domain_of(dataset: str, root: Path = OWN_MANIFESTS, built_in: Path = MANIFESTS) -> str:
+    """The domain that a data set feeds: `ucf101` -> `ucf`.
+
+    Raises:
+        ManifestError: no benchmark has that domain; the message lists the known data sets.
+    """
+    table = dataset_table(root, built_in)
+    known = {domain for domains in benchmarks(root, built_in).values() for domain in domains}
+    domain = table.get(dataset, dataset)
+    if domain not in known:
+        names = {name for name, fed in table.items() if fed in known}
+        names |= known - set(table.values())
+        raise ManifestError(
+            f"There is no data set {shortened(dataset)}. Known: {', '.join(sorted(names))}. "
+            f"{_looked_into(root)} Your own folders become one by: "
+            "python cli.py manifest from-folder --benchmark mine --domain NAME=DIR --domain NAME=DIR"
+        )
+    return domain
+
+
+def dataset_of(domain: str, root: Path = OWN_MANIFESTS, built_in: Path = MANIFESTS) -> str:
+    """The data set to extract for a domain: `ucf` -> `ucf101`."""
+    table = dataset_table(root, built_in)
+    return next((name for name, fed in table.items() if fed == domain), domain)
+
+
+def dataset_videos(
+    dataset: str, root: Path = OWN_MANIFESTS, built_in: Path = MANIFESTS
+) -> dict[str, int | None]:
+    """Union of a data set's videos over all benchmarks, sorted by id: id -> published frames.
+
+    Raises:
+        ManifestError: the data set is unknown, or two benchmarks contradict each other.
+    """
+    domain = domain_of(dataset, root, built_in)
+    union: dict[str, int | None] = {}
+    listed_by: dict[str, str] = {}
+    for benchmark, domains in benchmarks(root, built_in).items():
+        if domain not in domains:
+            continue
+        for video in read_manifest(manifest_path(benchmark, domain, root, built_in)):
+            known = union.get(video.id)
+            if known is not None and video.frames not in (None, known):
+                raise ManifestError(
+                    f"{video.id} of {dataset} has {known} frames in {listed_by[video.id]} and "
+                    f"{video.frames} in {benchmark}."
+                )
+            union[video.id] = known if known is not None else video.frames
+            listed_by.setdefault(video.id, benchmark)
+    for pairs, what, shown in (
+        (folders_of_others(union), "is the folder of", str),
+        (unicode_twins(union), "differs only by Unicode normalisation from", ascii),
+    ):
+        if pairs:
+            one, other = pairs[0]
+            raise ManifestError(
+                f"Two benchmarks contradict each other about {dataset}: the id {shown(one)} of "
+                f"{listed_by[one]} {what} {shown(other)} of {listed_by[other]}, and one store "
+                f"cannot hold both ({len(pairs):,} such pairs). Rename the videos or the domain of one of "
+                "them."
+            )
+    return dict(sorted(union.items()))
+
+
+def choose_benchmark(
+    source: str,
+    target: str,
+    name: str | None = None,
+    root: Path = OWN_MANIFESTS,
+    built_in: Path = MANIFESTS,
+) -> str:
+    """The benchmark `name`, or the one with the most videos that has both domains.
+
+    Raises:
+        ManifestError: no benchmark, or not the named one, has both domains.
+    """
+    known = benchmarks(root, built_in)
+    having = [b for b, domains in known.items() if {source, target} <= set(domains)]
+    pairs = "; ".join(f"{b}: {', '.join(d)}" for b, d in known.items())
+    listing = f"Domains are: {pairs}. {_looked_into(root)}"
+    if source == target:
+        raise ManifestError(f"Source and target are both {source!r}. {listing}")
+    if name is not None:
+        if name not in having:
+            raise ManifestError(
+                f"Benchmark {name!r} does not have both {source!r} and {target!r}. {listing}"
+            )
+        return name
+    if not having:
+        raise ManifestError(f"No benchmark has both {source!r} and {target!r}. {listing}")
+
+    def size(benchmark: str) -> int:
+        paths = (manifest_path(benchmark, d, root, built_in) for d in (source, target))
+        return sum(len(read_manifest(path)) for path in paths)
+
+    return having[0] if len(having) == 1 else max(having, key=size)
+
+
+def dataset_table(root: Path = OWN_MANIFESTS, built_in: Path = MANIFESTS) -> dict[str, str]:
+    """Data set -> the domain that it feeds, from `datasets.csv` of both folders.
+
+    Raises:
+        ManifestError: a row contradicts another, or a domain has the name of another domain's data set.
+    """
+    table: dict[str, str] = {}
+    stands: dict[str, str] = {}
+    for home in _homes(root, built_in):
+        path = home / "datasets.csv"
+        rows = read_table(path, ("dataset", "domain")) if path.exists() else []
+        for where, row in rows:
+            dataset, domain = row["dataset"], row["domain"]
+            check_plain_name(dataset, where)
+            check_plain_name(domain, where)
+            if dataset in table or domain in table.values():
+                other = stands.get(dataset) or stands[domain]
+                raise ManifestError(
+                    f"{where}: {dataset},{domain} contradicts {other}. A data set feeds one domain, and a "
+                    "domain has one data set."
+                )
+            table[dataset] = domain
+            stands[dataset] = stands[domain] = where
+    for benchmark, domains in benchmarks(root, built_in).items():
+        taken = [d for d in domains if table.get(d, d) != d]
+        if taken:
+            path = manifest_path(benchmark, taken[0], root, built_in)
+            raise ManifestError(
+                f"{printable(path)}: {taken[0]} is the data set of the domain {table[taken[0]]} "
+                f"({stands[taken[0]]}). Rename the file."
+            )
+    return table
+
+
+def _looked_into(root: Path) -> str:
+    there = "" if root.is_dir() else ", which is not there"
+    return f"Own benchmarks are looked for in {printable(root)}{there}."
+
+
+def _homes(root: Path, built_in: Path) -> list[Path]:
+    homes = [home for home in (built_in, root) if home.is_dir()]
+    if not homes:
+        raise ManifestError(
+            f"There is no folder of manifests at {printable(built_in)}. Run from a clone of the repository."
+        )
+    return homes[:1] if len(homes) == 2 and root.samefile(built_in) else homes
+
+
+def _folders(root: Path, built_in: Path) -> dict[str, Path]:
+    """Benchmark name -> its folder; a folder without a CSV is none."""
+    folders: dict[str, Path] = {}
+    for home in _homes(root, built_in):
+        for folder in home.iterdir():
+            if folder.name.startswith(".") or not folder.is_dir() or not _tables(folder):
+                continue
+            check_plain_name(folder.name, f"The benchmark {printable(folder)}")
+            if folder.name in folders:
+                raise ManifestError(
+                    f"There are two benchmarks {folder.name}: {printable(folders[folder.name])}, which is "
+                    f"built in, and {printable(folder)}. Rename the latter."
+                )
+            folders[folder.name] = folder
+    return folders
+
+
+def _tables(folder: Path) -> list[Path]:
+    """The CSVs of a benchmark, sorted; hidden names (`._x.csv`) are none."""
+    paths = [path for path in sorted(folder.glob("*.csv")) if not path.name.startswith(".")]
+    for path in paths:
+        check_plain_name(path.stem, f"The manifest {printable(path)}")
+    return paths

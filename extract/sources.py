@@ -1,0 +1,49 @@
+"""The files that one video consists of: a video file, or the images of a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+from extract.files import sha256_of
+
+# fmt: off
+IMAGE_SUFFIXES = frozenset((
+    ".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+))
+# fmt: on
+
+
+def size_and_sha256_of(source: Path, tick: Callable[[], None] = lambda: None) -> tuple[int, str]:
+    """Bytes and hex sha256 of a video file, or of a folder's images in order, by name and sha256.
+
+    Args:
+        tick: called for every block that was read.
+    """
+    if not source.is_dir():
+        return source.stat().st_size, sha256_of(source, tick)
+    images = images_in(source)
+    lines = "".join(f"{image.name} {sha256_of(image, tick)}\n" for image in images)
+    return sum(image.stat().st_size for image in images), hashlib.sha256(lines.encode()).hexdigest()
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images of a folder in natural order: `frame9.jpg` before `frame10.jpg`, `0.15` before `0.2`."""
+    names = [name for name in os.listdir(folder) if _is_image(name)]
+    # "1.10" is a time where every name has one number, and two numbers where that is not so.
+    times = all(re.fullmatch(r"\D*\d+(\.\d+)?\D*", os.path.splitext(name)[0]) for name in names)
+    number = re.compile(r"(\d+(?:\.\d+)?)" if times else r"(\d+)")
+
+    def natural(name: str) -> list[tuple[Decimal, str]]:
+        parts = number.split(os.path.splitext(name)[0])
+        return [(Decimal(p), "") if i % 2 else (Decimal(-1), p) for i, p in enumerate(parts)]
+
+    return [folder / name for name in sorted(names, key=lambda name: (natural(name), name))]
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
