@@ -20,8 +20,10 @@ from commands.options import (
     video_folders,
 )
 from commands.progress import ExtractProgress
+from commands.text import say
 from extract import datasets
 from extract.config import ExtractConfig
+from extract.errors import first_of
 from extract.plan import place_of
 
 if TYPE_CHECKING:
@@ -33,15 +35,29 @@ if TYPE_CHECKING:
 @VIDEOS
 @FEATURES
 @MANIFESTS
+@click.option(
+    "--redo",
+    metavar="[ID]",
+    multiple=True,
+    is_flag=False,
+    flag_value="changed",
+    help="Extract a stored video again; without ID, all whose file is another one now.",
+)
 @options_of(ExtractConfig)
 def extract_command(
-    dataset: str, videos: tuple[Path, ...], features: Path, root: Path, **options: Any
+    dataset: str,
+    videos: tuple[Path, ...],
+    features: Path,
+    root: Path,
+    redo: tuple[str, ...],
+    **options: Any,
 ) -> None:
     """Compute the features of a data set's frames and store them.
 
     Every video that any benchmark lists for the data set is looked up by name anywhere below --videos.
-    Finished shards are kept: running again goes on where the last run stopped. Missing and unreadable
-    videos are named in failures.csv, and the exit code is then 3. Ctrl-C keeps what is complete.
+    Finished shards are kept: running again goes on where the last run stopped. Missing, unreadable and
+    damaged videos are named in failures.csv with their reasons, and the exit code is then 3. Ctrl-C
+    keeps what is complete.
     Several processes share the work by themselves under torchrun or SLURM.
 
     \b
@@ -62,6 +78,7 @@ def extract_command(
             features=features,
             options=config,
             place=place,
+            redo=redo,
             on_progress=progress,
             stopped=signals.stopped,
         )
@@ -70,7 +87,7 @@ def extract_command(
         click.echo("Stopped; what was complete is stored. Run the same command to go on.", err=True)
         sys.exit(128 + signals.number)
     totals = report.index["totals"]
-    if totals["missing"] or totals["failed"]:
+    if totals["missing"] or totals["failed"] or report.changed:
         sys.exit(SOME_FAILED)
 
 
@@ -98,40 +115,39 @@ class _StopSignals:
 
 
 def _say_extracted(dataset: str, listed: Mapping[str, int | None], report: Report) -> None:
-    from extract.run import shorter_than_claimed, unlike_published
+    from extract.run import unlike_published
 
     totals = report.index["totals"]
     rate = report.new_frames / report.seconds
-    click.echo(
+    say(
         f"{dataset}: {totals['stored']:,} of {totals['listed']:,} listed videos are stored, "
         f"{totals['frames']:,} frames, in {report.folder}\n"
-        f"  made now: {report.new_videos:,} videos, {report.new_frames:,} frames in {report.seconds:,.0f} s "
-        f"({rate:,.1f} frames/s), weights {report.weights}, on {report.index['run']['device']}"
+        f"  in this run: {report.new_videos:,} stored, {report.new_failures:,} failed; "
+        f"{report.new_frames:,} frames in {report.seconds:,.0f} s ({rate:,.1f} frames/s), "
+        f"weights {report.weights}, on {report.index['run']['device']}"
     )
     reasons = {
         "missing": "have no file",
         "failed": "could not be stored",
+        "damaged": "are stored as far as they are whole",
         "pending": "are left to do",
     }
     for status, what in reasons.items():
         bad = [r for r in report.records.values() if r.status == status]
         if bad:
-            reason = f": {bad[0].error}" if status == "failed" else ""
-            click.echo(f"  {len(bad):,} {what} (first: {bad[0].video}{reason})")
+            reason = f": {bad[0].error}" if bad[0].error and status != "pending" else ""
+            say(f"  {len(bad):,} {what} (first: {bad[0].video}{reason})")
     if totals["missing"] or totals["failed"]:
-        click.echo(f"  all of them with their reasons: {report.folder / 'failures.csv'}")
-    stored = list(report.records.values())
-    short = shorter_than_claimed(stored)
-    if short:
-        first = short[0]
-        click.echo(
-            f"  {len(short):,} gave fewer frames than their container claims, stored as decoded "
-            f"(first: {first.video}: {first.decoded_frames} of {first.container_frames})"
+        say(f"  all of them with their reasons: {report.folder / 'failures.csv'}")
+    if report.changed:
+        say(
+            f"  {len(report.changed):,} stored videos have another file now {first_of(report.changed)}; "
+            "their features are of the old one. To extract them again: add --redo"
         )
-    unlike = unlike_published(listed, stored)
+    unlike = unlike_published(listed, list(report.records.values()))
     if unlike:
         first = unlike[0]
-        click.echo(
+        say(
             f"  {len(unlike):,} have another number of frames than published, stored as decoded "
             f"(first: {first.video}: {first.decoded_frames}, published {listed[first.video]})"
         )

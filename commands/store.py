@@ -133,12 +133,14 @@ def _say_sample(
                 f"{folder} has no stored video to extract again. Run extract, or leave --sample out."
             )
         pairs = list(resample(store, videos, sample, weights=weights, device=device))
+        other = sum(store.records[pair.video].decoder == "decord" for pair in pairs)
     same = sum(pair.identical for pair in pairs)
     worst = max(pairs, key=lambda pair: pair.error)
     cosine = min(pair.cosine_min for pair in pairs)
     unlike = [pair.video for pair in pairs if pair.frames_a != pair.frames_b]
     say(
-        f"  {len(pairs)} extracted again: {same} equal to the byte, largest error {worst.error:.2g} of the "
+        f"  {len(pairs)} extracted again ({other} by PyAV where decord had read them): {same} equal to the "
+        f"byte, largest error {worst.error:.2g} of the "
         f"variation between frames ({worst.video}), smallest cosine {cosine:.6f}"
     )
     if unlike:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.transforms import functional as F
 
 from extract.config import ExtractConfig
-from extract.decode import FrameOptions
+from extract.decode import DECODER, FrameOptions
 from extract.device import pick_device
 from extract.errors import ConfigError, WeightsError
 
@@ -79,7 +79,7 @@ class Backbone:
             "std": list(self._std),
             "stride": self.frames.stride,
             "frames_per_video": self.frames.frames_per_video,
-            "decoder": "decord" if self.options.input == "videos" else "images",
+            "decoder": DECODER if self.options.input == "videos" else "images",
             "compute_dtype": self.precision,
             "stored_dtype": "float16",
         }
@@ -311,6 +311,7 @@ def _preprocessing(options: ExtractConfig) -> tuple[FrameOptions, list[float], l
         crop=224,
         stride=options.stride,
         frames_per_video=options.frames_per_video,
+        keep_damaged=options.keep_damaged,
     )
     if options.preset == "ta3n":
         return frames, IMAGENET_MEAN, IMAGENET_STD

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from extract.check import Check
 from extract.contents import Contents, Kind, Problem
 from extract.records import VideoRecord
-from extract.sources import size_and_sha256_of
+from extract.sources import size_and_sha256_of, source_path
 
 
 def sources_in(roots: Sequence[Path]) -> Check:
@@ -24,7 +24,7 @@ def sources_in(roots: Sequence[Path]) -> Check:
 
 
 def _source_problem(row: VideoRecord, roots: Sequence[Path]) -> str:
-    relative = PurePosixPath(row.source)
+    relative = source_path(row.source)
     if not row.source or not row.source_sha256:
         return "the store does not say which file it was made from"
     if relative.is_absolute() or ".." in relative.parts:

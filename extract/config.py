@@ -66,9 +66,16 @@ class ExtractConfig:
     compile: bool = field(
         default=False, metadata=option("torch.compile the backbone: minutes first, then faster.")
     )
+    keep_damaged: bool = field(
+        default=False,
+        metadata=option(
+            "Store the whole frames of files that are cut off or damaged, marked so, instead of "
+            "refusing the files."
+        ),
+    )
     decode_timeout: int = field(
         default=120,
-        metadata=option("Seconds without a frame after which a decoder is replaced.", least=1),
+        metadata=option("Seconds without progress after which a decoder is replaced.", least=1),
     )
     limit: int = field(default=0, metadata=option("Extract N more videos, then stop; 0: all."))
     rank: int = field(

@@ -24,6 +24,9 @@ from extract.images import ImageFolder
 from extract.sources import images_in, size_and_sha256_of
 from extract.survey import survey
 
+DECODER = "decord where exact, else pyav"
+"""The policy, as a store's config names it; what read a video stands in its record."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FrameOptions:

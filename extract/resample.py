@@ -11,9 +11,10 @@ import numpy as np
 from extract.backbone import Backbone
 from extract.compare import Pair, compare_features
 from extract.config import ExtractConfig
+from extract.decode import DECODER
 from extract.errors import DecodeError, StoreError
 from extract.format import config_differences
-from extract.pool import Attempt, Broken, Decoded, DecoderPool, Frames
+from extract.pool import Attempt, Broken, Decoded, DecoderPool, Frames, Restarted
 from extract.store import FeatureStore
 from extract.videos import VideoFolder
 
@@ -28,6 +29,9 @@ def resample(
     seed: int = 0,
 ) -> Iterator[Pair]:
     """`count` seeded random videos of a store, extracted again (a) and as stored (b).
+
+    What decord read is read by PyAV now, so that the two can disagree. What PyAV had to read stays
+    PyAV's: decord is not exact on it.
 
     Args:
         weights: where the weights are now, None if the store's own note still leads to them.
@@ -44,7 +48,8 @@ def resample(
         stride=config["stride"],
         frames_per_video=config["frames_per_video"],
         precision=config["compute_dtype"],
-        input="videos" if config["decoder"] == "decord" else "frames",
+        input="videos" if config["decoder"] == DECODER else "frames",
+        keep_damaged=True,
         device=device,
     )
     backbone = Backbone(options)
@@ -66,7 +71,8 @@ def resample(
         )
     features: dict[Attempt, list[np.ndarray]] = {}
     work = [(video, candidates[0]) for video, candidates in paths.items()]
-    with DecoderPool(work, backbone.frames, workers=1, take_turns=True) as pool:
+    others = {video: "pyav" for video in chosen if store.records[video].decoder == "decord"}
+    with DecoderPool(work, backbone.frames, workers=1, take_turns=True, decoders=others) as pool:
         for event in pool:
             if isinstance(event, Frames):
                 features.setdefault(event.attempt, []).append(backbone(event.images))
@@ -74,5 +80,7 @@ def resample(
                 rows = np.concatenate(features.pop(event.attempt)).astype(np.float16)
                 video = event.attempt.video
                 yield compare_features(video, rows, store.read(video))
+            elif isinstance(event, Restarted):
+                features.pop(event.attempt, None)
             elif isinstance(event, Broken) and not event.again:
                 raise DecodeError(f"{event.attempt.path}: {event.reason}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import platform
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,18 +19,22 @@ import torchvision
 from torch import Tensor
 
 from extract.backbone import Backbone
+from extract.changed import changed_sources
 from extract.config import ExtractConfig
-from extract.errors import StoreError
+from extract.errors import ConfigError, DecodeError, StoreError, first_of
 from extract.format import shard_numbers, store_folder
 from extract.index import StoreIndex
 from extract.plan import Place, plan_shards, shard_number
-from extract.pool import Attempt, Decoded, DecoderPool, Event, Frames, Opened
+from extract.pool import Attempt, Decoded, DecoderPool, Event, Frames, Opened, Restarted
 from extract.records import VideoRecord
+from extract.rewrite import drop_videos
+from extract.sources import source_text
 from extract.videos import VideoFolder
 from extract.write import ShardWriter, explained
 
 log = logging.getLogger(__name__)
 
+CHANGED = "changed"
 _IN_FLIGHT = 3
 """Batches on a GPU at once: one computes, one is copied there, one is copied back."""
 
@@ -59,10 +62,14 @@ class Report:
     index: dict[str, Any]
     records: dict[str, VideoRecord]
     new_videos: int
+    """Stored in this run."""
+    new_failures: int
     new_frames: int
     seconds: float
     weights: str
     stopped: bool
+    changed: Sequence[str] = ()
+    """Stored videos that have another file now and were not extracted again."""
 
 
 def extract(
@@ -73,6 +80,7 @@ def extract(
     features: Path,
     options: ExtractConfig,
     place: Place | None = None,
+    redo: Collection[str] = (),
     on_progress: Callable[[Progress], None] = lambda progress: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Report:
@@ -82,6 +90,7 @@ def extract(
         dataset: names the folder below `features`.
         videos: listed ids -> published frame count or None.
         place: which part of the shards is this process's; None: all.
+        redo: stored videos to extract again; `CHANGED` means those that have another file now.
         on_progress: called after every batch.
         stopped: asked often; once true, the run ends early and keeps what is complete.
 
@@ -96,6 +105,10 @@ def extract(
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     index = StoreIndex(folder, dataset, backbone.config, backbone.width)
+    changed = changed_sources(found, (r for v, r in index.stored.items() if v in videos))
+    if again := _to_redo(redo, changed, index, place):
+        drop_videos(folder, again, pending=True)
+        index = StoreIndex(folder, dataset, backbone.config, backbone.width)
     run = _Run(backbone, index, videos, place, _run_block(backbone, place), on_progress)
     todo = run.plan(found, options.limit)
     with DecoderPool(
@@ -112,12 +125,29 @@ def extract(
         folder=folder,
         index=written,
         records=records,
-        new_videos=run.videos_done,
+        new_videos=run.stored,
+        new_failures=run.videos_done - run.stored,
         new_frames=run.frames_done,
         seconds=time.monotonic() - run.begin,
         weights=backbone.weights_note,
         stopped=stopped(),
+        changed=[video for video in changed if video not in again],
     )
+
+
+def _to_redo(
+    redo: Collection[str], changed: Sequence[str], index: StoreIndex, place: Place
+) -> frozenset[str]:
+    if redo and place.world > 1:
+        raise ConfigError("--redo takes videos out of the store first: run it in one process.")
+    named = set(redo) - {CHANGED}
+    unknown = sorted(named - index.stored.keys())
+    if unknown:
+        raise StoreError(
+            f"{len(unknown)} of {len(named)} videos to extract again are not in {index.folder} "
+            f"{first_of(unknown)}. Without --redo they are extracted anyway if a benchmark lists them."
+        )
+    return frozenset(named | set(changed if CHANGED in redo else ()))
 
 
 @dataclass(eq=False)
@@ -154,7 +184,7 @@ class _Run:
     ) -> None:
         self.begin = time.monotonic()
         self.failures: dict[str, VideoRecord] = {}
-        self.videos_done = self.frames_done = 0
+        self.videos_done = self.stored = self.frames_done = 0
         self._backbone, self._index, self._videos, self._place = backbone, index, videos, place
         self._run, self._on_progress = run, on_progress
         self._shards: dict[str, _Shard] = {}
@@ -182,12 +212,14 @@ class _Run:
                     continue
                 candidates = found.candidates(video)
                 if len(candidates) != 1:
-                    self.failures[video] = _not_found(video, candidates)
+                    self.failures[video] = VideoRecord(
+                        video=video, status="missing", error=found.why_missing(video)
+                    )
                 elif not limit or len(todo) < limit:
                     todo[video] = candidates[0]
                     shard.waiting.add(video)
                     self._shards[video] = shard
-        self._sources = {video: path.as_posix() for video, (_, path) in todo.items()}
+        self._sources = {video: source_text(path) for video, (_, path) in todo.items()}
         counts = [self._videos[video] for video in todo]
         self._expected = None if None in counts else sum(filter(None, counts))
         return todo
@@ -196,11 +228,15 @@ class _Run:
         """Take the pool's events to the end, or until it stops; what is complete is stored."""
         with ThreadPoolExecutor(1, "finish") as finisher:
             finishing: list[Future[Any]] = []
+            broken: DecodeError | None = None
             try:
-                for event in pool:
-                    self._handle(event)
-                    self._finish(finisher, finishing)
-                    self._report(pool)
+                try:
+                    for event in pool:
+                        self._handle(event)
+                        self._finish(finisher, finishing)
+                        self._report(pool)
+                except DecodeError as error:  # no decoder starts: what is complete is kept
+                    broken = error
                 if self._filling.spans:
                     self._launch()
                 while self._flying:
@@ -216,6 +252,9 @@ class _Run:
                 raise
             for future in finishing:
                 future.result()
+            if broken is not None:
+                self._index.write(self._videos, self.failures, self.run_block())
+                raise broken
 
     def _handle(self, event: Event) -> None:
         attempt = event.attempt
@@ -232,6 +271,8 @@ class _Run:
         elif isinstance(event, Decoded):
             self._decoded.add(attempt)
             self._complete(attempt)
+        elif isinstance(event, Restarted):
+            self._forget(attempt)
         else:
             self._forget(attempt)
             if event.again:
@@ -289,9 +330,10 @@ class _Run:
         self._complete(attempt)
 
     def _complete(self, attempt: Attempt) -> None:
-        facts = attempt.facts
-        if attempt not in self._decoded or attempt not in self._live or facts is None:
+        facts, source = attempt.facts, attempt.source
+        if attempt not in self._decoded or attempt not in self._live:
             return
+        assert facts is not None and source is not None
         if self._live[attempt] < facts.kept_frames:
             return
         shard = self._shards[attempt.video]
@@ -305,13 +347,19 @@ class _Run:
                 height=facts.height,
                 seconds=round(attempt.decoded_frames / facts.fps, 3) if facts.fps > 0 else 0.0,
                 source=self._sources[attempt.video],
-                source_bytes=attempt.source[0],
-                source_sha256=attempt.source[1],
+                source_bytes=source.bytes,
+                source_mtime_ns=source.mtime_ns,
+                source_sha256=source.sha256,
+                decoder=facts.decoder,
+                missing_frames=facts.missing_frames,
+                status="damaged" if facts.damage else "ok",
+                error=facts.damage,
             )
         )
         self.frames_done += self._live.pop(attempt)
         self._decoded.discard(attempt)
         self.videos_done += 1
+        self.stored += 1
         shard.waiting.discard(attempt.video)
 
     def _forget(self, attempt: Attempt) -> None:
@@ -377,17 +425,12 @@ class _Run:
 def unlike_published(
     videos: Mapping[str, int | None], records: Sequence[VideoRecord]
 ) -> list[VideoRecord]:
-    """Stored videos whose decoded frame count is not the published one."""
+    """Whole stored videos whose decoded frame count is not the published one."""
     return [
         record
         for record in records
         if record.status == "ok" and videos.get(record.video) not in (None, record.decoded_frames)
     ]
-
-
-def shorter_than_claimed(records: Sequence[VideoRecord]) -> list[VideoRecord]:
-    """Stored videos that gave fewer frames than their container claims: damaged in the middle, often."""
-    return [r for r in records if r.status == "ok" and r.decoded_frames < r.container_frames]
 
 
 def _settle_precision(backbone: Backbone, features: Path, dataset: str, place: Place) -> None:
@@ -407,14 +450,6 @@ def _settle_precision(backbone: Backbone, features: Path, dataset: str, place: P
         backbone.precision = "float16" if gpu else "float32"
         return
     log.info("Computing in %s (--precision auto).", backbone.choose_precision())
-
-
-def _not_found(video: str, candidates: Sequence[tuple[Path, Any]]) -> VideoRecord:
-    reason = "no video of that name"
-    if candidates:
-        names = ", ".join(str(path) for _, path in itertools.islice(candidates, 3))
-        reason = f"{len(candidates)} files could be meant: {names}"
-    return VideoRecord(video=video, status="missing", error=reason)
 
 
 def _run_block(backbone: Backbone, place: Place) -> dict[str, Any]:

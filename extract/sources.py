@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from decimal import Decimal
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from extract.files import sha256_of
 
@@ -47,3 +47,20 @@ def images_in(folder: Path) -> list[Path]:
 
 def _is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def source_text(path: PurePosixPath) -> str:
+    """A relative path as a store records it: bytes that are not UTF-8 as `\\xff`, so that it is UTF-8."""
+    return "".join(f"\\x{ord(c) - 0xDC00:02x}" if _is_byte(c) else c for c in path.as_posix())
+
+
+def source_path(text: str) -> PurePosixPath:
+    """The path that `source_text` recorded."""
+    return PurePosixPath(
+        re.sub(r"\\x([89a-f][0-9a-f])", lambda m: chr(0xDC00 + int(m[1], 16)), text)
+    )
+
+
+def _is_byte(character: str) -> bool:
+    """Whether Python put this character in the place of a byte that is not UTF-8."""
+    return "\udc80" <= character <= "\udcff"

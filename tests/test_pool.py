@@ -34,7 +34,7 @@ def long_video(folder: Path, frames: int = 200) -> tuple[str, Path]:
     return "long", path
 
 
-def collect(pool: DecoderPool) -> dict[str, np.ndarray]:
+def collect(pool: DecoderPool, broken: list[Broken] | None = None) -> dict[str, np.ndarray]:
     """Every video's frames, as the pool's contract gives them."""
     parts: dict[object, list[np.ndarray]] = {}
     finished = {}
@@ -45,6 +45,8 @@ def collect(pool: DecoderPool) -> dict[str, np.ndarray]:
             parts[event.attempt].append(event.images.copy())
         elif isinstance(event, Decoded):
             finished[event.attempt.video] = np.concatenate(parts[event.attempt])
+        elif isinstance(event, Broken) and broken is not None:
+            broken.append(event)
     return finished
 
 
@@ -74,7 +76,7 @@ def test_a_hung_decoder_is_replaced_and_the_run_goes_on(videos, tmp_path: Path) 
         broken = [event for event in events if isinstance(event, Broken)]
         assert [event.again for event in broken] == [True, False]
         assert all(event.attempt.video == "hang" for event in broken)
-        assert "gave no frame for 2 s and was stopped" in broken[0].reason
+        assert "made no progress for 2 s and was stopped" in broken[0].reason
         decoded = {event.attempt.video for event in events if isinstance(event, Decoded)}
         assert decoded == {video for video, _ in videos}
 
