@@ -273,7 +273,7 @@ class DecoderPool:
                     "complete is kept; run the same command again when the machine is less busy."
                 )
             self._workers[place] = self._spawn()
-            self._again.appendleft(attempt)
+            self._assign(self._workers[place], attempt)
             return []
         self._workers[place] = self._spawn()
         return [(self._give_up(attempt, reason, decoder), None)]
@@ -304,6 +304,8 @@ class DecoderPool:
         return _Worker(process, ours, ring, set(range(self._slots)))
 
     def _end(self, worker: _Worker) -> None:
+        if not worker.alive:
+            return
         worker.alive = False
         worker.process.kill()
         worker.process.join()
