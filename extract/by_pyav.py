@@ -17,7 +17,14 @@ import numpy as np
 from PIL import Image
 
 from extract.errors import DecodeError
-from extract.survey import Survey, choose_stream, convert, open_container, packets_of
+from extract.survey import (
+    Survey,
+    choose_stream,
+    convert,
+    open_container,
+    packets_of,
+    says_damage,
+)
 
 _PICTURE_IS_BROKEN = re.compile(
     r"error while decoding|concealing|damaged|invalid nal|missing reference|could not find ref|"
@@ -83,18 +90,12 @@ class PyavReader:
             video = choose_stream(container)
             video.codec_context.thread_count = 1
             broken_until: float | None = None
-            heard = len(log)  # what is said while opening is of no picture in particular
             try:
-                for packet in packets_of(container):
-                    self._tick()
-                    if (
-                        packet.stream.index != video.index
-                    ):  # a flushing packet has no index of its own
-                        continue
-                    time = _time_of(packet)
+                for packet, damaged in self._read(container, video, log):
+                    time, heard = _time_of(packet), len(log)
                     frames, failed = _decoded(packet)
-                    lines, heard = [text for _, _, text in log[heard:]], len(log)
-                    if failed or packet.is_corrupt or any(map(_PICTURE_IS_BROKEN.search, lines)):
+                    said = (text for _, _, text in log[heard:])
+                    if failed or damaged or any(map(_PICTURE_IS_BROKEN.search, said)):
                         broken_until = max(time, broken_until or time)
                     for frame in frames:
                         shown = _time_of(frame)
@@ -105,6 +106,38 @@ class PyavReader:
                         yield frame, broken_until is None
             except (av.FFmpegError, DecodeError) as error:
                 self._stopped = f"reading stops after frame {len(self._whole)} ({error})"
+
+    def _read(self, container: Any, video: Any, log: list[Any]) -> Iterator[tuple[Any, bool]]:
+        """The stream's packets, and whether the demuxer met damage just before or just after each.
+
+        A packet whose end was overwritten is noticed only when the next one cannot be found.
+        """
+        held, damage_before, damage, heard = None, False, False, len(log)
+        for packet in packets_of(container):
+            self._tick()
+            damage |= packet.is_corrupt or any(map(says_damage, log[heard:]))
+            heard = len(log)
+            if packet.stream.index != video.index:  # a flushing packet has no index of its own
+                continue
+            damage |= self._is_gap(held, packet)
+            if held is not None:
+                yield held, damage_before or damage
+            held, damage_before, damage = packet, damage, False
+        if held is not None:
+            damage |= self._survey.cut.startswith("cut off")  # wherever the cut went through it
+            yield held, damage_before or damage or any(map(says_damage, log[heard:]))
+
+    def _is_gap(self, before: Any, after: Any) -> bool:
+        """Whether packets between these two are lost, in a file that is known to be damaged."""
+        known = self._survey.broken or self._survey.cut
+        if not known or not self._survey.fps or before is None:
+            return False
+        if after.pos is not None and self._survey.follows.get(before.pos, after.pos) != after.pos:
+            return True
+        if before.dts is None or after.dts is None:
+            return False
+        step = float((after.dts - before.dts) * after.time_base)
+        return step * self._survey.fps > 1.5
 
     def _judge(self, first_broken: int | None) -> tuple[str, int]:
         survey = self._survey

@@ -6,6 +6,7 @@ PyAV (`why_not_decord`)? And is the file whole (`cut`, `broken`)? docs/decoding.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -39,9 +40,11 @@ _EXACT = {
 _EXACT_PIXELS = ("yuv420p", "yuvj420p")
 """Of others decord's conversion to RGB differs (10 bits: by up to 168 of 255 at edges, measured)."""
 _DURATION_IS_DECLARED = ("matroska", "flv", "asf")
+_REGULAR = ("mpeg", "mpegts", "asf")
+"""Containers in which a gap between packets is the only trace of some damage, and not a usual thing."""
 _BROKEN = re.compile(
-    r"read error|ebml number|exceeds containing|truncating packet|"
-    r"packet mismatch|bad header|invalid packet_length|resync|packet corrupt|partial file|"
+    r"read error|ebml number|invalid as first byte|exceeds containing|truncating packet|track number|"
+    r"packet mismatch|bad header|asf skip|invalid packet_length|resync|packet corrupt|partial file|"
     r"size mismatch|continuity|crc|corrupt",
     re.IGNORECASE,
 )
@@ -74,7 +77,9 @@ class Survey:
     """Why the file cannot be all that was recorded, in words."""
     broken: str = ""
     """What the demuxer found damaged, in words."""
-    why_not_decord: str = field(default="")
+    why_not_decord: str = ""
+    follows: dict[int, int] = field(default_factory=dict)
+    """Of a file whose index lists more than can be found: position of a packet -> that of the next."""
 
     @property
     def expected_frames(self) -> int:
@@ -99,9 +104,13 @@ def survey(path: Path, tick: Callable[[], None] = lambda: None) -> Survey:
         # Numbers, not the entries: those are views into memory that reading packets moves.
         listed = [(entry.pos, entry.size) for entry in video.index_entries if entry.size]
         _read_packets(container, video, found, tick)
-    errors = [text.strip() for _, _, text in log if _BROKEN.search(text)]
+    errors = [line[2].strip() for line in log if says_damage(line)]
     found.broken = found.broken or (errors[0] if errors else "")
     found.cut = _cut(path, found, len(listed), max((at + size for at, size in listed), default=0))
+    if found.packets < len(listed):
+        header = 8 if found.container == "avi" else 0
+        places = [at + header for at, _ in listed]
+        found.follows = dict(itertools.pairwise(places))
     if not found.packets:
         raise DecodeError(f"its {found.codec} stream has no packets{_because(found)}")
     found.why_not_decord = _why_not_decord(path, found)
@@ -127,13 +136,18 @@ def open_container(path: Path) -> Any:
             )
     except (av.FFmpegError, ValueError) as error:
         said = [text.strip() for _, _, text in log]
-        if any("moov atom not found" in text for text in said):
+        if any("moov atom not found" in text for text in said) and _is_mp4(path):
             raise DecodeError(
                 "cut off: its index (moov), which was to follow the frames, is not there. Get a whole copy"
             ) from error
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         reason = "; ".join([reason, *said[:1]])
         raise DecodeError(f"not a video that can be read: {reason}. {convert(path)}") from error
+
+
+def _is_mp4(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(8)[4:] in (b"ftyp", b"mdat", b"moov", b"free", b"wide", b"skip")
 
 
 def choose_stream(container: Any) -> Any:
@@ -159,6 +173,11 @@ def packets_of(container: Any) -> Iterator[Any]:
         except BlockingIOError:
             continue
     raise DecodeError("reading makes no progress: the file has no packets that can be found")
+
+
+def says_damage(line: tuple[int, str, str]) -> bool:
+    """Whether a line of FFmpeg's log (level, name, text) is about bytes that are not as they should be."""
+    return _BROKEN.search(line[2]) is not None
 
 
 def convert(path: Path) -> str:
@@ -201,6 +220,7 @@ def _why_not_these_streams(container: Any, video: Any, name: str) -> str:
 
 
 def _read_packets(container: Any, video: Any, found: Survey, tick: Callable[[], None]) -> None:
+    times: list[float] = []
     rules = PacketRules(found.codec, bytes(video.codec_context.extradata or b""))
     try:
         for packet in packets_of(container):
@@ -214,6 +234,8 @@ def _read_packets(container: Any, video: Any, found: Survey, tick: Callable[[], 
             if packet.stream_index != video.index:
                 continue
             found.packets += 1
+            if packet.dts is not None:
+                times.append(float(packet.dts * packet.time_base))
             if time is not None:
                 found.seconds = max(found.seconds, until)
             if packet.is_corrupt:
@@ -226,6 +248,21 @@ def _read_packets(container: Any, video: Any, found: Survey, tick: Callable[[], 
                 found.why_not_decord = rules.why_not_one_frame(bytes(packet))
     except (av.FFmpegError, DecodeError) as error:
         found.broken = f"reading stops after packet {found.packets} ({error})"
+    if found.container in _REGULAR and (gap := _gap(times)):
+        found.broken = found.broken or gap
+
+
+def _gap(times: list[float]) -> str:
+    """Where packets are missing from a stream that is otherwise regular, in words."""
+    steps = [after - before for before, after in itertools.pairwise(times)]
+    if not steps:
+        return ""
+    usual = sorted(steps)[len(steps) // 2]
+    regular = sum(abs(step - usual) < 0.1 * usual for step in steps)
+    widest = max(range(len(steps)), key=steps.__getitem__)
+    if regular < 0.9 * len(steps) or steps[widest] < 2.5 * usual:
+        return ""
+    return f"{steps[widest]:.2f} s are missing after packet {widest + 1}"
 
 
 def _cut(path: Path, found: Survey, listed: int, listed_end: int) -> str:

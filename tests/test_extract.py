@@ -20,10 +20,10 @@ from commands.progress import ExtractProgress
 from extract.backbone import Backbone, state_sha256
 from extract.config import ExtractConfig
 from extract.datasets import dataset_videos
-from extract.decode import FrameOptions, Video, check_file, kept_frames, prepare
+from extract.decode import FrameOptions, Video, kept_frames, prepare
 from extract.errors import ConfigError, DecodeError, WeightsError
 from extract.plan import Place
-from extract.run import Progress, extract, shorter_than_claimed, unlike_published
+from extract.run import Progress, extract, unlike_published
 from extract.store import FeatureStore
 from extract.synthetic import ACTIONS, make_collection
 
@@ -228,17 +228,6 @@ def test_bad_files_say_what_is_wrong(collection: Path, tmp_path: Path) -> None:
             list(Video(tmp_path / name, FrameOptions(resize=8, crop=8)).frames())
 
 
-def test_a_cut_avi_is_noticed(clips: Path, tmp_path: Path) -> None:
-    whole = next((clips / "ucf101" / "Archery").glob("*.avi"))
-    data = whole.read_bytes()
-    check_file(whole)
-    cut = tmp_path / "cut.avi"
-    cut.write_bytes(data[: len(data) // 2])
-    message = f"cut off: the AVI header says {len(data)} bytes, the file has"
-    with pytest.raises(DecodeError, match=message):
-        check_file(cut)
-
-
 def damaged_video(path: Path, *, cut: bool) -> None:
     """A hundred frames with the index in front; the last two fifths missing, or a fifth zeroed."""
     noise = np.random.default_rng(0).integers(0, 256, (100, 240, 320, 3), np.uint8)
@@ -256,21 +245,27 @@ def damaged_video(path: Path, *, cut: bool) -> None:
     path.write_bytes(data)
 
 
-def test_a_video_that_gives_less_than_it_claims_is_recorded(tmp_path: Path) -> None:
+def test_damaged_videos_are_refused_or_kept_as_far_as_they_are_whole(tmp_path: Path) -> None:
     damaged_video(tmp_path / "cut.mp4", cut=True)
     damaged_video(tmp_path / "hole.mp4", cut=False)
-    report = extract(
-        dataset="toy",
-        videos={"cut": 100, "hole": 100},
-        video_roots=[tmp_path],
-        features=tmp_path / "features",
-        options=ExtractConfig(**{**SMALL.__dict__, "frames_per_video": 3}),
+    arguments = dict(dataset="toy", videos={"cut": 100, "hole": 100}, video_roots=[tmp_path])
+    few = {**SMALL.__dict__, "frames_per_video": 3}
+    refused = extract(**arguments, features=tmp_path / "f", options=ExtractConfig(**few))
+    assert refused.index["totals"]["failed"] == 2
+    kept = extract(
+        **arguments, features=tmp_path / "f", options=ExtractConfig(**few, keep_damaged=True)
     )
-    cut = report.records["cut"]
-    assert cut.container_frames == 100 and 50 < cut.decoded_frames < 70
-    assert shorter_than_claimed([cut]) == unlike_published({"cut": 100}, [cut]) == [cut]
-    hole = report.records["hole"]
-    assert hole.status == "failed" and "hole.mp4: decoding failed (Check failed" in hole.error
+    assert kept.folder == refused.folder and kept.index["totals"]["damaged"] == 2
+    assert kept.index["complete"]
+    for video in ("cut", "hole"):
+        text, record = refused.records[video].error, kept.records[video]
+        assert "of 100 frames are missing or broken" in text and "--keep-damaged" in text
+        assert record.status == "damaged" and record.decoder == "pyav"
+        assert record.error and record.error in text
+        assert 50 < record.decoded_frames < 100 and record.frames == 3
+        assert record.missing_frames == 100 - record.decoded_frames
+    with FeatureStore(kept.folder) as store:
+        assert store.read("cut").shape[0] == 3
 
 
 def test_features_that_are_not_finite_are_refused_and_recorded(
