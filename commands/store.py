@@ -133,7 +133,8 @@ def _say_sample(
                 f"{folder} has no stored video to extract again. Run extract, or leave --sample out."
             )
         pairs = list(resample(store, videos, sample, weights=weights, device=device))
-        other = sum(store.records[pair.video].decoder == "decord" for pair in pairs)
+        by_decord = {v for v, record in store.records.items() if record.decoder == "decord"}
+        other = sum(pair.video in by_decord for pair in pairs)
     same = sum(pair.identical for pair in pairs)
     worst = max(pairs, key=lambda pair: pair.error)
     cosine = min(pair.cosine_min for pair in pairs)

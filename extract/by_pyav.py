@@ -112,12 +112,16 @@ class PyavReader:
 
         A packet whose end was overwritten is noticed only when the next one cannot be found.
         """
-        held, damage_before, damage, heard = None, False, False, len(log)
+        held = flush = None
+        damage_before, damage, heard = False, False, len(log)
         for packet in packets_of(container):
             self._tick()
             damage |= packet.is_corrupt or any(map(says_damage, log[heard:]))
             heard = len(log)
             if packet.stream.index != video.index:  # a flushing packet has no index of its own
+                continue
+            if packet.size == 0:
+                flush = packet
                 continue
             damage |= self._is_gap(held, packet)
             if held is not None:
@@ -126,6 +130,8 @@ class PyavReader:
         if held is not None:
             damage |= self._survey.cut.startswith("cut off")  # wherever the cut went through it
             yield held, damage_before or damage or any(map(says_damage, log[heard:]))
+        if flush is not None:
+            yield flush, False
 
     def _is_gap(self, before: Any, after: Any) -> bool:
         """Whether packets between these two are lost, in a file that is known to be damaged."""

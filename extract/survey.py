@@ -67,6 +67,8 @@ class Survey:
     claimed_seconds: float
     """Length that the header declares, where it does declare one."""
     packets: int = 0
+    listed: int = 0
+    """Packets in the index of a file that has one."""
     shown: int = 0
     """Packets that are not marked as to be discarded."""
     seconds: float = 0.0
@@ -86,7 +88,8 @@ class Survey:
         """How many frames a whole file would have, as well as can be told."""
         of_length = round(max(self.claimed_seconds, self.seconds) * self.fps)
         counted = self.claimed_frames if self.container in ("avi", "matroska", "flv", "asf") else 0
-        return max(self.shown, counted, of_length)
+        hidden = self.packets - self.shown
+        return max(self.shown, counted, of_length, self.listed - hidden)
 
 
 def survey(path: Path, tick: Callable[[], None] = lambda: None) -> Survey:
@@ -107,7 +110,8 @@ def survey(path: Path, tick: Callable[[], None] = lambda: None) -> Survey:
     errors = [line[2].strip() for line in log if says_damage(line)]
     found.broken = found.broken or (errors[0] if errors else "")
     found.cut = _cut(path, found, len(listed), max((at + size for at, size in listed), default=0))
-    if found.packets < len(listed):
+    found.listed = len(listed)
+    if found.packets < found.listed:
         header = 8 if found.container == "avi" else 0
         places = [at + header for at, _ in listed]
         found.follows = dict(itertools.pairwise(places))
@@ -273,7 +277,9 @@ def _cut(path: Path, found: Survey, listed: int, listed_end: int) -> str:
         all_there = found.container == "avi" and found.packets >= found.claimed_frames > 0
         if not all_there:
             return f"cut off: by its header the file would be {missing:,} bytes longer"
-    if listed_end > size or found.packets < listed:
+    if listed_end > size:
+        return f"cut off: only {found.packets} of the {listed} frames in its index lie in the file"
+    if found.packets < listed:
         return f"{found.packets} of the {listed} frames in its index can be found"
     no_index = listed < found.packets
     if found.container == "avi" and no_index and found.packets + 2 < found.claimed_frames:

@@ -326,7 +326,7 @@ def test_the_odd_files(clips: Path, tmp_path: Path, cli) -> None:
         failed = (folder / "failures.csv").read_text().splitlines()[1:]
         assert len(store.records) + len(failed) == len(files)
         # Without a video stream, without packets, encrypted, damaged (065) or no video at all.
-        assert len(failed) == 27
+        assert len(failed) == 23
         assert {record.decoder for record in store.records.values()} == {"decord", "pyav"}
     assert all("(tried twice)" in line for line in failed)
 
@@ -362,7 +362,8 @@ def test_verify_extracts_a_sample_again(root: Path, undisturbed, tmp_path: Path,
     assert result.exit_code == 0, result.output
     # The batch has another size here than the run's, so float32 may round otherwise.
     found = re.search(
-        r"3 extracted again: . equal to the byte, largest error (\S+) of", result.output
+        r"3 extracted again \(3 by PyAV .*\): . equal to the byte, largest error (\S+) of",
+        result.output,
     )
     assert found is not None and float(found[1]) < 1e-2, result.output
     result = cli(*sample, "--videos", root / "videos" / "day", "--weights", "random:1")
