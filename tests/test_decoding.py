@@ -27,6 +27,9 @@ from extract.survey import survey
 OPTIONS = FrameOptions(resize=96, crop=96)
 SMALL = dict(backbone="mobilenet_v3_small", weights="random:0", device="cpu", precision="float32")
 ALL = range(FRAMES)
+MOST_UNLIKE = 2
+"""MPEG-4 part 2 leaves the rounding of its inverse transform open: FFmpeg's releases, and its routines for
+other processors, differ by up to 2 of 255 in about one of 100,000 values (measured)."""
 
 
 def images_of(path: Path, **more) -> tuple[list[np.ndarray], Video]:
@@ -79,8 +82,9 @@ def test_every_frame_once_and_in_order(name: str, tmp_path: Path) -> None:
         assert numbers_of(images) == list(ALL)
     assert len(images) == FRAMES and video.facts.expected_frames == FRAMES
     assert decoder in (None, video.facts.decoder)
+    most = MOST_UNLIKE if name == "xvid.avi" else 0
     for image, expected in zip(images, by_plain_pyav(path)):
-        np.testing.assert_array_equal(image, expected)
+        np.testing.assert_allclose(image.astype(int), expected.astype(int), rtol=0, atol=most)
     video = Video(path, OPTIONS)
     assert sum(1 for _ in video.frames()) == FRAMES
     assert video.source().bytes == path.stat().st_size
@@ -359,11 +363,6 @@ def test_the_order_of_images(tmp_path: Path, names: list[str]) -> None:
     for number in random.Random(0).sample(range(len(names)), len(names)):
         save(tmp_path / "video", names[number], Image.fromarray(picture(grids()[number])))
     assert numbers_of(images_of(tmp_path / "video")[0]) == list(range(len(names)))
-
-
-MOST_UNLIKE = 2
-"""MPEG-4 part 2 leaves the rounding of its inverse transform open: FFmpeg's releases, and its routines for
-other processors, differ by up to 2 of 255 in about one of 100,000 values (measured)."""
 
 
 @pytest.mark.slow
