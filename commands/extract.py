@@ -22,7 +22,7 @@ from commands.options import (
 from commands.progress import ExtractProgress
 from commands.text import say
 from extract import datasets
-from extract.config import ExtractConfig
+from extract.config import CHANGED, ExtractConfig
 from extract.errors import first_of
 from extract.plan import place_of
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     metavar="[ID]",
     multiple=True,
     is_flag=False,
-    flag_value="changed",
+    flag_value=CHANGED,
     help="Extract a stored video again; without ID, all whose file is another one now.",
 )
 @options_of(ExtractConfig)

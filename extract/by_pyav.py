@@ -47,14 +47,15 @@ class PyavReader:
         self._whole = bytearray()
         self._stopped = ""
         first_broken = None
+        self.count = 0
         self.width, self.height = survey.width, survey.height
         for frame, whole in self._decode():
-            if whole and not any(self._whole[:1]):
+            if whole and not self.count:
                 self.width, self.height = _turned_size(frame)
             if not whole and first_broken is None:
                 first_broken = len(self._whole)
             self._whole.append(whole)
-        self.count = sum(self._whole)
+            self.count += whole
         self.fps, self.container_frames = survey.fps, survey.claimed_frames
         self.damage, self.missing_frames = self._judge(first_broken)
         if not self.count:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from extract.errors import ConfigError
 from extract.options import check_options, option
 
+CHANGED = "changed"
+"""Among the videos to extract again: all whose file is another one now."""
 PRESETS = {
     "ta3n": "shorter side 224, centre crop 224: how this field's published features were made",
     "torchvision": "the transforms published with the backbone's weights",

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from extract.backbone import Backbone
 from extract.changed import changed_sources
-from extract.config import ExtractConfig
+from extract.config import CHANGED, ExtractConfig
 from extract.errors import ConfigError, DecodeError, StoreError, first_of
 from extract.format import shard_numbers, store_folder
 from extract.index import StoreIndex
@@ -34,7 +34,6 @@ from extract.write import ShardWriter, explained
 
 log = logging.getLogger(__name__)
 
-CHANGED = "changed"
 _IN_FLIGHT = 3
 """Batches on a GPU at once: one computes, one is copied there, one is copied back."""
 
