@@ -18,7 +18,7 @@ from commands.extract import extract_command
 from commands.manifest import manifest_group
 from commands.store import store_group
 from commands.text import shown_lines
-from extract.errors import ConfigError, Ma2lError
+from store.errors import ConfigError, Ma2lError
 
 
 class _Formatter(logging.Formatter):

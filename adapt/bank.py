@@ -21,9 +21,9 @@ from torch import Tensor
 from adapt.config import BANKS
 from adapt.parallel import world
 from adapt.sampling import centred, jittered
-from extract.errors import ConfigError
-from extract.manifest import Video
-from extract.store import FeatureStore
+from store.errors import ConfigError
+from store.manifest import Video
+from store.read import FeatureStore
 
 _FLOAT16 = 2
 _RELEASE_BYTES = 1 << 26

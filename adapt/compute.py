@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import logging
-import sys
 import time
 from pathlib import Path
 
@@ -14,10 +12,10 @@ from torch import Tensor
 
 from adapt.config import AdaptConfig
 from adapt.runs import RunFolder
+from store.machine import device_name
 
 log = logging.getLogger(__name__)
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _PAYS = 1.25
 """bfloat16 rounds more: it has to be that much faster."""
 
@@ -53,17 +51,13 @@ def autocast(compute: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=compute == "bfloat16")
 
 
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory for the next step instead of returning it to the system.
+def pick_device(asked: str, local_rank: int = 0) -> torch.device:
+    """The device that `store.machine.device_name` names.
 
-    A step of full size allocates gigabytes of gradients and frees them; faulting fresh pages in cost
-    half the time of the weight gradients on a CPU. Changes no number. Other C libraries: no effect.
+    Raises:
+        ConfigError: cuda is asked for and absent.
     """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(_M_MMAP_MAX, 0)
-            mallopt(_M_TRIM_THRESHOLD, -1)
+    return torch.device(device_name(asked, torch.cuda.device_count(), local_rank))
 
 
 def _seconds(x: Tensor, w: Tensor) -> float:

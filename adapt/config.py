@@ -8,8 +8,8 @@ from typing import Any
 
 from adapt.geometry import Geometry
 from adapt.presets import BENCHMARKS, DEFAULT_PRESETS, METHOD_SETTINGS, PAIR_SETTINGS, PRESETS
-from extract.errors import ConfigError
-from extract.options import check_options, option
+from store.errors import ConfigError
+from store.options import check_options, option
 
 METHODS = tuple(DEFAULT_PRESETS)
 BANKS = ("auto", "device", "host", "mapped")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from extract.errors import StoreError, first_of
-from extract.format import config_differences
-from extract.manifest import Video
-from extract.store import FeatureStore
+from store.errors import StoreError, first_of
+from store.format import config_differences
+from store.manifest import Video
+from store.read import FeatureStore
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,16 @@ import torch
 
 from adapt import parallel
 from adapt.bank import choose_bank, load_bank, needed_bytes
-from adapt.compute import keep_freed_memory
 from adapt.config import AdaptConfig
 from adapt.data import labels_of
 from adapt.evaluate import Accuracy, accuracy, predict, take_statistics
 from adapt.inputs import Loaded, Places, class_names, videos_of
 from adapt.runs import RunFolder
 from adapt.train import State, batch_sizes, train
-from extract.datasets import dataset_of, manifest_path
-from extract.errors import RunError, StoreError
-from extract.store import FeatureStore
+from store.datasets import dataset_of, manifest_path
+from store.errors import RunError, StoreError
+from store.machine import keep_freed_memory
+from store.read import FeatureStore
 
 log = logging.getLogger(__name__)
 

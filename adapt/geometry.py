@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from extract.errors import ConfigError
+from store.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from adapt.config import AdaptConfig
 from adapt.data import available, choose_stores, labels_of
 from adapt.runs import Inputs
 from adapt.train import TrainingData
-from extract.datasets import dataset_of, manifest_path
-from extract.errors import StoreError, first_of
-from extract.manifest import Video, classes_of, read_manifest
-from extract.store import FeatureStore, find_stores
+from store.datasets import dataset_of, manifest_path
+from store.errors import StoreError, first_of
+from store.manifest import Video, classes_of, read_manifest
+from store.read import FeatureStore, find_stores
 
 log = logging.getLogger(__name__)
 

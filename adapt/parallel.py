@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from extract.errors import ConfigError, Ma2lError, RunError
+from store.errors import ConfigError, Ma2lError, RunError
 
 log = logging.getLogger(__name__)
 

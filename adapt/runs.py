@@ -29,11 +29,11 @@ from adapt import methods
 from adapt.config import AdaptConfig
 from adapt.environment import environment
 from adapt.evaluate import Accuracy
-from extract.errors import ConfigError, RunError
-from extract.files import replacing, write_text
-from extract.format import config_differences
-from extract.locks import LOCK, folder_lock
-from extract.manifest import Video
+from store.errors import ConfigError, RunError
+from store.files import replacing, write_text
+from store.format import config_differences
+from store.locks import LOCK, folder_lock
+from store.manifest import Video
 
 _PARTIAL = re.compile(r"\..+\.partial")
 

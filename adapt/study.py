@@ -17,7 +17,7 @@ from adapt.experiment import adapt
 from adapt.geometry import Geometry
 from adapt.inputs import Loaded
 from adapt.runs import SELECTION, RunFolder
-from extract.files import write_text
+from store.files import write_text
 
 OnEpoch = Callable[[AdaptConfig, int, dict[str, Any]], None]
 

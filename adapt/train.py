@@ -17,7 +17,7 @@ from adapt.compute import autocast
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, Stream, TargetBatch, class_balanced, shuffled
 from adapt.schedule import annealed, generator, named_seed, ramp
-from extract.errors import RunError
+from store.errors import RunError
 
 _PER_CLASS: Mapping[str, Callable[[Iterable[int]], int]] = {
     "smallest-class": min,

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from adapt.bank import Bank, FeatureBank, MappedBank, sample
-from adapt.compute import autocast, keep_freed_memory
+from adapt.compute import autocast
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
 from adapt.discriminators import domain_losses
@@ -32,12 +32,12 @@ from adapt.schedule import generator
 from adapt.train import State, TrainingData, step
 from benchmarks.loop import LoopBranch
 from benchmarks.timing import COLUMNS, Timed, Times, interleaved, limits, table
-from extract.device import pick_device
-from extract.manifest import Video
-from extract.records import VideoRecord
-from extract.store import FeatureStore
-from extract.tables import write_index
-from extract.write import ShardWriter
+from store.machine import keep_freed_memory, pick_device
+from store.manifest import Video
+from store.read import FeatureStore
+from store.records import VideoRecord
+from store.tables import write_index
+from store.write import ShardWriter
 
 COEFFICIENT = 0.5
 VIDEOS, FRAMES, BACKBONE, CLASSES = 128, 100, 2048, 12

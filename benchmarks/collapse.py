@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 
 from adapt.bank import Bank, sample
-from adapt.compute import keep_freed_memory
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch, labels_of
 from adapt.discriminators import domains_of
@@ -43,6 +42,7 @@ from benchmarks.planted_gap import (
     read_features,
     write_problem,
 )
+from store.machine import keep_freed_memory
 
 GAPS = {"constant": Gap(), "growing": Gap(drift=1.0, background=0.8)}
 LETTER = {"bound": "none", "adversarial_weight": 1.0, "entropy_reduction": "sum"}

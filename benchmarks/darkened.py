@@ -33,10 +33,10 @@ from benchmarks.common import (
     table,
 )
 from extract.from_folders import from_folders
-from extract.manifest import Video
-from extract.own_benchmarks import write_benchmark
 from extract.synthetic import write_video
 from extract.videos import find_videos
+from store.manifest import Video
+from store.own_benchmarks import write_benchmark
 
 SOURCE_ACTORS = ("daria", "denis", "eli", "ido", "ira")
 FPS = 25

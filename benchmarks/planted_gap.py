@@ -31,11 +31,11 @@ from benchmarks.common import (
     table,
     working_folder,
 )
-from extract.format import store_folder
-from extract.manifest import Video, write_manifest
-from extract.records import VideoRecord
-from extract.tables import write_index
-from extract.write import ShardWriter
+from store.format import store_folder
+from store.manifest import Video, write_manifest
+from store.records import VideoRecord
+from store.tables import write_index
+from store.write import ShardWriter
 
 BENCHMARK, SOURCE, TARGET = "planted-gap", "plain", "shifted"
 LABELLED_TARGET = "shifted-labelled"

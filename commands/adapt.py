@@ -19,9 +19,9 @@ from adapt.presets import DEFAULT_PRESETS, PRESETS
 from commands.options import DEVICE, RunOptions, options_of, run_options
 from commands.progress import AdaptProgress
 from commands.text import say
-from extract import datasets
-from extract.errors import ConfigError, RunError
-from extract.plan import place_of
+from store import datasets
+from store.errors import ConfigError, RunError
+from store.machine import process_of
 
 if TYPE_CHECKING:
     from adapt.evaluate import Accuracy
@@ -102,10 +102,9 @@ def _ready(
 ) -> Iterator[_Ready]:
     """Join the processes, look at the folders, load the features."""
     from adapt import parallel
-    from adapt.compute import resolve
+    from adapt.compute import pick_device, resolve
     from adapt.inputs import Places, load
     from adapt.runs import RunFolder
-    from extract.device import pick_device
 
     def check() -> dict[str, Any]:
         if not options.resume:  # before anything large is loaded
@@ -113,7 +112,7 @@ def _ready(
                 RunFolder(run).refuse_used()
         return dataclasses.asdict(resolve(config, where, folder))
 
-    where = pick_device(options.device, place_of(os.environ).local_rank)
+    where = pick_device(options.device, process_of(os.environ).local_rank)
     places = Places(
         features=options.features,
         manifests=options.root,
@@ -180,9 +179,9 @@ def evaluate_command(run: Path, features: Path | None, root: Path | None, device
     Example:
       python cli.py evaluate runs/ucf-hmdb/ma2l-td-tuned-seed0-20260101-120000
     """
+    from adapt.compute import pick_device
     from adapt.experiment import evaluate
     from adapt.runs import RunFolder
-    from extract.device import pick_device
 
     folder = RunFolder(run)
     config, result = evaluate(folder, pick_device(device), features, root)

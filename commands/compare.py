@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 
 from commands.text import say
-from extract.compare import Pair, compare
-from extract.errors import first_of
-from extract.format import config_differences
-from extract.store import FeatureStore
+from store.compare import Pair, compare
+from store.errors import first_of
+from store.format import config_differences
+from store.read import FeatureStore
 
 RUN_FACTS = ("weights", "device", "torch", "torchvision")
 """What of a store's run block may explain a difference."""

@@ -21,10 +21,10 @@ from commands.options import (
 )
 from commands.progress import ExtractProgress
 from commands.text import say
-from extract import datasets
 from extract.config import CHANGED, ExtractConfig
-from extract.errors import first_of
-from extract.plan import place_of
+from store import datasets
+from store.errors import first_of
+from store.machine import process_of
 
 if TYPE_CHECKING:
     from extract.run import Report
@@ -67,17 +67,17 @@ def extract_command(
     config = ExtractConfig(**options)
     listed = datasets.dataset_videos(dataset, root)
     folders = video_folders(dataset, videos)
-    place = place_of(os.environ, config.rank, config.world)
+    process = process_of(os.environ, config.rank, config.world)
     from extract.run import extract
 
-    with _StopSignals() as signals, ExtractProgress(dataset, place) as progress:
+    with _StopSignals() as signals, ExtractProgress(dataset, process) as progress:
         report = extract(
             dataset=dataset,
             videos=listed,
             video_roots=folders,
             features=features,
             options=config,
-            place=place,
+            process=process,
             redo=redo,
             on_progress=progress,
             stopped=signals.stopped,

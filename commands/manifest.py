@@ -16,12 +16,12 @@ from commands.options import (
     VIDEOS,
     video_folders,
 )
-from extract import datasets
-from extract.errors import ConfigError, ManifestError, first_of, printable
 from extract.from_folders import DEFAULT_RULE, SplitRule, from_folders
-from extract.ids import is_plain_name
-from extract.manifest import Video, read_manifest
-from extract.own_benchmarks import refuse_name_clash, write_benchmark
+from store import datasets
+from store.errors import ConfigError, ManifestError, first_of, printable
+from store.ids import is_plain_name
+from store.manifest import Video, read_manifest
+from store.own_benchmarks import refuse_name_clash, write_benchmark
 
 
 @click.group("manifest")

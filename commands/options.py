@@ -13,8 +13,8 @@ import click
 
 from adapt.config import BANKS, AdaptConfig
 from adapt.presets import BENCHMARKS, METHOD_SETTINGS, PRESETS
-from extract import datasets
-from extract.errors import ManifestError, printable
+from store import datasets
+from store.errors import ManifestError, printable
 
 SOME_FAILED = 3
 """Exit code: done, but some videos are missing or failed."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from adapt.config import AdaptConfig
-from extract.plan import Place
+from store.machine import Process
 
 if TYPE_CHECKING:
     from extract.run import Progress
@@ -53,8 +53,8 @@ class _Lines:
 class ExtractProgress(_Lines):
     """Videos, frames a second, what the pipeline waits for, and the time left."""
 
-    def __init__(self, dataset: str, place: Place) -> None:
-        rank = f" (rank {place.rank} of {place.world})" if place.world > 1 else ""
+    def __init__(self, dataset: str, process: Process) -> None:
+        rank = f" (rank {process.rank} of {process.world})" if process.world > 1 else ""
         super().__init__(dataset + rank)
         self._shown = 0.0
 

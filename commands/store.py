@@ -11,14 +11,14 @@ import click
 from commands.compare import compare_command
 from commands.options import DEVICE, FEATURES, MANIFESTS
 from commands.text import say
-from extract.check import CHECKS, verify
 from extract.check_sources import sources_in
-from extract.contents import Kind, Problem
-from extract.datasets import dataset_videos
-from extract.errors import ConfigError, StoreError, first_of
-from extract.format import FAILURES, read_records
-from extract.inventory import Summary, store_folders, summarise
-from extract.store import FeatureStore
+from store.check import CHECKS, verify
+from store.contents import Kind, Problem
+from store.datasets import dataset_videos
+from store.errors import ConfigError, StoreError, first_of
+from store.format import FAILURES, read_records
+from store.inventory import Summary, store_folders, summarise
+from store.read import FeatureStore
 
 EXAMPLES = 3
 """How many problems of a kind are shown."""
@@ -172,7 +172,7 @@ def store_prune(folder: Path, dry_run: bool, root: Path) -> None:
     Example:
       python cli.py store prune features/ucf101 --dry-run
     """
-    from extract.rewrite import drop_videos
+    from store.rewrite import drop_videos
 
     for path in store_folders(folder):
         with FeatureStore(path) as store:

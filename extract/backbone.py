@@ -23,8 +23,8 @@ from torchvision.transforms import functional as F
 
 from extract.config import ExtractConfig
 from extract.decode import DECODER, FrameOptions
-from extract.device import pick_device
-from extract.errors import ConfigError, WeightsError
+from store.errors import ConfigError, WeightsError
+from store.machine import device_name
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -50,7 +50,9 @@ class Backbone:
             WeightsError: the weights cannot be found, read or used.
         """
         self.options = options
-        self.device = pick_device(options.device, local_rank)
+        self.device = torch.device(
+            device_name(options.device, torch.cuda.device_count(), local_rank)
+        )
         torch.backends.cudnn.allow_tf32 = False  # on by default, but float32 is to mean float32
         self.batch = options.batch or (128 if self.device.type == "cuda" else 16)
         model, self._digest, self.weights_note = _load_model(options.backbone, options.weights)

@@ -14,8 +14,8 @@ from typing import Any
 
 from PIL import Image
 
-from extract.errors import DecodeError
 from extract.survey import Survey
+from store.errors import DecodeError
 
 _NO_COPY = 1e-9
 """Share of made-up frames that is tolerated: below one frame of any video, but not decord's "off"."""

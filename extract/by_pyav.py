@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from extract.demux import choose_stream, convert, open_container, packets_of, says_damage
-from extract.errors import DecodeError
 from extract.survey import Survey
+from store.errors import DecodeError
 
 _PICTURE_IS_BROKEN = re.compile(
     r"error while decoding|concealing|damaged|invalid nal|missing reference|could not find ref|"

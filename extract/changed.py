@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from extract.records import VideoRecord
 from extract.sources import images_in, size_and_sha256_of
 from extract.videos import VideoFolder
+from store.records import VideoRecord
 
 
 def changed_sources(found: VideoFolder, records: Iterable[VideoRecord]) -> list[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from extract.check import Check
-from extract.contents import Contents, Kind, Problem
-from extract.records import VideoRecord
 from extract.sources import size_and_sha256_of, source_path
+from store.check import Check
+from store.contents import Contents, Kind, Problem
+from store.records import VideoRecord
 
 
 def sources_in(roots: Sequence[Path]) -> Check:

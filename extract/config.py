@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from extract.errors import ConfigError
-from extract.options import check_options, option
+from store.errors import ConfigError
+from store.options import check_options, option
 
 CHANGED = "changed"
 """Among the videos to extract again: all whose file is another one now."""

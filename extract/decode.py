@@ -19,10 +19,10 @@ from PIL import Image
 
 from extract.by_decord import DecordReader, Inexact
 from extract.by_pyav import PyavReader
-from extract.errors import DecodeError
 from extract.images import ImageFolder
 from extract.sources import images_in, size_and_sha256_of
 from extract.survey import survey
+from store.errors import DecodeError
 
 DECODER = "decord where exact, else pyav"
 """The policy, as a store's config names it; what read a video stands in its record."""

@@ -10,7 +10,7 @@ from typing import Any
 import av
 import av.logging
 
-from extract.errors import DecodeError
+from store.errors import DecodeError
 
 # fmt: off
 CONTAINERS = (

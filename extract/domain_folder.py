@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from extract.errors import ManifestError, first_of, printable
-from extract.ids import check_id, text_of
 from extract.videos import Survey, left_out_note, name_of, survey
+from store.errors import ManifestError, first_of, printable
+from store.ids import check_id, text_of
 
 _LEVELS = {
     **dict.fromkeys(("train", "training"), "train"),

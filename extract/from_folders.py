@@ -13,8 +13,8 @@ from itertools import combinations
 from pathlib import Path
 
 from extract.domain_folder import DomainFolder, read_domain
-from extract.errors import ConfigError, ManifestError, first_of, printable
-from extract.manifest import SPLITS, Video
+from store.errors import ConfigError, ManifestError, first_of, printable
+from store.manifest import SPLITS, Video
 
 _TRIES = 50
 

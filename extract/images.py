@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from extract.errors import DecodeError
 from extract.sources import images_in
+from store.errors import DecodeError
 
 _OF_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from extract.decode import FrameOptions, SourceFacts, VideoFacts
-from extract.errors import DecodeError
 from extract.ring import SLOT_FRAMES, Ring
 from extract.worker import serve
+from store.errors import DecodeError
 
 _MOST_FAILED_STARTS = 3
 _SECONDS_TO_START = 60.0

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from extract.backbone import Backbone
-from extract.compare import Pair, compare_features
 from extract.config import ExtractConfig
 from extract.decode import DECODER
-from extract.errors import DecodeError, StoreError
-from extract.format import config_differences
 from extract.pool import Attempt, Broken, Decoded, DecoderPool, Frames, Restarted
-from extract.store import FeatureStore
 from extract.videos import VideoFolder
+from store.compare import Pair, compare_features
+from store.errors import DecodeError, StoreError
+from store.format import config_differences
+from store.read import FeatureStore
 
 
 def resample(

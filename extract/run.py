@@ -21,16 +21,17 @@ from torch import Tensor
 from extract.backbone import Backbone
 from extract.changed import changed_sources
 from extract.config import CHANGED, ExtractConfig
-from extract.errors import ConfigError, DecodeError, StoreError, first_of
-from extract.format import shard_numbers, store_folder
-from extract.index import StoreIndex
-from extract.plan import Place, plan_shards, shard_number
+from extract.plan import plan_shards, shard_number
 from extract.pool import Attempt, Decoded, DecoderPool, Event, Frames, Opened, Restarted
-from extract.records import VideoRecord
-from extract.rewrite import drop_videos
 from extract.sources import source_text
 from extract.videos import VideoFolder
-from extract.write import ShardWriter, explained
+from store.errors import ConfigError, DecodeError, StoreError, first_of
+from store.format import shard_numbers, store_folder
+from store.index import StoreIndex
+from store.machine import Process
+from store.records import VideoRecord
+from store.rewrite import drop_videos
+from store.write import ShardWriter, explained
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def extract(
     video_roots: Sequence[Path],
     features: Path,
     options: ExtractConfig,
-    place: Place | None = None,
+    process: Process | None = None,
     redo: Collection[str] = (),
     on_progress: Callable[[Progress], None] = lambda progress: None,
     stopped: Callable[[], bool] = lambda: False,
@@ -88,7 +89,7 @@ def extract(
     Args:
         dataset: names the folder below `features`.
         videos: listed ids -> published frame count or None.
-        place: which part of the shards is this process's; None: all.
+        process: which of the processes that share the shards this one is; None: the only one.
         redo: stored videos to extract again; `CHANGED` means those that have another file now.
         on_progress: called after every batch.
         stopped: asked often; once true, the run ends early and keeps what is complete.
@@ -96,19 +97,19 @@ def extract(
     Raises:
         Ma2lError: nothing can be extracted at all. A single bad video is recorded instead.
     """
-    place = place or Place()
+    process = process or Process()
     found = VideoFolder(video_roots, options.input)
-    backbone = Backbone(options, local_rank=place.local_rank)
-    _settle_precision(backbone, features, dataset, place)
+    backbone = Backbone(options, local_rank=process.local_rank)
+    _settle_precision(backbone, features, dataset, process)
     folder = store_folder(features, dataset, backbone.config)
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     index = StoreIndex(folder, dataset, backbone.config, backbone.width)
     changed = changed_sources(found, (r for v, r in index.stored.items() if v in videos))
-    if again := _to_redo(redo, changed, index, place):
+    if again := _to_redo(redo, changed, index, process):
         drop_videos(folder, again, pending=True)
         index = StoreIndex(folder, dataset, backbone.config, backbone.width)
-    run = _Run(backbone, index, videos, place, _run_block(backbone, place), on_progress)
+    run = _Run(backbone, index, videos, process, _run_block(backbone, process), on_progress)
     todo = run.plan(found, options.limit)
     with DecoderPool(
         ((video, root / path) for video, (root, path) in todo.items()),
@@ -135,9 +136,9 @@ def extract(
 
 
 def _to_redo(
-    redo: Collection[str], changed: Sequence[str], index: StoreIndex, place: Place
+    redo: Collection[str], changed: Sequence[str], index: StoreIndex, process: Process
 ) -> frozenset[str]:
-    if redo and place.world > 1:
+    if redo and process.world > 1:
         raise ConfigError("--redo takes videos out of the store first: run it in one process.")
     named = set(redo) - {CHANGED}
     unknown = sorted(named - index.stored.keys())
@@ -177,14 +178,14 @@ class _Run:
         backbone: Backbone,
         index: StoreIndex,
         videos: Mapping[str, int | None],
-        place: Place,
+        process: Process,
         run: dict[str, Any],
         on_progress: Callable[[Progress], None],
     ) -> None:
         self.begin = time.monotonic()
         self.failures: dict[str, VideoRecord] = {}
         self.videos_done = self.stored = self.frames_done = 0
-        self._backbone, self._index, self._videos, self._place = backbone, index, videos, place
+        self._backbone, self._index, self._videos, self._process = backbone, index, videos, process
         self._run, self._on_progress = run, on_progress
         self._shards: dict[str, _Shard] = {}
         self._sources: dict[str, str] = {}
@@ -204,7 +205,7 @@ class _Run:
         groups = plan_shards(self._videos)
         standing = shard_numbers(self._index.folder)
         todo: dict[str, tuple[Path, Any]] = {}
-        for group in range(self._place.rank, len(groups), self._place.world):
+        for group in range(self._process.rank, len(groups), self._process.world):
             shard = _Shard(shard_number(group, len(groups), standing), set())
             for video in groups[group]:
                 if video in self._index.stored:
@@ -432,7 +433,7 @@ def unlike_published(
     ]
 
 
-def _settle_precision(backbone: Backbone, features: Path, dataset: str, place: Place) -> None:
+def _settle_precision(backbone: Backbone, features: Path, dataset: str, process: Process) -> None:
     """For `auto`: what a store of any data set that stands here was made with, else by the device.
 
     Source and target must be alike to be used together, whatever a probe says on the day.
@@ -445,19 +446,19 @@ def _settle_precision(backbone: Backbone, features: Path, dataset: str, place: P
         if any((other / name).is_dir() for other in features.glob("*")):
             log.info("Computing in %s, as %s before (--precision auto).", backbone.precision, name)
             return
-    if place.world > 1:  # several processes must agree, and probes may differ
+    if process.world > 1:  # several processes must agree, and probes may differ
         backbone.precision = "float16" if gpu else "float32"
         return
     log.info("Computing in %s (--precision auto).", backbone.choose_precision())
 
 
-def _run_block(backbone: Backbone, place: Place) -> dict[str, Any]:
+def _run_block(backbone: Backbone, process: Process) -> dict[str, Any]:
     gpu = backbone.device.type == "cuda"
     return {
         "weights": backbone.weights_note,
         "device": torch.cuda.get_device_name(backbone.device) if gpu else "cpu",
         "batch": backbone.batch,
-        "processes": place.world,
+        "processes": process.world,
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "python": platform.python_version(),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 
-from extract.files import sha256_of
+from store.files import sha256_of
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset((

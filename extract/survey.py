@@ -17,8 +17,8 @@ import av.logging
 
 from extract.containers import bytes_missing
 from extract.demux import choose_stream, open_container, packets_of, says_damage
-from extract.errors import DecodeError
 from extract.packets import PacketRules
+from store.errors import DecodeError
 
 _EXACT = {
     "avi": ("mpeg4", "h264", "msmpeg4v2", "msmpeg4v3", "mjpeg"),

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from extract.errors import ManifestError, first_of, printable
-from extract.ids import nfc, text_of
 from extract.sources import IMAGE_SUFFIXES
 from extract.walk import Walk
+from store.errors import ManifestError, first_of, printable
+from store.ids import nfc, text_of
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset((

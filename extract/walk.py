@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from extract.errors import ManifestError, printable
+from store.errors import ManifestError, printable
 
 _SIDE_FOLDERS = frozenset(
     name.casefold()

@@ -23,8 +23,8 @@ import numpy as np
 
 from extract.by_decord import Inexact
 from extract.decode import FrameOptions, SourceFacts, Video
-from extract.errors import DecodeError
 from extract.ring import SLOT_FRAMES, open_ring
+from store.errors import DecodeError
 
 
 def serve(pipe: Connection, ring: str, shape: tuple[int, ...], options: FrameOptions) -> None:

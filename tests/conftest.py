@@ -12,11 +12,11 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from extract.format import store_folder
-from extract.manifest import Video, write_manifest
-from extract.records import VideoRecord
-from extract.tables import write_index
-from extract.write import ShardWriter
+from store.format import store_folder
+from store.manifest import Video, write_manifest
+from store.records import VideoRecord
+from store.tables import write_index
+from store.write import ShardWriter
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"

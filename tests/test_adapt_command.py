@@ -15,7 +15,7 @@ import torch
 from conftest import CONFIG, make_store, toy_arguments
 
 from adapt.config import AdaptConfig
-from extract.manifest import read_manifest, write_manifest
+from store.manifest import read_manifest, write_manifest
 
 OPTIONS = """
 features manifests store allow-missing run device bank resume checkpoint-every seeds

@@ -19,11 +19,11 @@ from conftest import CONFIG, REPOSITORY, VideoRecord, make_store, store_folder, 
 from adapt import bank as banks
 from adapt.bank import MappedBank, choose_bank, load_bank, needed_bytes, sample
 from adapt.schedule import generator
-from extract import checksums
-from extract.datasets import MANIFESTS
-from extract.errors import ConfigError, StoreError
-from extract.manifest import Video, read_manifest
-from extract.store import FeatureStore
+from store import checksums
+from store.datasets import MANIFESTS
+from store.errors import ConfigError, StoreError
+from store.manifest import Video, read_manifest
+from store.read import FeatureStore
 
 CPU = torch.device("cpu")
 GB = 1_000_000_000

@@ -38,9 +38,9 @@ from benchmarks.planted_gap import (
     planted_gap,
     write_problem,
 )
-from extract.manifest import read_manifest
-from extract.store import find_stores
 from extract.synthetic import write_video
+from store.manifest import read_manifest
+from store.read import find_stores
 
 COUNTS = (7, 12, 9)
 FRAMES, WIDTH = 25, 6

@@ -18,16 +18,16 @@ import numpy as np
 import pytest
 from conftest import CONFIG, REPOSITORY, make_store
 
-from extract import compare as comparing
-from extract.check import CHECKS, verify
 from extract.check_sources import sources_in
-from extract.contents import Kind
-from extract.errors import StoreError
-from extract.format import store_folder
-from extract.records import VideoRecord
-from extract.store import FeatureStore
-from extract.tables import write_index
-from extract.write import ShardWriter
+from store import compare as comparing
+from store.check import CHECKS, verify
+from store.contents import Kind
+from store.errors import StoreError
+from store.format import store_folder
+from store.read import FeatureStore
+from store.records import VideoRecord
+from store.tables import write_index
+from store.write import ShardWriter
 
 WIDTH = 6
 IDS = ["#1 [x] (y) & z!", "-7Y7_0", "walk/001", "walk/002", "naïve+"]
@@ -629,7 +629,7 @@ def test_every_store_command_shows_an_example(cli) -> None:
 
 def test_checking_needs_neither_torch_nor_decord() -> None:
     code = (
-        "import sys, extract.check, extract.check_sources, extract.compare, extract.inventory;"
+        "import sys, store.check, extract.check_sources, store.compare, store.inventory;"
         "sys.exit(bool({'torch', 'torchvision', 'decord'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0

@@ -19,6 +19,7 @@ from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
 from adapt.train import State, TrainingData, step
 from benchmarks import adapt as step_benchmark
+from store import machine
 
 CPU = torch.device("cpu")
 
@@ -173,7 +174,7 @@ def test_keeping_memory_changes_no_number() -> None:
     for _ in range(2):
         config, state, source, target = make_state()
         results.append(step(config, state, source, target, 0.5))
-        compute.keep_freed_memory()
+        machine.keep_freed_memory()
     assert results[0] == results[1]
 
 

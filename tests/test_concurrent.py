@@ -16,18 +16,18 @@ import pytest
 from conftest import CONFIG, REPOSITORY, make_store
 from test_check import matrix
 
-from extract import locks, rewrite, store
-from extract import tables as indexing
-from extract.check import CHECKS, verify
-from extract.contents import Kind
-from extract.errors import StoreError
-from extract.files import write_text
-from extract.format import read_index, shards_in, store_folder
-from extract.index import StoreIndex
-from extract.inventory import summarise
-from extract.records import VideoRecord
-from extract.store import FeatureStore
-from extract.write import ShardWriter, claiming
+from store import locks, rewrite, store
+from store import tables as indexing
+from store.check import CHECKS, verify
+from store.contents import Kind
+from store.errors import StoreError
+from store.files import write_text
+from store.format import read_index, shards_in, store_folder
+from store.index import StoreIndex
+from store.inventory import summarise
+from store.read import FeatureStore
+from store.records import VideoRecord
+from store.write import ShardWriter, claiming
 
 RUN = {"weights": "none"}
 
@@ -144,9 +144,9 @@ import fcntl, random, sys, time
 fcntl.flock = lambda *_: None
 from pathlib import Path
 import numpy as np
-from extract.records import VideoRecord
-from extract.index import StoreIndex
-from extract.write import ShardWriter
+from store.records import VideoRecord
+from store.index import StoreIndex
+from store.write import ShardWriter
 folder, rank, world, count = Path(sys.argv[1]), *map(int, sys.argv[2:])
 config = {"backbone": "fake", "weights_sha256": "0" * 64, "stride": 1}
 listed = [f"v{i}" for i in range(2 * count)]

@@ -14,15 +14,15 @@ import pytest
 from counted import FRAMES, grids, numbers_of, picture, trim, write
 from PIL import Image
 
-from extract.check import CHECKS, verify
 from extract.check_sources import sources_in
 from extract.config import ExtractConfig
 from extract.decode import FrameOptions, Video
-from extract.errors import DecodeError, StoreError
 from extract.pool import Broken, Decoded, DecoderPool
 from extract.run import extract
-from extract.store import FeatureStore
 from extract.survey import survey
+from store.check import CHECKS, verify
+from store.errors import DecodeError, StoreError
+from store.read import FeatureStore
 
 OPTIONS = FrameOptions(resize=96, crop=96)
 SMALL = dict(backbone="mobilenet_v3_small", weights="random:0", device="cpu", precision="float32")

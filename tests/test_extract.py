@@ -19,13 +19,13 @@ from torchvision import transforms
 from commands.progress import ExtractProgress
 from extract.backbone import Backbone, state_sha256
 from extract.config import ExtractConfig
-from extract.datasets import dataset_videos
 from extract.decode import FrameOptions, Video, kept_frames, prepare
-from extract.errors import ConfigError, DecodeError, WeightsError
-from extract.plan import Place
 from extract.run import Progress, extract, unlike_published
-from extract.store import FeatureStore
 from extract.synthetic import ACTIONS, make_collection
+from store.datasets import dataset_videos
+from store.errors import ConfigError, DecodeError, WeightsError
+from store.machine import Process
+from store.read import FeatureStore
 
 SMALL = ExtractConfig(
     backbone="mobilenet_v3_small", weights="random:0", device="cpu", precision="float32"
@@ -421,7 +421,7 @@ def test_the_last_line_of_progress_is_said_once(capsys: pytest.CaptureFixture[st
         **dict(videos_done=5, videos=5, frames_done=60, frames=60),
         **dict(seconds=4.0, decoders=1.0, backbone=3.0, store=0.0),
     )
-    with ExtractProgress("ucf101", Place()) as progress:
+    with ExtractProgress("ucf101", Process()) as progress:
         progress(dataclasses.replace(at_end, videos_done=4))
         progress(at_end)
         progress(dataclasses.replace(at_end, seconds=4.1))
@@ -562,7 +562,7 @@ def test_published_weights_without_a_network(
     text = str(caught.value)
     assert str(tmp_path / "hub" / "checkpoints") in text
     assert "resnet18-f37072fd.pth" in text and "--weights random:0" in text
-    # A damaged download in that very place is not taken for the weights.
+    # A damaged download in that very process is not taken for the weights.
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True, exist_ok=True)
     (tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth").write_bytes(b"damaged")
     with pytest.raises(WeightsError, match="Cannot get the imagenet1k_v1 weights"):

@@ -11,10 +11,10 @@ import pytest
 from conftest import touch
 
 from extract.domain_folder import read_domain
-from extract.errors import ConfigError, ManifestError
 from extract.from_folders import OwnBenchmark, SplitRule, from_folders
-from extract.manifest import Video, read_manifest, write_manifest
-from extract.own_benchmarks import write_benchmark
+from store.errors import ConfigError, ManifestError
+from store.manifest import Video, read_manifest, write_manifest
+from store.own_benchmarks import write_benchmark
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 

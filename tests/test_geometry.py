@@ -9,7 +9,7 @@ import pytest
 from adapt.config import AdaptConfig
 from adapt.geometry import Geometry
 from adapt.presets import PRESETS
-from extract.errors import ConfigError
+from store.errors import ConfigError
 
 TABLE = [
     (3, 5, (1, 3, 7, 15), (53, 51, 45, 31, 1), 53),

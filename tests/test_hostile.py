@@ -18,15 +18,15 @@ from conftest import CONFIG, make_store, toy_arguments
 from test_check import matrix, seal
 
 from commands.text import shown, shown_lines
-from extract import format as layout
-from extract.check import CHECKS, verify
-from extract.errors import StoreError
-from extract.format import config_sha256, read_index, read_records
-from extract.index import StoreIndex
-from extract.records import VideoRecord, parse_records, records_text
-from extract.rewrite import drop_videos
-from extract.shards import open_shard, records_in
-from extract.store import FeatureStore, find_stores
+from store import format as layout
+from store.check import CHECKS, verify
+from store.errors import StoreError
+from store.format import config_sha256, read_index, read_records
+from store.index import StoreIndex
+from store.read import FeatureStore, find_stores
+from store.records import VideoRecord, parse_records, records_text
+from store.rewrite import drop_videos
+from store.shards import open_shard, records_in
 
 TABLES = ("index.json", "videos.csv", "failures.csv", "SHA256SUMS")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from extract.datasets import (
+from store.datasets import (
     MANIFESTS,
     benchmarks,
     choose_benchmark,
@@ -15,9 +15,9 @@ from extract.datasets import (
     domain_of,
     manifest_path,
 )
-from extract.errors import ManifestError
-from extract.manifest import Video, classes_of, read_manifest, write_manifest
-from extract.own_benchmarks import refuse_name_clash
+from store.errors import ManifestError
+from store.manifest import Video, classes_of, read_manifest, write_manifest
+from store.own_benchmarks import refuse_name_clash
 
 PUBLISHED = {  # train, eval: TA3N's release
     ("ucf-hmdb-full", "ucf"): (1438, 571),

@@ -13,11 +13,11 @@ from test_pool import OPTIONS, collect
 
 from extract.config import ExtractConfig
 from extract.decode import Video
-from extract.errors import DecodeError
 from extract.pool import Broken, DecoderPool
 from extract.run import extract
-from extract.store import FeatureStore
 from extract.synthetic import make_collection
+from store.errors import DecodeError
+from store.read import FeatureStore
 
 Work = list[tuple[str, Path]]
 

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from extract.datasets import dataset_videos
-from extract.errors import ConfigError
-from extract.plan import SHARD_FRAMES, SHARD_VIDEOS, Place, place_of, plan_shards, shard_number
+from extract.plan import SHARD_FRAMES, SHARD_VIDEOS, plan_shards, shard_number
+from store.datasets import dataset_videos
+from store.errors import ConfigError
+from store.machine import Process, process_of
 
 
 @pytest.mark.parametrize("dataset", ["ucf101", "hmdb51", "kinetics"])
@@ -35,15 +36,15 @@ def test_ranks_never_choose_the_same_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "place"),
+    ("environment", "process"),
     [
-        ({}, Place(0, 1, 0)),
-        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Place(3, 4, 1)),
+        ({}, Process(0, 1, 0)),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Process(3, 4, 1)),
         # A batch script alone: SLURM sets these for the script too, which then is the only process.
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, Place(0, 1, 0)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, Process(0, 1, 0)),
         (
             {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"},
-            Place(5, 8, 1),
+            Process(5, 8, 1),
         ),
         (
             {
@@ -52,7 +53,7 @@ def test_ranks_never_choose_the_same_number() -> None:
                 "SLURM_ARRAY_TASK_STEP": "2",
                 "SLURM_ARRAY_TASK_COUNT": "4",
             },
-            Place(2, 4, 0),
+            Process(2, 4, 0),
         ),
         (
             {
@@ -62,15 +63,15 @@ def test_ranks_never_choose_the_same_number() -> None:
                 "SLURM_STEP_NUM_TASKS": "2",
                 "SLURM_LOCALID": "1",
             },
-            Place(3, 6, 1),
+            Process(3, 6, 1),
         ),
     ],
 )
-def test_where_a_process_stands(environment: dict[str, str], place: Place) -> None:
-    assert place_of(environment) == place
-    assert place_of(environment, rank=1, world=2) == Place(1, 2, 1)
+def test_where_a_process_stands(environment: dict[str, str], process: Process) -> None:
+    assert process_of(environment) == process
+    assert process_of(environment, rank=1, world=2) == Process(1, 2, 1)
 
 
 def test_a_strange_environment_is_named() -> None:
     with pytest.raises(ConfigError, match="WORLD_SIZE is 'two', not a number"):
-        place_of({"RANK": "0", "WORLD_SIZE": "two"})
+        process_of({"RANK": "0", "WORLD_SIZE": "two"})

@@ -18,7 +18,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, make_problem, make_store, metrics, toy_arguments
 
-from extract.manifest import Video, read_manifest, write_manifest
+from store.manifest import Video, read_manifest, write_manifest
 
 
 def outcome(run: Path) -> tuple[Any, ...]:
@@ -199,7 +199,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(cli, problem: Path) -> None:
 
 def test_the_message_names_term_step_and_epoch() -> None:
     from adapt.train import _Watch
-    from extract.errors import RunError
+    from store.errors import RunError
 
     watch = _Watch()
     for value in (1.0, 2.0, float("inf"), float("nan")):

@@ -20,7 +20,7 @@ from adapt.losses import source_loss
 from adapt.model import make_encoder
 from adapt.presets import METHOD_SETTINGS, PAIR_SETTINGS, PRESETS
 from adapt.train import State, TrainingData, step, train
-from extract.errors import ConfigError
+from store.errors import ConfigError
 
 CPU = torch.device("cpu")
 FRAMES = 20

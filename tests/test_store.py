@@ -10,15 +10,15 @@ import pytest
 from conftest import CONFIG, make_store
 
 from adapt.data import choose_stores
-from extract.check import CHECKS, verify
-from extract.errors import StoreError
-from extract.files import replacing
-from extract.format import config_sha256
-from extract.index import StoreIndex
-from extract.records import VideoRecord
-from extract.store import FeatureStore, find_stores
 from extract.videos import VideoFolder
-from extract.write import ShardWriter
+from store.check import CHECKS, verify
+from store.errors import StoreError
+from store.files import replacing
+from store.format import config_sha256
+from store.index import StoreIndex
+from store.read import FeatureStore, find_stores
+from store.records import VideoRecord
+from store.write import ShardWriter
 
 RANDOM = np.random.default_rng(0)
 ODD_IDS = ["#1 [x] (y) & z!", "-7Y7_0", "walk/001", "walk/002", "naïve+"]

@@ -16,7 +16,7 @@ def overall(run: Path) -> float:
 
 
 def test_seeds_share_the_features_and_are_the_single_runs(cli, problem: Path, monkeypatch) -> None:
-    from extract.store import FeatureStore
+    from store.read import FeatureStore
 
     reads: list[str] = []
     read = FeatureStore.read

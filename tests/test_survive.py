@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, alive
 
-from extract.check import CHECKS, verify
-from extract.format import shards_in
-from extract.records import VideoRecord
-from extract.shards import names_in, open_shard
-from extract.store import FeatureStore
 from extract.synthetic import ACTIONS, make_collection
-from extract.write import ShardWriter
+from store.check import CHECKS, verify
+from store.format import shards_in
+from store.read import FeatureStore
+from store.records import VideoRecord
+from store.shards import names_in, open_shard
+from store.write import ShardWriter
 
 PER_ACTION = 8
 COUNT = PER_ACTION * len(ACTIONS)

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 import pytest
 from conftest import REPOSITORY, touch
 
-from extract.errors import ManifestError, printable
 from extract.sources import images_in
 from extract.videos import VideoFolder, find_videos, left_out_note, survey
+from store.errors import ManifestError, printable
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from extract.datasets import MANIFESTS, OWN_MANIFESTS, benchmarks, dataset_table, manifest_path
-from extract.errors import ManifestError, printable
-from extract.manifest import Video, read_manifest, write_manifests
+from store.datasets import MANIFESTS, OWN_MANIFESTS, benchmarks, dataset_table, manifest_path
+from store.errors import ManifestError, printable
+from store.manifest import Video, read_manifest, write_manifests
 
 
 def refuse_name_clash(

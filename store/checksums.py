@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from extract.errors import StoreError
-from extract.files import write_text
-from extract.plain import hash_plain, read_plain
+from store.errors import StoreError
+from store.files import write_text
+from store.plain import hash_plain, read_plain
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from extract.errors import StoreError
-from extract.files import digest_of
+from store.errors import StoreError
+from store.files import digest_of
 
 _KINDS = {
     stat.S_IFDIR: "a folder",

@@ -1,4 +1,4 @@
-"""Reading a feature store (its format: `extract/format.py`). Knows neither torch nor decord.
+"""Reading a feature store (its format: `store/format.py`). Knows neither torch nor decord.
 
 An extraction may write while a store is read. It replaces the tables one after the other, the index
 last but one; the index carries the sha256 of the tables, so a reader sees whether they are of one state.
@@ -16,13 +16,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extract import checksums
-from extract.errors import StoreError, first_of
-from extract.format import INDEX, VIDEOS, read_index, read_table, renamed
-from extract.locks import writers
-from extract.plain import size_of
-from extract.records import VideoRecord, parse_records
-from extract.shards import crc32_of, open_shard, plain_dataset, readable, records_in
+from store import checksums
+from store.errors import StoreError, first_of
+from store.format import INDEX, VIDEOS, read_index, read_table, renamed
+from store.locks import writers
+from store.plain import size_of
+from store.records import VideoRecord, parse_records
+from store.shards import crc32_of, open_shard, plain_dataset, readable, records_in
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class FeatureStore:
         """Compare the sha256 of every shard that holds one of the videos with the index, before use.
 
         For memory maps, whose bytes nothing else checks. What was found good is remembered (see
-        `extract/checksums.py`) until the file changes.
+        `store/checksums.py`) until the file changes.
 
         Raises:
             StoreError: a video is not in the store, or a shard is absent, cut or damaged.

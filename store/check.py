@@ -19,12 +19,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extract.contents import TABLES, Contents, Kind, Problem
-from extract.errors import StoreError
-from extract.format import FAILURES, INDEX, SUMS, VIDEOS, is_shard_name, renamed
-from extract.locks import writers
-from extract.records import STATUSES, VideoRecord
-from extract.shards import (
+from store.contents import TABLES, Contents, Kind, Problem
+from store.errors import StoreError
+from store.format import FAILURES, INDEX, SUMS, VIDEOS, is_shard_name, renamed
+from store.locks import writers
+from store.records import STATUSES, VideoRecord
+from store.shards import (
     UNREADABLE,
     has_config,
     names_in,

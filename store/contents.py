@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from extract.errors import StoreError
-from extract.format import FAILURES, INDEX, SUMS, VIDEOS, is_shard_name, parse_index, read_table
-from extract.locks import LOCK, is_held, is_live, writers
-from extract.plain import hash_plain, size_of
-from extract.records import VideoRecord, parse_records
+from store.errors import StoreError
+from store.format import FAILURES, INDEX, SUMS, VIDEOS, is_shard_name, parse_index, read_table
+from store.locks import LOCK, is_held, is_live, writers
+from store.plain import hash_plain, size_of
+from store.records import VideoRecord, parse_records
 
 TABLES = (INDEX, VIDEOS, FAILURES)
 _LEFTOVER = re.compile(r"\..+\.partial|\.lock|\.nfs[0-9a-f]+")

@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from extract.errors import StoreError
-from extract.format import (
+from store.errors import StoreError
+from store.format import (
     FAILURES,
     INDEX,
     VIDEOS,
@@ -20,11 +20,11 @@ from extract.format import (
     read_table,
     shards_in,
 )
-from extract.locks import folder_lock, is_live, remove_leftovers, temporary
-from extract.records import VideoRecord
-from extract.shards import records_in
-from extract.tables import write_index
-from extract.write import explained
+from store.locks import folder_lock, is_live, remove_leftovers, temporary
+from store.records import VideoRecord
+from store.shards import records_in
+from store.tables import write_index
+from store.write import explained
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class StoreIndex:
     """Keeps a store's index true to its shards while they are being finished, by one process or several.
 
     A video may stand in two shards, where a rewrite was killed between the new shard and the removal of
-    the old one (`extract/rewrite.py`): the one of the higher number counts, which is the new one.
+    the old one (`store/rewrite.py`): the one of the higher number counts, which is the new one.
 
     Attributes:
         stored: records of all videos in finished shards, this process's or others', as last read.

@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from extract.errors import StoreError
-from extract.files import sha256_of, write_text
-from extract.format import (
+from store.errors import StoreError
+from store.files import sha256_of, write_text
+from store.format import (
     FAILURES,
     FORMAT,
     INDEX,
@@ -25,7 +25,7 @@ from extract.format import (
     read_index,
     shards_in,
 )
-from extract.records import STATUSES, VideoRecord, records_text
+from store.records import STATUSES, VideoRecord, records_text
 
 
 def write_index(

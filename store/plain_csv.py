@@ -9,7 +9,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from extract.errors import ManifestError, printable, shortened
+from store.errors import ManifestError, printable, shortened
 
 MAX_BYTES = 256 << 20
 """No table of videos is larger; what is, is not read into memory."""

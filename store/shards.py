@@ -11,10 +11,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extract.errors import StoreError
-from extract.format import canonical
-from extract.plain import open_plain
-from extract.records import VideoRecord, load_json, record_from
+from store.errors import StoreError
+from store.format import canonical
+from store.plain import open_plain
+from store.records import VideoRecord, load_json, record_from
 
 _BLOCK = 1 << 24
 """Bytes read in one go, so that a dataset that claims to be huge does not fill the memory."""

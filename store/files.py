@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from extract.locks import temporary
+from store.locks import temporary
 
 
 @contextmanager

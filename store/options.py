@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from extract.errors import ConfigError
+from store.errors import ConfigError
 
 
 def option(help_: str, *choices: str, **more: Any) -> dict[str, Any]:

@@ -20,12 +20,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extract.errors import StoreError
-from extract.files import sync_folder
-from extract.format import canonical
-from extract.locks import is_held, lock, remove_leftovers, temporary
-from extract.records import VideoRecord
-from extract.shards import records_in
+from store.errors import StoreError
+from store.files import sync_folder
+from store.format import canonical
+from store.locks import is_held, lock, remove_leftovers, temporary
+from store.records import VideoRecord
+from store.shards import records_in
 
 log = logging.getLogger(__name__)
 _PER_VIDEO, _PER_SHARD = 4096, 1 << 16

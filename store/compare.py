@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from extract.errors import StoreError
-from extract.store import FeatureStore
+from store.errors import StoreError
+from store.read import FeatureStore
 
 _ROWS = 4096
 """Rows compared in one go, in float64."""

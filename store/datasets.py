@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from extract.errors import ManifestError, printable, shortened
-from extract.ids import check_plain_name, folders_of_others, unicode_twins
-from extract.manifest import read_manifest
-from extract.plain_csv import read_table
+from store.errors import ManifestError, printable, shortened
+from store.ids import check_plain_name, folders_of_others, unicode_twins
+from store.manifest import read_manifest
+from store.plain_csv import read_table
 
 MANIFESTS = Path(__file__).resolve().parent.parent / "data" / "manifests"
 """The built-in benchmarks."""

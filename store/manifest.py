@@ -10,10 +10,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from extract.errors import ManifestError, first_of, printable, shortened
-from extract.files import replacing
-from extract.ids import check_id, folders_of_others, unicode_twins
-from extract.plain_csv import read_table
+from store.errors import ManifestError, first_of, printable, shortened
+from store.files import replacing
+from store.ids import check_id, folders_of_others, unicode_twins
+from store.plain_csv import read_table
 
 COLUMNS = ("video", "label", "class", "split", "frames")
 SPLITS = ("train", "eval")

@@ -10,15 +10,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from extract import checksums
-from extract.errors import StoreError, first_of
-from extract.files import sync_folder
-from extract.format import VIDEOS, read_index, read_records, shard_numbers, shards_in
-from extract.index import StoreIndex
-from extract.locks import folder_lock, is_live, remove_leftovers
-from extract.records import VideoRecord
-from extract.shards import open_shard, plain_dataset, readable
-from extract.write import ShardWriter, explained
+from store import checksums
+from store.errors import StoreError, first_of
+from store.files import sync_folder
+from store.format import VIDEOS, read_index, read_records, shard_numbers, shards_in
+from store.index import StoreIndex
+from store.locks import folder_lock, is_live, remove_leftovers
+from store.records import VideoRecord
+from store.shards import open_shard, plain_dataset, readable
+from store.write import ShardWriter, explained
 
 FIRST_NUMBER = 50_000
 """Where the numbers of rewritten shards begin: no plan of an extraction gets there (`plan.shard_number`

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from extract.errors import StoreError
+from store.errors import StoreError
 
 STORED = ("ok", "damaged")
 """The statuses of videos that have features."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from extract.errors import StoreError, first_of
-from extract.format import INDEX, SUMS, VIDEOS, is_shard_name, is_store_name
-from extract.locks import writers
-from extract.plain import size_of
-from extract.store import FeatureStore
+from store.errors import StoreError, first_of
+from store.format import INDEX, SUMS, VIDEOS, is_shard_name, is_store_name
+from store.locks import writers
+from store.plain import size_of
+from store.read import FeatureStore
 
 _LOOKS, _PAUSE_SECONDS = 4, 0.25
 

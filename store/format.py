@@ -19,9 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from extract.errors import StoreError, first_of
-from extract.plain import read_plain
-from extract.records import LARGEST_INTEGER, REBUILD, VideoRecord, load_json, parse_records
+from store.errors import StoreError, first_of
+from store.plain import read_plain
+from store.records import LARGEST_INTEGER, REBUILD, VideoRecord, load_json, parse_records
 
 FORMAT = 2
 INDEX, VIDEOS, FAILURES, SUMS = "index.json", "videos.csv", "failures.csv", "SHA256SUMS"
