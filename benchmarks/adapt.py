@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from adapt.bank import Bank, FeatureBank, MappedBank, sample
-from adapt.compute import autocast
+from adapt.compute import autocast, pick_device
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
 from adapt.discriminators import domain_losses
@@ -32,7 +32,7 @@ from adapt.schedule import generator
 from adapt.train import State, TrainingData, step
 from benchmarks.loop import LoopBranch
 from benchmarks.timing import COLUMNS, Timed, Times, interleaved, limits, table
-from store.machine import keep_freed_memory, pick_device
+from store.machine import keep_freed_memory
 from store.manifest import Video
 from store.read import FeatureStore
 from store.records import VideoRecord
