@@ -13,7 +13,9 @@ from typing import Any
 import click
 
 # The commands import torch inside themselves, so that --help answers at once and decoders start light.
-from commands.adapt import ablate_command, adapt_command, evaluate_command
+from commands.ablate import ablate_command
+from commands.adapt import adapt_command
+from commands.evaluate import evaluate_command
 from commands.extract import extract_command
 from commands.manifest import manifest_group
 from commands.store import store_group

@@ -1,283 +1,290 @@
-"""Options of the adapt stage. No torch here, so `--help` answers at once."""
+"""Options that the methods share, and how a config is resolved. No torch here.
+
+A method's own options are the fields that its `Options` adds to these (`adapt.methods`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from adapt.geometry import Geometry
-from adapt.presets import BENCHMARKS, DEFAULT_PRESETS, METHOD_SETTINGS, PAIR_SETTINGS, PRESETS
-from store.errors import ConfigError
-from store.options import check_options, option
+from adapt.settings import BENCHMARKS
+from store.errors import ConfigError, printable
+from store.options import check_options, flag, option
 
-METHODS = tuple(DEFAULT_PRESETS)
+if TYPE_CHECKING:
+    from adapt.methods import Method
+
 BANKS = ("auto", "device", "host", "mapped")
 """Where features are while training; see `adapt.bank`."""
+DEFAULT_METHOD = "ma2l-td"
+DATA, RUN, TRAINING, ADVERSARY, ENCODER = "Data", "Run", "Training", "Adversary", "Encoder"
+"""Groups of the shared options, in the order of `--help`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptConfig:
-    """Everything that decides the outcome of a run, resolved. Make one with `make`.
+    """Everything that decides the outcome of a run, resolved. Make one with `AdaptConfig.make`.
 
     Raises:
         ConfigError: a value out of range, or values that contradict each other.
     """
 
-    source: str = field(metadata=option("Labelled domain, e.g. ucf.", required=True))
-    target: str = field(metadata=option("Unlabelled domain, e.g. hmdb.", required=True))
+    source: str = field(metadata=option("Labelled domain, e.g. ucf.", group=DATA, required=True))
+    target: str = field(metadata=option("Unlabelled domain, e.g. hmdb.", group=DATA, required=True))
     benchmark: str = field(
-        metadata=option("One of `manifest list`.", default_text="the fullest that has both domains")
-    )
-    method: str = field(default="ma2l-td", metadata=option("What to train.", *METHODS))
-    preset: str = field(
-        default="tuned",
         metadata=option(
-            "MA2L-TD as in the paper, as in its authors' code or as tuned here, or TA3N's settings; any "
-            "option below overrides a point.",
-            *PRESETS,
-            default_text="; ".join(f"{method}: {name}" for method, name in DEFAULT_PRESETS.items()),
+            "Which benchmark's lists of videos to use (see `manifest list`).",
+            group=DATA,
+            default_text="the one with most videos that has both domains",
+        )
+    )
+    method: str = field(default=DEFAULT_METHOD, metadata=option("The method to train.", group=RUN))
+    preset: str = field(
+        default="",
+        metadata=option(
+            "A named set of values for the options below. Options that you give override it.",
+            group=RUN,
         ),
     )
-    seed: int = field(default=0, metadata=option("Seed of every random choice."))
+    seed: int = field(
+        default=0,
+        metadata=option("Seed of every random choice.", group=RUN, most=2**63 - 1),
+    )
     epochs: int = field(
         default=300,
         metadata=option(
-            "Passes over the target's training videos (300: MA2L-TD's authors').", least=1
+            "Passes over the target's training videos (MA2L-TD's authors take 300).",
+            group=TRAINING,
+            least=1,
         ),
     )
-    batch_size: int = field(default=32, metadata=option("Source videos per step.", least=1))
+    batch_size: int = field(
+        default=32, metadata=option("Source videos in a step.", group=TRAINING, least=1)
+    )
     target_batch: str = field(
         default="equal",
         metadata=option(
-            "Target videos per step: as many, or in proportion to the domains' training videos, so that "
-            "both end a pass together.",
-            "equal",
-            "proportional",
+            "Target videos in a step: equal takes as many as of the source; proportional takes the "
+            "same share of the target's training videos as of the source's, rounded down, so that a "
+            "pass over either takes the same number of steps.",
+            *("equal", "proportional"),
+            group=TRAINING,
         ),
     )
-    kernel: int = field(default=3, metadata=option("Slots that one aggregation joins, q.", least=1))
-    levels: int = field(default=4, metadata=option("Levels of the pyramid, M.", least=1))
-    frames: int = field(
-        default=0,
+    source_sampling: str = field(
+        default="shuffled",
         metadata=option(
-            "Frames sampled per video; the pyramid fixes it.",
-            default_text="from kernel and levels; ta3n: 5",
-            least=1,
+            "What a pass over the source contains: shuffled takes every video once; smallest-class "
+            "takes as many videos of every class as the smallest class has (MA2L-TD's authors); "
+            "largest-class takes as many as the largest has and repeats videos of the others.",
+            *("shuffled", "smallest-class", "largest-class"),
+            group=TRAINING,
         ),
     )
     train_sampling: str = field(
         default="jittered",
         metadata=option(
-            "Training frames: a random one of each segment, or its centre.", "jittered", "centred"
+            "Which frame of each segment of a video trains: a random one or its centre.",
+            *("jittered", "centred"),
+            group=TRAINING,
         ),
     )
-    encoder: str = field(
-        default="two-layer",
+    draws: int = field(
+        default=1,
         metadata=option(
-            "two-layer: twice Linear, BatchNorm, ReLU, dropout between (sec. 3.1); one-layer: Linear "
-            "started from N(0, 0.001), ReLU, dropout (TA3N).",
-            "two-layer",
-            "one-layer",
+            "Random draws of frames per video and step.", group=TRAINING, least=1, most=1000
         ),
     )
-    input_norm: bool = field(
-        default=False,
+    eval_draws: int = field(
+        default=0,
         metadata=option(
-            "Batch norm of the backbone's features in front of the encoder, in training by each domain's "
-            "own statistics."
-        ),
-    )
-    width: int = field(
-        default=256, metadata=option("Width of the task-driven features, C.", least=1)
-    )
-    dropout: float = field(
-        default=0.5, metadata=option("Dropout of the encoder and of TA3N's video feature.")
-    )
-    discriminator_width: int = field(
-        default=1024,
-        metadata=option(
-            "Hidden width of MA2L-TD's discriminators; those of dann and ta3n are as wide as what they "
-            "look at.",
-            least=1,
-        ),
-    )
-    discriminators: str = field(
-        default="slot",
-        metadata=option(
-            "One discriminator per slot, or one per level (ablation of table 4).", "slot", "shared"
-        ),
-    )
-    adversarial_levels: str = field(
-        default="all",
-        metadata=option(
-            "Levels with discriminators: all, or frame and video only (ablation of table 4).",
-            "all",
-            "frame-video",
-        ),
-    )
-    first_level: bool = field(metadata=option("Discriminators at level 1, the frames (eq. 3)."))
-    reversal: str = field(
-        metadata=option(
-            "Where the gradient turns: at every discriminator's input, so that the aggregators play "
-            "against them, or at the first aggregator's input.",
-            "discriminators",
-            "aggregators",
-        )
-    )
-    aggregation: str = field(
-        metadata=option("Weights over a receptive field: eq. 12, or 1/q.", "attention", "mean")
-    )
-    level_weights: str = field(
-        metadata=option(
-            "Weights over levels: loss of trained level discriminators (eq. 7), entropy of untrained "
-            "ones (authors' code), or equal.",
-            "loss",
-            "entropy",
-            "equal",
-        )
-    )
-    slot_reduction: str = field(
-        metadata=option("A level's loss over its slots: eq. 3 sums.", "sum", "mean")
-    )
-    bound: str = field(
-        metadata=option("Layer norm after every aggregation, or none.", "layernorm", "none")
-    )
-    adversarial_weight: float = field(metadata=option("Largest reversal coefficient."))
-    adversarial_ramp: str = field(
-        default="dann",
-        metadata=option(
-            "dann: the reversal coefficient grows as 2/(1+exp(-10p)) - 1, p the finished share of the "
-            "epochs; none: constant.",
-            "dann",
-            "none",
-        ),
-    )
-    frame_reversal: float = field(
-        default=0.5,
-        metadata=option("dann, ta3n: factor of the reversal coefficient at the frames."),
-    )
-    relation_reversal: float = field(
-        default=0.75,
-        metadata=option(
-            "ta3n: the same at its relations.", default_text="0.75; ta3n, hmdb -> ucf: 1.0"
-        ),
-    )
-    video_reversal: float = field(
-        default=0.75, metadata=option("dann, ta3n: the same at the videos.")
-    )
-    entropy_reduction: str = field(
-        metadata=option("Target entropy over the classes: eq. 2 sums.", "sum", "mean")
-    )
-    entropy_weight: float = field(
-        default=1.0,
-        metadata=option(
-            "Weight of the target entropy; ta3n: of the attentive entropy of both domains.",
-            default_text="1.0; preset tuned: 0.1; dann: 0.0; ta3n: 0.003, hmdb -> ucf: 0.3",
-        ),
-    )
-    diversity_weight: float = field(
-        default=0.0,
-        metadata=option("ma2l-td, infomax: reward for the entropy of the mean target prediction."),
-    )
-    statistics: str = field(
-        default="running",
-        metadata=option(
-            "Batch norm statistics that predict: the running ones of training, or those of the target's "
-            "training videos, taken once training has ended (AdaBN).",
-            "running",
-            "target",
+            "Seeded random draws of frames per video at evaluation, whose logits are averaged; 0 "
+            "takes the centres of the segments instead.",
+            group=TRAINING,
+            most=1000,
         ),
     )
     compute: str = field(
         default="auto",
         metadata=option(
-            "Number type of products in training; auto: bfloat16 where a short trial says it pays. "
-            "Parameters, losses and the optimiser stay float32.",
+            "Number type of matrix products in training. auto: bfloat16 where the hardware has it (AMX "
+            "or AVX512-BF16; a GPU of compute capability 8.0 or higher), else float32. Parameters, "
+            "losses and the optimiser are always float32.",
             *("auto", "float32", "bfloat16"),
+            group=TRAINING,
         ),
     )
-    optimiser: str = field(default="adam", metadata=option("Of all parameters.", "adam", "sgd"))
+    optimiser: str = field(
+        default="adam",
+        metadata=option("Optimiser of all parameters.", "adam", "sgd", group=TRAINING),
+    )
     momentum: float = field(
-        default=0.9, metadata=option("Nesterov momentum of sgd; 0: plain gradient descent.")
-    )
-    learning_rate: float = field(metadata=option("Learning rate at the start."))
-    rate_decay: str = field(
+        default=0.9,
         metadata=option(
-            "rate / (1+10p)^0.75 after a share p of the epochs (dann) or of the steps (dann-step).",
-            "dann",
-            "dann-step",
-            "none",
-        )
+            "Nesterov momentum; 0 means plain gradient descent.",
+            group=TRAINING,
+            read_with={"optimiser": "sgd"},
+        ),
     )
-    weight_decay: float = field(metadata=option("The optimiser's L2 penalty."))
+    learning_rate: float = field(
+        default=3e-4, metadata=option("Learning rate at the start.", group=TRAINING)
+    )
+    rate_decay: str = field(
+        default="dann",
+        metadata=option(
+            "dann: the learning rate is rate / (1 + 10 p)^0.75, p being the finished share of the "
+            "epochs; ta3n: the same formula as TA3N's authors apply it, set after every step with the "
+            "epochs counted from 1; none: a constant rate.",
+            *("dann", "ta3n", "none"),
+            group=TRAINING,
+        ),
+    )
+    weight_decay: float = field(
+        default=0.0, metadata=option("L2 penalty of the optimiser.", group=TRAINING)
+    )
     gradient_clip: float = field(
         default=0.0,
-        metadata=option("Largest L2 norm of a step's whole gradient; 0: it is not clipped."),
-    )
-    draws: int = field(metadata=option("Random frame draws per video and step.", least=1))
-    eval_draws: int = field(
-        metadata=option("Seeded random draws at evaluation, logits averaged; 0: segment centres.")
-    )
-    source_sampling: str = field(
         metadata=option(
-            "A pass over the source: every video once, or as many of every class as the smallest class "
-            "has (authors' code), or as the largest has, the videos of smaller classes repeated.",
-            *("shuffled", "smallest-class", "largest-class"),
-        )
+            "Largest L2 norm of the gradient of all parameters together; 0 means no limit.",
+            group=TRAINING,
+        ),
+    )
+    adversarial_weight: float = field(
+        default=1.0,
+        metadata=option("Largest coefficient of the gradient reversal.", group=ADVERSARY),
+    )
+    adversarial_ramp: str = field(
+        default="none",
+        metadata=option(
+            "dann: the coefficient grows as 2 / (1 + exp(-10 p)) - 1, p being the finished share of "
+            "the epochs; none: it is constant.",
+            *("dann", "none"),
+            group=ADVERSARY,
+        ),
+    )
+    frames: int = field(
+        default=23,
+        metadata=option("Frames sampled per video.", group=ENCODER, least=1, most=10_000),
+    )
+    encoder: str = field(
+        default="two-layer",
+        metadata=option(
+            "two-layer: Linear, BatchNorm, ReLU, Dropout, Linear, BatchNorm, ReLU (MA2L-TD, section "
+            "3.1); one-layer: Linear, ReLU, Dropout (TA3N).",
+            *("two-layer", "one-layer"),
+            group=ENCODER,
+        ),
+    )
+    input_norm: bool = field(
+        default=False,
+        metadata=option(
+            "Normalise the backbone's features with a batch norm in front of the encoder; in "
+            "training each domain is normalised by its own statistics.",
+            group=ENCODER,
+        ),
+    )
+    width: int = field(
+        default=256,
+        metadata=option("Width of the encoder's features.", group=ENCODER, least=1, most=65_536),
+    )
+    dropout: float = field(
+        default=0.5, metadata=option("Dropout rate within the encoder.", group=ENCODER)
+    )
+    video_dropout: float = field(
+        default=0.0,
+        metadata=option(
+            "Dropout rate of the video feature, in front of the classifier.", group=ENCODER
+        ),
+    )
+    initialisation: str = field(
+        default="default",
+        metadata=option(
+            "Values before training. default: torch's; small-normal: weights from N(0, 0.001) and "
+            "zero biases, as TA3N's authors start all but the relations; xavier: Xavier normal "
+            "weights with zero biases and batch norm scales from N(1, 0.02), as MA2L-TD's authors do.",
+            *("default", "small-normal", "xavier"),
+            group=ENCODER,
+        ),
+    )
+    statistics: str = field(
+        default="running",
+        metadata=option(
+            "Batch norm statistics at prediction: the running averages of training, or those of the "
+            "target's training videos, computed after training (AdaBN).",
+            *("running", "target"),
+            group=ENCODER,
+        ),
     )
 
-    @classmethod
-    def make(
-        cls, *, benchmark: str, preset: str | None = None, given: Mapping[str, Any]
-    ) -> AdaptConfig:
-        """The tables of `adapt.presets`, then what was given (values that are not None).
+    @staticmethod
+    def make(*, benchmark: str, preset: str | None = None, given: Mapping[str, Any]) -> AdaptConfig:
+        """Resolve a config: benchmark, then preset, then the pair of domains, then what is given.
 
         Args:
             benchmark: folder of the manifests.
-            preset: None for the method's own.
-            given: values by the names of the fields.
+            preset: one of the method's `SETTINGS`, None for the first of them.
+            given: values by name of field; None stands for "not given".
 
         Raises:
-            ConfigError: as the class.
+            ConfigError: no such method, preset or option, an option that the method does not read,
+                a value out of range, or values that contradict each other.
         """
+        from adapt import methods
+
         given = {name: value for name, value in given.items() if value is not None}
-        method = given.get("method", _default("method"))
-        if preset is None:
-            preset = DEFAULT_PRESETS.get(method, _default("preset"))
-        if preset not in PRESETS:
-            raise ConfigError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}.")
-        pair = (method, given.get("source", ""), given.get("target", ""))
+        method = methods.find(given.get("method", DEFAULT_METHOD))
+        preset = method.default_preset if preset is None else preset
+        if preset not in method.settings:
+            raise ConfigError(
+                f"--preset must be one of {', '.join(method.settings)} with --method {method.name}, "
+                f"got {preset!r}."
+            )
+        pair = (given.get("source", ""), given.get("target", ""))
         values = {
             **BENCHMARKS.get(benchmark, {}),
-            **PRESETS[preset],
-            **METHOD_SETTINGS.get(method, {}),
-            **PAIR_SETTINGS.get(pair, {}),
+            **method.benchmarks.get(benchmark, {}),
+            **method.settings[preset],
+            **method.pairs.get(pair, {}),
             **given,
         }
-        if not values.get("frames"):
-            kernel, levels = (values.get(n, _default(n)) for n in ("kernel", "levels"))
-            values["frames"] = Geometry(kernel, levels).frames
-        return cls(**{**values, "benchmark": benchmark, "preset": preset})
+        values = {
+            name: value for name, value in values.items() if name in method.reads or name in given
+        }
+        _refuse_unread(method, given)
+        names = {"benchmark": benchmark, "preset": preset, "method": method.name}
+        derived = {k: v for k, v in method.options.derived(values).items() if k not in given}
+        config = method.options(**{**values, **derived, **names})
+        _refuse_unread_values(config, given)
+        return config
+
+    @staticmethod
+    def load(record: Mapping[str, Any]) -> AdaptConfig:
+        """A config as `as_dict` gave it.
+
+        Raises:
+            ConfigError: as `make`, or a value that every config records is missing.
+        """
+        lacking = [name for name in ("benchmark", "preset", "method") if name not in record]
+        if lacking:
+            raise ConfigError(f"The config has no value for {', '.join(lacking)}.")
+        given = {k: v for k, v in record.items() if k not in ("benchmark", "preset")}
+        return AdaptConfig.make(benchmark=record["benchmark"], preset=record["preset"], given=given)
+
+    @classmethod
+    def derived(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values that follow from others unless they are given; a method may override this."""
+        return {}
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.dropout >= 1 or self.learning_rate == 0:
-            raise ConfigError(
-                f"--dropout must be below 1 and --learning-rate above 0, got {self.dropout} and "
-                f"{self.learning_rate}."
-            )
-        if self.momentum >= 1:
-            raise ConfigError(f"--momentum must be below 1, got {self.momentum}.")
-        self._check_together()
-        self._check_frames()
-
-    def _check_together(self) -> None:
-        if self.adversarial_levels == "frame-video" and not self.first_level:
-            raise ConfigError(
-                "--adversarial-levels frame-video needs discriminators at the frames: give "
-                "--first-level."
-            )
+        for name in ("dropout", "video_dropout", "momentum"):
+            if getattr(self, name) >= 1:
+                raise ConfigError(f"{flag(name)} must be below 1, got {getattr(self, name)}.")
+        if self.learning_rate == 0:
+            raise ConfigError("--learning-rate must be above 0, got 0.")
         if self.train_sampling == "centred" and self.draws > 1:
             raise ConfigError(
                 f"--train-sampling centred takes the same frames in each of {self.draws} draws. Use "
@@ -288,38 +295,70 @@ class AdaptConfig:
             raise ConfigError(
                 "--batch-size 1 with --frames 1 gives batch norm a single value. Raise either."
             )
-
-    def _check_frames(self) -> None:
-        if self.method == "ta3n" and self.frames < 2:
+        if self.statistics == "target" and not normed:
             raise ConfigError(
-                f"--method ta3n relates frames to each other: --frames must be 2 or more, got "
-                f"{self.frames}."
-            )
-        geometry = self.geometry
-        if self.method == "ma2l-td" and self.frames != geometry.frames:
-            smaller = [Geometry(self.kernel, m) for m in range(2, 9)]
-            fitting = [g for g in smaller if g.frames <= self.frames]
-            hint = "".join(f" or --levels {g.levels} --frames {g.frames}" for g in fitting[-1:])
-            raise ConfigError(
-                f"kernel {self.kernel} with {self.levels} levels needs {geometry.frames} frames, "
-                f"got frames={self.frames}. Use --frames {geometry.frames}{hint}."
+                "--statistics target replaces the statistics of batch norms, and --encoder one-layer "
+                "has none. Add --input-norm, or leave --statistics out."
             )
 
-    @property
-    def geometry(self) -> Geometry:
-        """The pyramid that kernel and levels make."""
-        return Geometry(self.kernel, self.levels)
+    def as_dict(self) -> dict[str, Any]:
+        """The values that the method reads, by name; `load` makes the same config of them."""
+        from adapt import methods
 
-    @property
-    def discriminated_levels(self) -> tuple[int, ...]:
-        """Level numbers, counted from 1, that have slot discriminators."""
-        levels = (
-            (1, self.levels)
-            if self.adversarial_levels == "frame-video"
-            else range(1, self.levels + 1)
+        reads = methods.find(self.method).reads
+        return {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.name in reads and not _unmet(self, f)
+        }
+
+    def as_method(self, name: str) -> AdaptConfig:
+        """The config of another method that agrees with this one in all that both of them read."""
+        from adapt import methods
+
+        method = methods.find(name)
+        shared = {
+            key: value
+            for key, value in self.as_dict().items()
+            if key in method.reads and key not in ("benchmark", "preset", "method")
+        }
+        return AdaptConfig.make(benchmark=self.benchmark, given={**shared, "method": name})
+
+
+SHARED_FIELDS = {f.name: f for f in dataclasses.fields(AdaptConfig)}
+
+
+def names_of(*groups: str) -> frozenset[str]:
+    """The names of the shared options of some groups, e.g. of `TRAINING`, for a method's `READS`."""
+    return frozenset(n for n, f in SHARED_FIELDS.items() if f.metadata["group"] in groups)
+
+
+def _refuse_unread(method: Method, given: Iterable[str]) -> None:
+    from adapt import methods
+
+    for name in given:
+        if name in method.reads:
+            continue
+        readers = [other for other in methods.names() if name in methods.find(other).reads]
+        if not readers:
+            raise ConfigError(f"There is no option {flag(printable(name))}.")
+        raise ConfigError(
+            f"--method {method.name} does not read {flag(name)}; {', '.join(readers)} "
+            f"{'do' if len(readers) > 1 else 'does'}. Leave it out or choose another method."
         )
-        return tuple(level for level in levels if level > 1 or self.first_level)
 
 
-def _default(name: str) -> Any:
-    return AdaptConfig.__dataclass_fields__[name].default
+def _unmet(config: AdaptConfig, f: dataclasses.Field[Any]) -> dict[str, str]:
+    """Of the values with which alone an option is read, those that the config does not have."""
+    needed: dict[str, str] = f.metadata.get("read_with", {})
+    return {name: value for name, value in needed.items() if getattr(config, name) != value}
+
+
+def _refuse_unread_values(config: AdaptConfig, given: Iterable[str]) -> None:
+    """Refuse a given option that is read only with another value of a second option."""
+    for f in dataclasses.fields(config):
+        for other, value in _unmet(config, f).items() if f.name in given else ():
+            raise ConfigError(
+                f"{flag(f.name)} is read only with {flag(other)} {value}, and {flag(other)} is "
+                f"{getattr(config, other)}. Leave it out, or give {flag(other)} {value}."
+            )

@@ -1,18 +1,23 @@
-"""Batches, the order in which videos come, and which store they come from."""
+"""Batches, and the order in which videos come."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from store.errors import StoreError, first_of
-from store.format import config_differences
+from adapt import parallel
+from adapt.bank import Bank, sample
+from adapt.config import AdaptConfig
 from store.manifest import Video
-from store.read import FeatureStore
+
+_PER_CLASS: Mapping[str, Callable[[Iterable[int]], int]] = {
+    "smallest-class": min,
+    "largest-class": max,
+}
 
 
 @dataclass(frozen=True)
@@ -30,13 +35,24 @@ class TargetBatch:
     features_BTD: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """The source's training videos with labels (V,), the target's without: those are not even loaded."""
+
+    source: Bank
+    labels_V: Tensor
+    target: Bank
+    classes: Sequence[str]
+    device: torch.device
+
+
 def labels_of(videos: Sequence[Video]) -> Tensor:
     """Labels (V,) long."""
     return torch.tensor([video.label for video in videos])
 
 
 class Stream:
-    """Endless video numbers: pass after pass, each in an order of its own. Resumable."""
+    """Endless video numbers: pass after pass, each in an order of its own. It can be resumed."""
 
     def __init__(
         self, one_pass: Callable[[torch.Generator], Tensor], generator: torch.Generator
@@ -56,11 +72,11 @@ class Stream:
         return joined[:count]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the stream goes on from."""
+        """What `load_state_dict` continues from."""
         return {"generator": self._generator.get_state(), "waiting": self._waiting.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from there."""
+        """Continue from there."""
         self._generator.set_state(state["generator"])
         self._waiting = state["waiting"]
 
@@ -94,70 +110,56 @@ def class_balanced(
     return Stream(one_pass, generator)
 
 
-def choose_stores(
-    source: dict[str, FeatureStore],
-    target: dict[str, FeatureStore],
-    *,
-    chosen: str | None,
-) -> tuple[FeatureStore, FeatureStore]:
-    """One store of each domain, made with the same config; never a guess between several.
+def source_stream(config: AdaptConfig, labels_V: Tensor, generator: torch.Generator) -> Stream:
+    """The source's order, by `--source-sampling`."""
+    if config.source_sampling == "shuffled":
+        return shuffled(len(labels_V), generator)
+    return class_balanced(labels_V, generator, _PER_CLASS[config.source_sampling])
 
-    Names alone do not tell: a folder may have been renamed, so the configs' sha256 are compared.
+
+def batch_sizes(config: AdaptConfig, data: TrainingData) -> tuple[int, int]:
+    """Source and target videos of a step; `proportional` is floor(B_s V_t / V_s), but at least one."""
+    if config.target_batch == "equal":
+        return config.batch_size, config.batch_size
+    return config.batch_size, max(1, config.batch_size * len(data.target) // len(data.source))
+
+
+def steps_of(config: AdaptConfig, data: TrainingData) -> int:
+    """Steps of an epoch, which is one pass over the target: ceil(V_t / target videos of a step)."""
+    return math.ceil(len(data.target) / batch_sizes(config, data)[1])
+
+
+def batches(
+    config: AdaptConfig,
+    data: TrainingData,
+    streams: tuple[Stream, Stream],
+    generators: tuple[torch.Generator, torch.Generator],
+) -> Iterator[tuple[SourceBatch, TargetBatch]]:
+    """The batch pairs of one epoch, this process's share of each; every batch is full.
+
+    Several draws of a video stand in the batch like several videos, because losses are means. All
+    random choices of the epoch are made before the first batch.
 
     Args:
-        source, target: stores by folder name, which names the config; neither is empty.
-        chosen: folder name or the beginning of one, None if the user named none.
-
-    Raises:
-        StoreError: none or several fit; the message lists them and what differs.
+        streams, generators: of the source and of the target: the order, and the frames of `jittered`.
     """
-    both = sorted(set(source) & set(target))
-    common = [name for name in both if _same_config(source[name], target[name])]
-    if chosen is not None:
-        fitting = [name for name in common if name.startswith(chosen)]
-        if len(fitting) != 1:
-            raise StoreError(
-                f"--store {chosen} fits {len(fitting)} stores; both domains have: "
-                f"{', '.join(common) or 'none'}."
-            )
-        return source[fitting[0]], target[fitting[0]]
-    if not common:
-        pairs = [(source[name], target[name]) for name in both]
-        a, b = pairs[0] if pairs else (next(iter(source.values())), next(iter(target.values())))
-        raise StoreError(
-            "The features of source and target were made differently and cannot be mixed: "
-            f"{a.folder} and {b.folder} differ in {config_differences(a.config, b.config)}. "
-            "Extract one of them again with the other's options."
+    steps = steps_of(config, data)
+    sizes = [size * config.draws for size in batch_sizes(config, data)]
+    source_V, target_V = (
+        stream.take(steps * size // config.draws).repeat_interleave(config.draws)
+        for stream, size in zip(streams, sizes)
+    )
+    centred = config.train_sampling == "centred"
+    source_frames, target_frames = (
+        sample(bank, videos_V, config.frames, None if centred else generator)
+        for bank, videos_V, generator in zip(
+            (data.source, data.target), (source_V, target_V), generators
         )
-    if len(common) > 1:
-        base = source[common[0]].config
-        lines = [f"  --store {common[0]}"] + [
-            f"  --store {name}   ({config_differences(base, source[name].config)})"
-            for name in common[1:]
-        ]
-        raise StoreError(
-            "Several stores fit, made with different options. Choose one:\n" + "\n".join(lines)
+    )
+    labels = data.labels_V[source_V].to(data.device)
+    for i in range(steps):
+        s, t = (parallel.share(slice(i * size, (i + 1) * size)) for size in sizes)
+        yield (
+            SourceBatch(data.source.gather(source_V[s], source_frames[s]), labels[s]),
+            TargetBatch(data.target.gather(target_V[t], target_frames[t])),
         )
-    return source[common[0]], target[common[0]]
-
-
-def _same_config(a: FeatureStore, b: FeatureStore) -> bool:
-    return bool(a.index["config_sha256"] == b.index["config_sha256"])
-
-
-def available(
-    videos: Sequence[Video], store: FeatureStore, what: str, command: str, *, allow_missing: bool
-) -> list[Video]:
-    """The videos that the store has.
-
-    Raises:
-        StoreError: some are missing and that is not allowed, or all are.
-    """
-    missing = [video.id for video in videos if video.id not in store]
-    if missing and (not allow_missing or len(missing) == len(videos)):
-        raise StoreError(
-            f"{len(missing)} of {len(videos)} {what} videos have no features in {store.folder} "
-            f"{first_of(missing)}.\nRun: {command}\n"
-            "or go on without them: --allow-missing"
-        )
-    return [video for video in videos if video.id in store]

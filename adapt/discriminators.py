@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
 from adapt.dropout import drop
+from adapt.initialise import initialise_linear
 
 SOURCE, TARGET = 0.0, 1.0
 """Domain labels d, here and nowhere else."""
 
 DROPOUT = 0.2
-"""Of the authors' discriminators."""
+"""Dropout rate of MA2L-TD's discriminators, as in the authors' code."""
 
 
 class _Reverse(torch.autograd.Function):
@@ -40,8 +40,8 @@ def reverse(x: Tensor, coefficient: float) -> Tensor:
 class Discriminators(nn.Module):
     """Slot discriminators D_1 .. D_S of one level, each with its own parameters.
 
-    Each is Linear(C, W), ReLU, Dropout, Linear(W, W), ReLU, Dropout, Linear(W, 1), started as
-    `nn.Linear` starts. The parameters are stacked as (S, in, out): three batched products instead of
+    Each is Linear(C, W), ReLU, Dropout, Linear(W, W), ReLU, Dropout, Linear(W, 1), with the values that
+    `nn.Linear` starts from. The parameters are stacked as (S, in, out): three batched products instead of
     3 S small ones. With `shared` there is one set of parameters for all slots.
     """
 
@@ -61,6 +61,11 @@ class Discriminators(nn.Module):
             bound = 1 / math.sqrt(weight.shape[1])
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
+
+    def initialise_linear(self, kind: str) -> None:
+        """Start as `adapt.initialise` says."""
+        for weight, bias in zip(self.weights, self.biases):
+            initialise_linear(weight, bias, kind, weight.shape[1], weight.shape[2])
 
     def forward(self, features_BSC: Tensor) -> Tensor:
         """(B, S, C) -> domain logits z_j (B, S).
@@ -107,11 +112,18 @@ class DomainClassifier(nn.Sequential):
 
 
 class FrameVideoDiscriminators(nn.Module):
-    """DANN's two discriminators, on every frame and on the video; TA3N's spatial and temporal ones."""
+    """DANN's two discriminators, on every frame and on the video; TA3N's spatial and temporal ones.
 
-    def __init__(self, config: AdaptConfig, *, frame_width: int, video_width: int) -> None:
+    Args:
+        frame_width, video_width: C of the frames' features and of the video's.
+        frame_reversal, video_reversal: factors of the reversal coefficient, one per discriminator.
+    """
+
+    def __init__(
+        self, *, frame_width: int, video_width: int, frame_reversal: float, video_reversal: float
+    ) -> None:
         super().__init__()
-        self.frame_reversal, self.video_reversal = config.frame_reversal, config.video_reversal
+        self.frame_reversal, self.video_reversal = frame_reversal, video_reversal
         self.frame = DomainClassifier(frame_width)
         self.video = DomainClassifier(video_width)
 

@@ -12,16 +12,20 @@ from typing import Any
 
 import torch
 
-from adapt import parallel
+from adapt import checkpoint, methods, parallel
+from adapt.accuracy import Accuracy, accuracy
 from adapt.bank import choose_bank, load_bank, needed_bytes
+from adapt.checkpoint import KEEP_NOTHING, CheckpointPolicy
 from adapt.config import AdaptConfig
-from adapt.data import labels_of
-from adapt.evaluate import Accuracy, accuracy, predict, take_statistics
-from adapt.inputs import Loaded, Places, class_names, videos_of
+from adapt.data import batch_sizes
+from adapt.environment import environment
+from adapt.evaluate import predict, take_statistics
+from adapt.load import DataOptions, Loaded, class_names, videos_of
+from adapt.memory import check_memory
 from adapt.runs import RunFolder
-from adapt.train import State, batch_sizes, train
+from adapt.train import TrainingState, train
 from store.datasets import dataset_of, manifest_path
-from store.errors import RunError, StoreError
+from store.errors import ConfigError, RunError, StoreError
 from store.machine import keep_freed_memory
 from store.read import FeatureStore
 
@@ -33,70 +37,99 @@ def adapt(
     loaded: Loaded,
     run: RunFolder,
     *,
-    resume: bool = False,
-    checkpoint_every: int = 0,
+    policy: CheckpointPolicy = KEEP_NOTHING,
     on_epoch: Callable[[int, dict[str, Any]], None] = lambda epoch, metrics: None,
 ) -> Accuracy:
     """Train, evaluate on the target's evaluation split, and leave a finished run folder.
 
     Args:
-        resume: go on where the run in the folder was stopped, from the start if it never got far.
-        checkpoint_every: epochs between two checkpoints to resume from; 0: none.
+        on_epoch: called after every epoch with its number and its metrics.
 
     Raises:
         Ma2lError: the folder holds another run or is in use, or training cannot go on.
     """
     begin = time.monotonic()
-    for size in batch_sizes(config, loaded.data):
-        parallel.share(slice(0, size))
+    _check_processes(config, loaded)
     with contextlib.ExitStack() as held:
-        kept, result = parallel.from_first(lambda: _begin(held, config, loaded, run, resume))
-        if result is not None:
+        state_dict, done = parallel.from_first(lambda: _begin(held, config, loaded, run, policy))
+        if done is not None:
             log.info("%s is finished already.", run.path)
-            return Accuracy(**result)
+            return Accuracy(**done)
         keep_freed_memory()
-        state = State(config, loaded.data)
-        if kept is not None:
-            state.load_state_dict(kept)
+        state = TrainingState(config, loaded.data)
+        if state_dict is not None:
+            _restore(state, state_dict, run)
             log.info("Going on after epoch %d of %d.", state.epoch, config.epochs)
 
         def each_epoch(metrics: dict[str, Any]) -> None:
             if parallel.rank() > 0:
                 return
             run.log(metrics)
-            if checkpoint_every and state.epoch % checkpoint_every == 0:
-                run.keep(state.state_dict())
+            if policy.every and state.epoch % policy.every == 0:
+                checkpoint.keep(run, state.state_dict())
             on_epoch(state.epoch, metrics)
 
         train(config, loaded.data, state, each_epoch)
-        result = parallel.from_first(lambda: _finish(config, loaded, run, state, begin))
-    return Accuracy(**result)
+        done = parallel.from_first(lambda: _finish(config, loaded, run, state, begin))
+    return Accuracy(**done)
+
+
+def _check_processes(config: AdaptConfig, loaded: Loaded) -> None:
+    for size in batch_sizes(config, loaded.data):
+        parallel.check_divisible(size)
+    method = methods.find(config.method)
+    if parallel.world() > 1 and method.function("losses") is None:
+        raise ConfigError(
+            f"--method {config.method} trains in one process: start it without torchrun."
+        )
 
 
 def _begin(
-    held: contextlib.ExitStack, config: AdaptConfig, loaded: Loaded, run: RunFolder, resume: bool
+    held: contextlib.ExitStack,
+    config: AdaptConfig,
+    loaded: Loaded,
+    run: RunFolder,
+    policy: CheckpointPolicy,
 ) -> tuple[dict[str, Any] | None, dict[str, float] | None]:
-    """What to go on from, and the accuracy's fields if nothing is left to do."""
+    """Claim the folder; the state to go on from, and the accuracy's fields if nothing is left to do."""
+    check_memory(config, loaded.data)
     held.enter_context(run.claimed())
-    kept = run.begin(config, loaded.inputs, resume=resume)
-    return kept, dataclasses.asdict(run.result()) if run.is_finished() else None
+    run.begin(config, loaded.record, environment(), resume=policy.resume)
+    if run.is_finished():
+        return None, dataclasses.asdict(run.result())
+    state_dict = checkpoint.kept(run)
+    run.forget_after(0 if state_dict is None else int(state_dict["epoch"]))
+    return state_dict, None
+
+
+def _restore(state: TrainingState, state_dict: dict[str, Any], run: RunFolder) -> None:
+    try:
+        state.load_state_dict(state_dict)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RunError(
+            f"{run.path / 'progress.pt'} does not fit the run's config: "
+            f"{str(error).splitlines()[0]}. Remove it to train this run from the start."
+        ) from error
 
 
 def _finish(
-    config: AdaptConfig, loaded: Loaded, run: RunFolder, state: State, begin: float
+    config: AdaptConfig, loaded: Loaded, run: RunFolder, state: TrainingState, begin: float
 ) -> dict[str, Any]:
     """Evaluate and write what a finished run leaves; returns the fields of its accuracy."""
     if config.statistics == "target":
         take_statistics(state.model, loaded.data.target, config.frames)
     classes = loaded.data.classes
-    run.save_model(state.model, loaded.data.source.width, classes)
+    digest = checkpoint.save_model(run, state.model, loaded.data.source.width, classes)
     logits_VN = predict(state.model, loaded.held_out_bank, config)
-    result = accuracy(logits_VN.argmax(dim=1), labels_of(loaded.held_out))
+    probabilities_V, predicted_V = logits_VN.softmax(dim=1).max(dim=1)
+    result = accuracy(predicted_V.tolist(), [video.label for video in loaded.held_out])
     run.finish(
         result,
         videos=loaded.held_out,
-        logits_VN=logits_VN,
+        predicted=predicted_V.tolist(),
+        probabilities=probabilities_V.tolist(),
         classes=classes,
+        checkpoint_sha256=digest,
         seconds=time.monotonic() - begin,
     )
     return dataclasses.asdict(result)
@@ -113,31 +146,32 @@ def evaluate(
     Raises:
         Ma2lError: the run did not finish, or its features are gone or were made differently.
     """
-    config, inputs = run.read()
-    places = Places(
-        features=features or Path(inputs.features),
-        manifests=manifests or Path(inputs.manifests),
-        store=inputs.store,
-        allow_missing=inputs.allow_missing,
+    config, record = run.read()
+    options = DataOptions(
+        features=features or Path(record.features),
+        manifests=manifests or Path(record.manifests),
+        store=record.store,
+        allow_missing=record.allow_missing,
     )
-    folder = places.features / dataset_of(config.target, places.manifests) / inputs.store
-    manifest = manifest_path(config.benchmark, config.target, places.manifests)
+    folder = options.features / dataset_of(config.target, options.manifests) / record.store
+    manifest = manifest_path(config.benchmark, config.target, options.manifests)
     if not folder.is_dir() or not manifest.exists():
         raise RunError(
             f"The run's features {folder} or manifests {manifest} are not there any more. "
             "Where they lie now: --features and --manifests."
         )
     with FeatureStore(folder) as store:
-        if store.index["config_sha256"] != inputs.feature_config_sha256:
+        if store.index["config_sha256"] != record.feature_config_sha256:
             raise StoreError(
                 f"{store.folder} was made with another config than the run's features."
             )
-        videos = videos_of(config, places, config.target, "eval", store)
+        videos = videos_of(config, options, config.target, "eval", store)
         kind = choose_bank("auto", needed_bytes(store, videos), device)
         bank = load_bank(store, videos, device, kind)
-    model, classes = run.load_model(config)
-    names = class_names(config, places)
+    model, classes = checkpoint.load_model(run, config)
+    names = class_names(config, options)
     if list(names) != classes:
         raise RunError(f"The run knows the classes {classes}, the manifests have {list(names)}.")
     logits_VN = predict(model.to(device), bank, config)
-    return config, accuracy(logits_VN.argmax(dim=1), labels_of(videos))
+    predicted = logits_VN.argmax(dim=1).tolist()
+    return config, accuracy(predicted, [video.label for video in videos])

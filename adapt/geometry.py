@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from store.errors import ConfigError
 
+MOST_FRAMES, MOST_LEVELS = 10_000, 30
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -16,16 +18,22 @@ class Geometry:
         kernel 3, levels 3:  9 frames  -> dilation 1 -> 7 slots -> dilation 3 -> 1 slot
 
     Raises:
-        ConfigError: kernel or levels below 2.
+        ConfigError: kernel or levels below 2 or beyond reason, or more than 10,000 frames.
     """
 
     kernel: int
     levels: int
 
     def __post_init__(self) -> None:
-        for name in ("kernel", "levels"):
-            if getattr(self, name) < 2:
-                raise ConfigError(f"--{name} must be 2 or more, got {getattr(self, name)}.")
+        for name, most in (("kernel", MOST_FRAMES), ("levels", MOST_LEVELS)):
+            value = getattr(self, name)
+            if not 2 <= value <= most:
+                raise ConfigError(f"--{name} must be from 2 to {most}, got {value}.")
+        if self.frames > MOST_FRAMES:
+            raise ConfigError(
+                f"--kernel {self.kernel} with --levels {self.levels} needs {self.frames:,} frames of "
+                f"every video; the most is {MOST_FRAMES:,}. Lower either."
+            )
 
     @property
     def dilations(self) -> tuple[int, ...]:

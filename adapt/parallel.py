@@ -116,19 +116,27 @@ def _sent_by_first(value: dict[str, Any]) -> dict[str, Any]:
     return received
 
 
+def check_divisible(count: int) -> None:
+    """Refuse a batch that the processes cannot share equally.
+
+    Raises:
+        ConfigError: `count` videos are no multiple of the number of processes.
+    """
+    if count % world():
+        raise ConfigError(
+            f"{world()} processes cannot share a batch of {count} videos equally. Choose --batch-size "
+            f"(with --target-batch equal) so that it is a multiple of {world()}."
+        )
+
+
 def share(rows: slice) -> slice:
     """This process's part of a batch's rows.
 
     Raises:
         ConfigError: the processes cannot share them equally.
     """
-    count, processes = rows.stop - rows.start, world()
-    if count % processes:
-        raise ConfigError(
-            f"{processes} processes cannot share a batch of {count} videos equally. Choose --batch-size "
-            f"(with --target-batch equal) so that it is a multiple of {processes}."
-        )
-    own = count // processes
+    check_divisible(rows.stop - rows.start)
+    own = (rows.stop - rows.start) // world()
     return slice(rows.start + rank() * own, rows.start + (rank() + 1) * own)
 
 

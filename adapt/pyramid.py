@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapt.config import AdaptConfig
 from adapt.discriminators import Discriminators, domain_losses, reverse
+
+if TYPE_CHECKING:
+    from adapt.methods.ma2l_td import Options
 
 EPSILON = 1e-6
 """Added to losses before they are normalised to weights: a confident discriminator's can all be 0."""
@@ -89,7 +92,7 @@ class PyramidLosses:
 class AdaptationBranch(nn.Module):
     """Levels 1..M over the encoder's features of both domains (sec. 3.2 and 3.3)."""
 
-    def __init__(self, config: AdaptConfig) -> None:
+    def __init__(self, config: Options) -> None:
         super().__init__()
         self.config = config
         geometry = config.geometry
@@ -185,7 +188,7 @@ class _LevelDiscriminator(nn.Module):
         return logits
 
 
-def _level_discriminator(config: AdaptConfig) -> nn.Module:
+def _level_discriminator(config: Options) -> nn.Module:
     if config.level_weights == "entropy":
         # The authors' is one linear layer that no loss reaches: it keeps its random start.
         return nn.Linear(config.width, 1).requires_grad_(False)

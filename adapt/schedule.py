@@ -1,4 +1,4 @@
-"""How weights and rates change over a run, as functions of p, the finished share of the epochs."""
+"""How weights and rates change over a run, and where its random choices come from."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import hashlib
 import math
 
 import torch
+
+from adapt.config import AdaptConfig
+from adapt.methods import Progress
 
 
 def ramp(p: float) -> float:
@@ -16,6 +19,31 @@ def ramp(p: float) -> float:
 def annealed(p: float) -> float:
     """Factor of the learning rate: 1 / (1 + 10 p)^0.75 (Ganin et al., DANN)."""
     return float((1 + 10 * p) ** -0.75)
+
+
+def reversal_coefficient(config: AdaptConfig, share: float) -> float:
+    """The coefficient of the gradient reversal after a share of the epochs."""
+    return config.adversarial_weight * (ramp(share) if config.adversarial_ramp == "dann" else 1)
+
+
+def learning_rate(config: AdaptConfig, progress: Progress) -> float:
+    """The learning rate of the coming step.
+
+    With `dann` it is rate / (1 + 10 p)^0.75 with p the finished share of the epochs. With `ta3n` it is
+    what TA3N's code makes of the same formula: it is set after every step i = 0, 1, ... of epoch
+    e = 1, 2, ... with p = (i + e L) / (E L), L steps in an epoch and E epochs, so the first step has the
+    undecayed rate, the second p = 1 / E, and the last one a p beyond 1.
+    """
+    if config.rate_decay == "none":
+        return config.learning_rate
+    if config.rate_decay == "dann":
+        return config.learning_rate * annealed(progress.share)
+    before = progress.epoch * progress.steps + progress.step - 1  # steps before the last one
+    if before < 0:
+        return config.learning_rate
+    return config.learning_rate * annealed(
+        (before + progress.steps) / (progress.epochs * progress.steps)
+    )
 
 
 def named_seed(seed: int, name: str) -> int:

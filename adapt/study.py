@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from adapt import parallel
+from adapt.accuracy import Accuracy
+from adapt.checkpoint import KEEP_NOTHING, CheckpointPolicy
 from adapt.config import AdaptConfig
-from adapt.evaluate import Accuracy
 from adapt.experiment import adapt
 from adapt.geometry import Geometry
-from adapt.inputs import Loaded
+from adapt.load import Loaded
 from adapt.runs import SELECTION, RunFolder
 from store.files import write_text
 
@@ -67,8 +68,7 @@ def adapt_seeds(
     folder: Path,
     seeds: Sequence[int],
     *,
-    resume: bool = False,
-    checkpoint_every: int = 0,
+    policy: CheckpointPolicy = KEEP_NOTHING,
     on_epoch: OnEpoch = lambda config, epoch, metrics: None,
 ) -> Seeds:
     """One run per seed in `folder`/seed<N>, and `folder`/seeds.json over all of them.
@@ -84,8 +84,7 @@ def adapt_seeds(
                 one,
                 loaded,
                 RunFolder(folder / f"seed{seed}"),
-                resume=resume,
-                checkpoint_every=checkpoint_every,
+                policy=policy,
                 on_epoch=lambda epoch, metrics, one=one: on_epoch(one, epoch, metrics),  # type: ignore[misc]
             )
         )
@@ -104,6 +103,12 @@ class Row:
     changes: dict[str, Any]
     reported: dict[tuple[str, str], str]
     """By (source, target) of ucf-hmdb-full: accuracy as printed in the paper."""
+
+    def config(self, full: AdaptConfig) -> AdaptConfig:
+        """The config of the full method with the row's change."""
+        if "method" in self.changes:
+            return full.as_method(self.changes["method"])
+        return dataclasses.replace(full, **self.changes)
 
 
 def _both(u_to_h: str, h_to_u: str) -> dict[tuple[str, str], str]:
@@ -179,8 +184,7 @@ def run_study(
     folder: Path,
     seeds: Sequence[int],
     *,
-    resume: bool = False,
-    checkpoint_every: int = 0,
+    policy: CheckpointPolicy = KEEP_NOTHING,
     on_epoch: OnEpoch = lambda config, epoch, metrics: None,
 ) -> str:
     """All rows over all seeds in `folder`/<row>/seed<N>; writes `folder`/table.md and returns it.
@@ -193,15 +197,14 @@ def run_study(
     ] = {}  # a preset may have a row's change already: not trained twice
     results = []
     for row in rows:
-        changed = dataclasses.replace(config, **row.changes)
+        changed = row.config(config)
         if changed not in done:
             done[changed] = adapt_seeds(
                 changed,
                 loaded,
                 folder / row.folder,
                 seeds,
-                resume=resume,
-                checkpoint_every=checkpoint_every,
+                policy=policy,
                 on_epoch=on_epoch,
             )
         results.append(done[changed])

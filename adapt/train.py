@@ -2,66 +2,60 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from adapt import methods, parallel
-from adapt.bank import Bank, sample
 from adapt.compute import autocast
 from adapt.config import AdaptConfig
-from adapt.data import SourceBatch, Stream, TargetBatch, class_balanced, shuffled
-from adapt.schedule import annealed, generator, named_seed, ramp
-from store.errors import RunError
-
-_PER_CLASS: Mapping[str, Callable[[Iterable[int]], int]] = {
-    "smallest-class": min,
-    "largest-class": max,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingData:
-    """Source with labels, target without. The target's labels are not even loaded."""
-
-    source: Bank
-    labels_V: Tensor
-    target: Bank
-    classes: Sequence[str]
-    device: torch.device
+from adapt.data import (
+    SourceBatch,
+    TargetBatch,
+    TrainingData,
+    batches,
+    shuffled,
+    source_stream,
+    steps_of,
+)
+from adapt.methods import Networks, Progress, StepLosses
+from adapt.schedule import generator, learning_rate, named_seed, reversal_coefficient
+from adapt.watch import LossWatch, check_parameters
 
 
-class State:
-    """All that an epoch changes. A run that loads a kept state goes on as if nothing had happened."""
+class TrainingState:
+    """All that an epoch changes. A run that loads a kept state goes on as if it had never stopped."""
 
     def __init__(self, config: AdaptConfig, data: TrainingData) -> None:
         torch.manual_seed(named_seed(config.seed, "weights and dropout"))
         self.epoch = 0
         self.device = data.device
         method = methods.find(config.method)
-        self.model = method.model(config, data.source.width, len(data.classes)).to(data.device)
-        self.branch: nn.Module | None = method.branch(config)
-        if self.branch is not None:
-            self.branch.to(data.device).train()
-        self.losses = parallel.wrapped(_Losses(self.model, self.branch))
-        """The method's losses as one module, which processes that train together share."""
-        trained = [p for p in self.losses.parameters() if p.requires_grad]
-        self.optimiser = _optimiser(config, trained, data.device)
-        order = generator(config.seed, "source order")
-        self.source: Stream = (
-            shuffled(len(data.source), order)
-            if config.source_sampling == "shuffled"
-            else class_balanced(data.labels_V, order, _PER_CLASS[config.source_sampling])
-        )
+        self.networks = method.build(config, data.source.width, len(data.classes)).to(data.device)
+        self.networks.train()
+        self.forward = parallel.wrapped(_Forward(config, self.networks))
+        """From a pair of batches to the method's losses: one module, which processes can share."""
+        trained = [p for p in self.networks.parameters() if p.requires_grad]
+        self.optimiser = _optimiser(config, trained, data.device) if trained else None
+        self.source = source_stream(config, data.labels_V, generator(config.seed, "source order"))
         self.target = shuffled(len(data.target), generator(config.seed, "target order"))
-        self.source_frames, self.target_frames = (
-            generator(config.seed, f"{domain} frames") for domain in ("source", "target")
-        )
+        self.source_frames = generator(config.seed, "source frames")
+        self.target_frames = generator(config.seed, "target frames")
+
+    @property
+    def model(self) -> nn.Module:
+        """What predicts."""
+        model: nn.Module = self.networks.model
+        return model
+
+    @property
+    def branch(self) -> nn.Module | None:
+        """What exists in training only."""
+        branch: nn.Module | None = self.networks.branch
+        return branch
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and names only."""
@@ -75,8 +69,11 @@ class State:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
-        self.epoch = state["epoch"]
+        """Go on from there.
+
+        Raises:
+            KeyError, RuntimeError, TypeError: the state is not one of this config.
+        """
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.source_frames.set_state(state["source_frames"])
@@ -84,29 +81,23 @@ class State:
         torch.set_rng_state(state["dropout"])
         if state["cuda"] is not None:
             torch.cuda.set_rng_state(state["cuda"], self.device)
+        self.epoch = state["epoch"]
 
     def _parts(self) -> dict[str, Any]:
-        parts = {
-            "model": self.model,
-            "branch": self.branch,
-            "optimiser": self.optimiser,
-            "source": self.source,
-            "target": self.target,
-        }
-        return {name: part for name, part in parts.items() if part is not None}
+        parts = {name: getattr(self, name) for name in ("networks", "source", "target")}
+        return parts | ({} if self.optimiser is None else {"optimiser": self.optimiser})
 
 
-class _Losses(nn.Module):
-    def __init__(self, model: nn.Module, branch: nn.Module | None):
+class _Forward(nn.Module):
+    def __init__(self, config: AdaptConfig, networks: Networks) -> None:
         super().__init__()
-        self.model, self.branch = model, branch
+        self.networks = networks
+        self._config = config
+        self._losses = methods.find(config.method).function("losses")
 
-    def forward(
-        self, config: AdaptConfig, source: SourceBatch, target: TargetBatch, coefficient: float
-    ) -> methods.Losses:
-        return methods.find(config.method).losses(
-            self.model, self.branch, source, target, config, coefficient
-        )
+    def forward(self, source: SourceBatch, target: TargetBatch, progress: Progress) -> StepLosses:
+        losses: StepLosses = self._losses(self.networks, source, target, self._config, progress)
+        return losses
 
 
 def _optimiser(
@@ -123,25 +114,16 @@ def _optimiser(
     return torch.optim.SGD(parameters, momentum=config.momentum, nesterov=nesterov, **shared)
 
 
-def batch_sizes(config: AdaptConfig, data: TrainingData) -> tuple[int, int]:
-    """Source and target videos of a step."""
-    if config.target_batch == "equal":
-        return config.batch_size, config.batch_size
-    share = len(data.target) / len(data.source)
-    return config.batch_size, max(1, round(config.batch_size * share))
-
-
 def train(
     config: AdaptConfig,
     data: TrainingData,
-    state: State,
+    state: TrainingState,
     on_epoch: Callable[[dict[str, Any]], None],
 ) -> None:
     """Train from `state.epoch` to the last epoch; the state is changed in place.
 
-    An epoch is one pass over the target's training videos: ceil(V_target / target videos of a step)
-    steps, for every method, so that methods with the same batch are compared at equal numbers of steps.
-    Both domains are drawn as endless shuffled streams, so every batch is full.
+    An epoch is one pass over the target's training videos for every method, so that methods with the
+    same batch are compared at equal numbers of steps. Both domains are drawn as endless streams.
 
     Args:
         on_epoch: called after every epoch with its mean losses, and reversal and rate of its first step.
@@ -149,121 +131,73 @@ def train(
     Raises:
         RunError: a loss, or at an epoch's end a parameter of the model, is not finite.
     """
-    steps = math.ceil(len(data.target) / batch_sizes(config, data)[1])
-    while state.epoch < config.epochs:
+    method = methods.find(config.method)
+    fit = method.function("fit")
+    if fit is not None and state.epoch == 0:
         begin = time.monotonic()
-        p = state.epoch / config.epochs
-        coefficient = config.adversarial_weight * (
-            ramp(p) if config.adversarial_ramp == "dann" else 1
-        )
-        rate = _set_rate(config, state, p)
-        means = _epoch(config, data, state, steps, coefficient)
+        fit(state.networks, data, config)
+        state.epoch = 1
+        on_epoch({"epoch": 1, "seconds": time.monotonic() - begin})
+    steps = steps_of(config, data)
+    while fit is None and state.epoch < config.epochs:
+        begin, watch = time.monotonic(), LossWatch(config)
+        progress = Progress(state.epoch, config.epochs, 0, steps)
+        first = {"learning_rate": learning_rate(config, progress)}
+        if "adversarial_weight" in method.reads:
+            first["reversal"] = reversal_coefficient(config, progress.share)
+        state.networks.train()
+        streams, frames = (state.source, state.target), (state.source_frames, state.target_frames)
+        for number, (source, target) in enumerate(batches(config, data, streams, frames)):
+            progress = Progress(state.epoch, config.epochs, number, steps)
+            watch.add(step(config, state, source, target, progress))
         state.epoch += 1
-        on_epoch(
-            {
-                "epoch": state.epoch,
-                **means,
-                "reversal": coefficient,
-                "learning_rate": rate,
-                "seconds": time.monotonic() - begin,
-            }
-        )
+        means = watch.means(state.epoch)
+        check_parameters(state.model, state.epoch, config)
+        seconds = time.monotonic() - begin
+        on_epoch({"epoch": state.epoch, **means, **first, "seconds": seconds})
+    remember = method.function("remember")
+    if remember is not None:
+        remember(state.networks, data, config)
     state.model.eval()
-
-
-def _set_rate(config: AdaptConfig, state: State, p: float) -> float:
-    """The learning rate after a share p of the training."""
-    rate = config.learning_rate * (1 if config.rate_decay == "none" else annealed(p))
-    for group in state.optimiser.param_groups:
-        group["lr"] = rate
-    return rate
 
 
 def step(
     config: AdaptConfig,
-    state: State,
+    state: TrainingState,
     source: SourceBatch,
     target: TargetBatch,
-    coefficient: float,
+    progress: Progress,
 ) -> Mapping[str, Tensor]:
-    """One step of the optimiser; returns the losses, which stay on the device.
+    """One step of training; returns the losses, which stay on the device.
 
     Args:
         source, target: this process's share of the batch.
     """
+    assert state.optimiser is not None
+    for group in state.optimiser.param_groups:
+        group["lr"] = learning_rate(config, progress)
+
+    def descend(loss: Tensor, modules: Sequence[nn.Module]) -> None:
+        parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+        assert state.optimiser is not None
+        state.optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(state.device.type, enabled=False):
+            loss.backward(inputs=parameters)
+        if config.gradient_clip:
+            nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+        state.optimiser.step()  # skips parameters that have no gradient
+
+    own_step = methods.find(config.method).function("step")
     with autocast(config.compute, state.device):
-        losses = state.losses(config, source, target, coefficient)
+        if own_step is not None:
+            parts: Mapping[str, Tensor] = own_step(
+                state.networks, source, target, config, progress, descend
+            )
+            return parts
+        losses = state.forward(source, target, progress)
     state.optimiser.zero_grad(set_to_none=True)
     losses.total.backward()
     if config.gradient_clip:
-        nn.utils.clip_grad_norm_(state.losses.parameters(), config.gradient_clip)
+        nn.utils.clip_grad_norm_(state.networks.parameters(), config.gradient_clip)
     state.optimiser.step()
     return losses.parts
-
-
-def _epoch(
-    config: AdaptConfig, data: TrainingData, state: State, steps: int, coefficient: float
-) -> dict[str, float]:
-    """Mean losses of one epoch. No step waits for the device: losses are looked at after the last."""
-    # Several draws of a video stand in the batch like several videos: losses are means.
-    sizes = [size * config.draws for size in batch_sizes(config, data)]
-    source_V, target_V = (
-        stream.take(steps * size // config.draws).repeat_interleave(config.draws)
-        for stream, size in zip((state.source, state.target), sizes)
-    )
-    centred = config.train_sampling == "centred"
-    randoms = (None, None) if centred else (state.source_frames, state.target_frames)
-    source_frames = sample(data.source, source_V, config.frames, randoms[0])
-    target_frames = sample(data.target, target_V, config.frames, randoms[1])
-    labels = data.labels_V[source_V].to(data.device)
-    watch = _Watch()
-    state.model.train()
-    for i in range(steps):
-        if config.rate_decay == "dann-step":
-            _set_rate(config, state, (state.epoch + i / steps) / config.epochs)
-        s, t = (parallel.share(slice(i * size, (i + 1) * size)) for size in sizes)
-        source = SourceBatch(data.source.gather(source_V[s], source_frames[s]), labels[s])
-        target = TargetBatch(data.target.gather(target_V[t], target_frames[t]))
-        watch.add(step(config, state, source, target, coefficient))
-    means = watch.means(state.epoch + 1)
-    broken = [name for name, p in state.model.named_parameters() if not p.isfinite().all()]
-    if broken:
-        raise RunError(
-            _not_finite(f"The parameter {broken[0]} is not finite after", state.epoch + 1)
-        )
-    return means
-
-
-class _Watch:
-    """Sums of the losses, and the first step at which each was not finite; both stay on the device."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self._sums: dict[str, Tensor] = {}
-        self._first_bad: dict[str, Tensor] = {}
-
-    def add(self, parts: Mapping[str, Tensor]) -> None:
-        self.steps += 1
-        for name, loss in parts.items():
-            value = loss.detach().double()
-            never = torch.full_like(value, math.inf)
-            bad = torch.where(value.isfinite(), never, never.new_full((), self.steps))
-            self._sums[name] = self._sums.get(name, 0) + value
-            self._first_bad[name] = torch.minimum(self._first_bad.get(name, never), bad)
-
-    def means(self, epoch: int) -> dict[str, float]:
-        first = {name: float(parallel.smallest(step)) for name, step in self._first_bad.items()}
-        name = min(first, key=lambda name: first[name])
-        if math.isfinite(first[name]):
-            where = f"The {name} loss is not finite at step {first[name]:.0f} of {self.steps} in"
-            raise RunError(_not_finite(where, epoch))
-        return {
-            name: float(parallel.averaged(value)) / self.steps for name, value in self._sums.items()
-        }
-
-
-def _not_finite(where: str, epoch: int) -> str:
-    return (
-        f"{where} epoch {epoch}. Try a smaller --learning-rate or --adversarial-weight, "
-        "--bound layernorm or --compute float32."
-    )

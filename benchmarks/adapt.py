@@ -26,10 +26,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from adapt.bank import Bank, FeatureBank, MappedBank, sample
 from adapt.compute import autocast, pick_device
 from adapt.config import AdaptConfig
-from adapt.data import SourceBatch, TargetBatch
+from adapt.data import SourceBatch, TargetBatch, TrainingData
 from adapt.discriminators import domain_losses
+from adapt.methods import Progress
+from adapt.methods.ma2l_td import Options
+from adapt.pyramid import AdaptationBranch
 from adapt.schedule import generator
-from adapt.train import State, TrainingData, step
+from adapt.train import TrainingState, step
 from benchmarks.loop import LoopBranch
 from benchmarks.timing import COLUMNS, Timed, Times, interleaved, limits, table
 from store.machine import keep_freed_memory
@@ -39,13 +42,13 @@ from store.records import VideoRecord
 from store.tables import write_index
 from store.write import ShardWriter
 
-COEFFICIENT = 0.5
+PROGRESS = Progress(epoch=15, epochs=30)
 VIDEOS, FRAMES, BACKBONE, CLASSES = 128, 100, 2048, 12
 STORE = {"backbone": "random"}
 COMPUTE = ("float32", "bfloat16")
 
 
-def make_config(preset: str = "paper", **given: Any) -> AdaptConfig:
+def make_config(preset: str | None = "paper", **given: Any) -> AdaptConfig:
     """UCF -> HMDB_full: 53 frames, 5 levels, batch 32; with the preset `paper` 181 discriminators."""
     return AdaptConfig.make(
         benchmark="ucf-hmdb-full",
@@ -94,13 +97,13 @@ class Batches:
         return bank.gather(videos_B, sample(bank, videos_B, self.config.frames, self._random))
 
 
-def loop_state(config: AdaptConfig, data: TrainingData, ours: State) -> State:
+def loop_state(config: AdaptConfig, data: TrainingData, ours: TrainingState) -> TrainingState:
     """A state whose branch is the loop, with the same parameters and PyTorch's default Adam."""
-    state = State(dataclasses.replace(config, method="source-only"), data)
+    assert isinstance(config, Options) and isinstance(ours.branch, AdaptationBranch)
+    state = TrainingState(config, data)
     state.model.load_state_dict(ours.model.state_dict())
-    assert ours.branch is not None
     branch = LoopBranch(config, ours.branch).to(data.device)
-    state.branch = state.losses.branch = branch.train()
+    state.networks.branch = branch.train()
     state.optimiser = torch.optim.Adam(
         [*state.model.parameters(), *branch.parameters()], lr=config.learning_rate
     )
@@ -116,7 +119,7 @@ def check_equal(config: AdaptConfig, data: TrainingData) -> float:
         click.ClickException: the two do not compute the same.
     """
     plain = dataclasses.replace(config, dropout=0.0)
-    ours = State(plain, data)
+    ours = TrainingState(plain, data)
     loop = loop_state(plain, data, ours)
     assert isinstance(loop.branch, LoopBranch) and ours.branch is not None
     source, target = Batches(plain, data)()
@@ -129,7 +132,7 @@ def check_equal(config: AdaptConfig, data: TrainingData) -> float:
         state.model.double()
         state.branch.double().eval()
         state.optimiser.step = lambda *_: None  # type: ignore[method-assign]
-    losses = [step(plain, state, *batch, COEFFICIENT) for state in (ours, loop)]
+    losses = [step(plain, state, *batch, PROGRESS) for state in (ours, loop)]
     worst = max(_relative(losses[0][n], losses[1][n]) for n in losses[0])
     mine = dict(ours.branch.named_parameters())
     pairs = [(mine[name].grad, g) for name, g in loop.branch.gradients().items()]
@@ -147,15 +150,15 @@ def _relative(a: Tensor | None, b: Tensor | None) -> float:
     return float((a - b).detach().abs().max() / b.detach().abs().max())
 
 
-def steps(config: AdaptConfig, data: TrainingData, ours: State) -> dict[str, Timed]:
+def steps(config: AdaptConfig, data: TrainingData, ours: TrainingState) -> dict[str, Timed]:
     """A training step, data included, in every variant."""
     loop = loop_state(config, data, ours)
     batches = Batches(config, data)
 
-    def run(state: State, compute: str, fused: bool) -> None:
+    def run(state: TrainingState, compute: str, fused: bool) -> None:
         for group in state.optimiser.param_groups:
             group["fused"] = fused
-        step(dataclasses.replace(config, compute=compute), state, *batches(), COEFFICIENT)
+        step(dataclasses.replace(config, compute=compute), state, *batches(), PROGRESS)
 
     return {
         "ours, float32": lambda: run(ours, "float32", True),
@@ -168,27 +171,31 @@ def steps(config: AdaptConfig, data: TrainingData, ours: State) -> dict[str, Tim
 
 def others(config: AdaptConfig, data: TrainingData) -> dict[str, Timed]:
     """A step, data included, of what trains without a discriminator per slot, at the same sizes."""
-    sizes = {name: getattr(config, name) for name in ("levels", "discriminator_width")}
+    assert isinstance(config, Options)
+    sizes = {"levels": config.levels, "discriminator_width": config.discriminator_width}
 
     def timed(given: dict[str, Any]) -> Timed:
-        other = make_config("tuned", **sizes, **given)
-        state, batches = State(other, data), Batches(other, data)
-        return lambda: step(other, state, *batches(), COEFFICIENT)
+        if given["method"] == "infomax":
+            other = make_config("shared", frames=config.frames, **given)
+        else:
+            other = make_config("light", **sizes, **given)
+        state, batches = TrainingState(other, data), Batches(other, data)
+        return lambda: step(other, state, *batches(), PROGRESS)
 
     return {
-        f"{method}, preset tuned, {compute}": timed({"method": method, "compute": compute})
-        for method in ("ma2l-td", "infomax")
+        f"{name}, {compute}": timed({"method": method, "compute": compute})
+        for name, method in (("ma2l-td, preset light", "ma2l-td"), ("infomax", "infomax"))
         for compute in COMPUTE
     }
 
 
-def parts(config: AdaptConfig, data: TrainingData, state: State) -> dict[str, Timed]:
+def parts(config: AdaptConfig, data: TrainingData, state: TrainingState) -> dict[str, Timed]:
     """Each part of our step alone, forward and backward."""
     batches, device = Batches(config, data), data.device
     source, target = batches()
     videos = 2 * config.batch_size
+    assert isinstance(config, Options) and isinstance(state.branch, AdaptationBranch)
     slots, branch = config.geometry.slots, state.branch
-    assert branch is not None
     domains_B = torch.arange(videos, device=device) % 2.0
     f = [torch.randn(videos, s, config.width, device=device, requires_grad=True) for s in slots]
 
@@ -271,11 +278,13 @@ def readers(config: AdaptConfig, data: TrainingData, folder: Path) -> dict[str, 
     }
 
 
-def count(config: AdaptConfig, data: TrainingData, state: State) -> tuple[float, float, int]:
+def count(
+    config: AdaptConfig, data: TrainingData, state: TrainingState
+) -> tuple[float, float, int]:
     """Floating-point operations of products in a step, least bytes for its parameters, their number."""
     batch = Batches(config, data)()
     with FlopCounterMode(display=False) as counter:
-        step(config, state, *batch, COEFFICIENT)
+        step(config, state, *batch, PROGRESS)
     parameters = sum(p.numel() for group in state.optimiser.param_groups for p in group["params"])
     # Adam reads parameter, gradient and two moments and writes three of them; forward and backward
     # read the parameter once each and write the gradient: ten float32 each.
@@ -299,7 +308,7 @@ def main(rounds: int, device: str, threads: int | None, width: int, levels: int)
     click.echo(describe(config, where, rounds))
     apart = check_equal(config, data)
     click.echo(f"\nOurs and the loop differ by at most {apart:.1e} in float64 (relative).")
-    ours = State(config, data)
+    ours = TrainingState(config, data)
     stepping = interleaved(steps(config, data, ours), rounds, where)
     click.echo(table("A step", {n: t.cells() for n, t in stepping.items()}, COLUMNS))
     slow = stepping["one module per slot"]
@@ -330,6 +339,7 @@ def describe(config: AdaptConfig, device: torch.device, rounds: int) -> str:
     """What runs where."""
     cuda = device.type == "cuda"
     name = torch.cuda.get_device_name() if cuda else f"CPU, {os.cpu_count()} cores"
+    assert isinstance(config, Options)
     slots = sum(config.geometry.slots)
     return (
         f"{name}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} at the start, torch "
@@ -339,7 +349,7 @@ def describe(config: AdaptConfig, device: torch.device, rounds: int) -> str:
 
 
 def say_limits(
-    config: AdaptConfig, data: TrainingData, state: State, stepping: dict[str, Times]
+    config: AdaptConfig, data: TrainingData, state: TrainingState, stepping: dict[str, Times]
 ) -> None:
     """How far a step is from what the machine does at best."""
     flops, size, parameters = count(config, data, state)

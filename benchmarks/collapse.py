@@ -23,19 +23,20 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from adapt.accuracy import accuracy
 from adapt.bank import Bank, sample
 from adapt.config import AdaptConfig
-from adapt.data import SourceBatch, TargetBatch, labels_of
+from adapt.data import SourceBatch, TargetBatch, TrainingData
 from adapt.discriminators import domains_of
-from adapt.evaluate import accuracy, predict
-from adapt.inputs import Loaded, Places, load
+from adapt.evaluate import predict
+from adapt.load import DataOptions, Loaded, load
 from adapt.losses import source_loss, target_entropy
-from adapt.train import State, TrainingData, train
+from adapt.methods.ma2l_td import Options
+from adapt.train import TrainingState, train
 from benchmarks import common
 from benchmarks.planted_gap import (
     BENCHMARK,
     NPZ,
-    QUICK,
     SOURCE,
     TARGET,
     Gap,
@@ -45,6 +46,7 @@ from benchmarks.planted_gap import (
 from store.machine import keep_freed_memory
 
 GAPS = {"constant": Gap(), "growing": Gap(drift=1.0, background=0.8)}
+SIZES = {"levels": 4, "discriminator_width": 256}
 LETTER = {"bound": "none", "adversarial_weight": 1.0, "entropy_reduction": "sum"}
 FORMS: Mapping[str, Mapping[str, Any]] = {
     "letter": LETTER,
@@ -90,7 +92,7 @@ class Probe:
 
 
 def measure(
-    state: State, config: AdaptConfig, probe: Probe, coefficient: float
+    state: TrainingState, config: Options, probe: Probe, coefficient: float
 ) -> dict[str, float]:
     """Look at both players of eq. 9 without changing them: on copies, as in training but without dropout.
 
@@ -139,15 +141,19 @@ def trace(config: AdaptConfig, loaded: Loaded) -> list[dict[str, float]]:
         Per epoch what `measure` returns (of MA2L-TD) and `target_eval`, the accuracy in percent on the
         target's evaluation videos, which is for the picture alone: nothing is chosen by it.
     """
-    state = State(config, loaded.data)
+    state = TrainingState(config, loaded.data)
     probe = Probe.of(loaded.data, config)
-    labels_V = labels_of(loaded.held_out)
+    labels = [video.label for video in loaded.held_out]
     rows: list[dict[str, float]] = []
 
     def record(metrics: Mapping[str, Any]) -> None:
-        seen = {} if state.branch is None else measure(state, config, probe, metrics["reversal"])
+        seen = (
+            {}
+            if not isinstance(config, Options)
+            else measure(state, config, probe, metrics["reversal"])
+        )
         predicted_V = predict(state.model, loaded.held_out_bank, config).argmax(dim=1)
-        overall = accuracy(predicted_V, labels_V).overall
+        overall = accuracy(predicted_V.tolist(), labels).overall
         rows.append({"epoch": metrics["epoch"], **seen, "target_eval": overall})
 
     record({"epoch": 0, "reversal": 0.0})
@@ -174,7 +180,7 @@ def measure_command(csv: Path, npz: Path, seeds: str, epochs: int) -> None:
         with TemporaryDirectory(prefix="benchmark-") as folder:
             written = common.Places.below(Path(folder))
             write_problem(features, gap, written)
-            places = Places(features=written.features, manifests=written.manifests)
+            places = DataOptions(features=written.features, manifests=written.manifests)
             loaded = load(_config("paper", 0, epochs), places, torch.device("cpu"))
         for seed in map(int, seeds.split(",")):
             for form in FORMS:
@@ -186,8 +192,8 @@ def measure_command(csv: Path, npz: Path, seeds: str, epochs: int) -> None:
 
 
 def _config(form: str, seed: int, epochs: int) -> AdaptConfig:
-    sizes = {flag[2:].replace("-", "_"): int(n) for flag, n in zip(QUICK[::2], QUICK[1::2])}
     given = {
+        **{"batch_size": 32, "frames": 23},
         "source": SOURCE,
         "target": TARGET,
         "seed": seed,
@@ -195,7 +201,9 @@ def _config(form: str, seed: int, epochs: int) -> AdaptConfig:
         "compute": "float32",
     }
     return AdaptConfig.make(
-        benchmark=BENCHMARK, preset="paper", given={**sizes, **given, **FORMS[form]}
+        benchmark=BENCHMARK,
+        preset="paper",
+        given={**given, **({} if "method" in FORMS[form] else SIZES), **FORMS[form]},
     )
 
 

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from adapt.evaluate import Accuracy
+from adapt.accuracy import Accuracy
 from adapt.runs import SELECTION, RunFolder
 from cli import main
 
@@ -67,6 +67,15 @@ def working_folder(folder: Path | None) -> Iterator[Path]:
         raise click.UsageError(f"{folder} is not empty. Choose another --folder.")
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
+
+
+PYRAMID = shlex.split("--levels 4 --discriminator-width 256")
+"""MA2L-TD's sizes in the benchmarks of accuracy; the other methods do not read them."""
+
+
+def sized(options: str) -> list[str]:
+    """The options of a method, with `PYRAMID` where it is MA2L-TD."""
+    return [*(() if "--method" in options else PYRAMID), *shlex.split(options)]
 
 
 def command(*arguments: object) -> None:

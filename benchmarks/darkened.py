@@ -30,6 +30,7 @@ from benchmarks.common import (
     command,
     record,
     run_folder,
+    sized,
     table,
 )
 from extract.from_folders import from_folders
@@ -43,17 +44,21 @@ FPS = 25
 BLUR_PIXELS, BLUR_SIGMA, GAMMA, NOISE_SIGMA = 7, 1.6, 2.6, 0.05
 TINT_RGB = (0.55, 0.75, 1.0)
 
-TRAINING = "--levels 4 --discriminator-width 256 --batch-size 16"
+TRAINING = "--batch-size 16"
 METHODS = {
     "source-only": "--method source-only",
-    "source-only, sampled as released": "--method source-only --preset released --learning-rate 3e-4",
+    "source-only, sampled as released": (
+        "--method source-only --learning-rate 3e-4 --rate-decay none --weight-decay 5e-4 --draws 5 "
+        "--eval-draws 5 --source-sampling smallest-class"
+    ),
     "released, Adam 3e-4": "--preset released --learning-rate 3e-4",
     "paper": "--preset paper",
     "source-only, target statistics, input norm": (
         "--method source-only --statistics target --input-norm"
     ),
     "infomax": "--method infomax",
-    "tuned": "--preset tuned",
+    "light": "--preset light",
+    "robust": "--preset robust",
 }
 
 
@@ -193,7 +198,7 @@ def darkened(
     _prepare(videos, benchmark, numbers, eval_fraction, weights, places)
     rows = []
     for name, options in choose_methods(METHODS, chosen, variants).items():
-        training = [*shlex.split(TRAINING), "--epochs", str(epochs), *shlex.split(options)]
+        training = [*shlex.split(TRAINING), "--epochs", str(epochs), *sized(options)]
         rows.append(
             adapt_over_seeds(
                 name,

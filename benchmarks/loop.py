@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapt.config import AdaptConfig
 from adapt.discriminators import DROPOUT, Discriminators, reverse
+from adapt.methods.ma2l_td import Options
 from adapt.pyramid import AdaptationBranch, Aggregator, PyramidLosses, normalised
 
 
 class LoopBranch(nn.Module):
     """The preset `paper` slot by slot, started with the parameters of a stacked branch."""
 
-    def __init__(self, config: AdaptConfig, stacked: AdaptationBranch) -> None:
+    def __init__(self, config: Options, stacked: AdaptationBranch) -> None:
         super().__init__()
         self.config = config
         self.slots = nn.ModuleDict({m: _modules(d) for m, d in stacked.discriminators.items()})

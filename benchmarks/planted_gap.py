@@ -22,12 +22,13 @@ from typing import Any
 import click
 import numpy as np
 
-from adapt.presets import PRESETS
+from adapt.settings import TA3N_FAMILY
 from benchmarks.common import (
     Places,
     adapt_over_seeds,
     choose_methods,
     record,
+    sized,
     table,
     working_folder,
 )
@@ -45,10 +46,13 @@ BACKGROUND_OF = 6
 RANK = 48
 """Of the low-rank part of the family `mix`."""
 
-QUICK = shlex.split("--levels 4 --discriminator-width 256 --batch-size 32")
+QUICK = shlex.split("--batch-size 32")
 METHODS = {
     "source-only": "--method source-only",
-    "source-only, sampled as released": "--method source-only --preset released --learning-rate 3e-4",
+    "source-only, sampled as released": (
+        "--method source-only --learning-rate 3e-4 --rate-decay none --weight-decay 5e-4 --draws 5 "
+        "--eval-draws 5 --source-sampling smallest-class"
+    ),
     "released, Adam 3e-4": "--preset released --learning-rate 3e-4",
     "paper": "--preset paper",
     "dann, shared settings": "--method dann --preset paper",
@@ -56,7 +60,7 @@ METHODS = {
 OWN_SETTINGS = {
     "dann": "--method dann",
     "ta3n": "--method ta3n",
-    "source-only, ta3n settings": "--method source-only --preset ta3n",
+    "source-only, ta3n settings": "--method source-only --preset own",
 }
 """With the epochs, batches and frames of TA3N's authors instead of those that the other rows share."""
 
@@ -306,7 +310,7 @@ def planted_gap(
         rows = [
             adapt_over_seeds(
                 name,
-                [*([] if name in OWN_SETTINGS else quick), *shlex.split(options)],
+                [*([] if name in OWN_SETTINGS else quick), *sized(options)],
                 source=SOURCE,
                 target=TARGET,
                 benchmark=BENCHMARK,
@@ -315,9 +319,7 @@ def planted_gap(
             )
             for name, options in methods.items()
         ]
-    trained = {
-        name: PRESETS["ta3n"]["epochs"] if name in OWN_SETTINGS else epochs for name in methods
-    }
+    trained = {name: TA3N_FAMILY["epochs"] if name in OWN_SETTINGS else epochs for name in methods}
     said = " or ".join(map(str, sorted(set(trained.values()))))
     click.echo("\n" + table(rows, f"{gap.name}, {said} epochs"))
     if record_to:

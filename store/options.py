@@ -1,35 +1,61 @@
-"""A field of a config is an option of a command: what is said of it, and what its values may be."""
+"""A field of a config is an option of a command: its metadata says what it is for and what it may be."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from store.errors import ConfigError
 
+LARGEST = 2**31 - 1
+"""The largest integer that an option takes where its metadata names none."""
+
 
 def option(help_: str, *choices: str, **more: Any) -> dict[str, Any]:
-    """Metadata of a field.
+    """Metadata of a config's field.
 
     Args:
         help_: a sentence for `--help`.
-        choices: all the values there are, none if any will do.
-        more: `least` of a number (0), `required`, `default_text`.
+        choices: every value that the option may have; none means that any value will do.
+        more: `group` (the heading in `--help`), `least` (of a number, 0 by default), `most`,
+            `required`, `default_text` (shown instead of the default), `read_with` (a mapping of another
+            option's name to the value with which alone this one is read).
     """
     return {"help": help_, **({"choices": choices} if choices else {}), **more}
 
 
+def flag(name: str) -> str:
+    """The command-line spelling of a field's name: `batch_size` -> `--batch-size`."""
+    return "--" + name.replace("_", "-")
+
+
 def check_options(config: Any) -> None:
-    """Compare every field with its metadata.
+    """Compare every field of a config with its metadata.
 
     Raises:
-        ConfigError: no such choice, or a number out of range.
+        ConfigError: a value of the wrong type, no such choice, or a number out of range.
     """
     for f in dataclasses.fields(config):
-        value, choices = getattr(config, f.name), f.metadata.get("choices")
-        flag = "--" + f.name.replace("_", "-")
-        if choices and value not in choices:
-            raise ConfigError(f"{flag} must be one of {', '.join(choices)}, got {value!r}.")
-        least = f.metadata.get("least", 0)
-        if f.type in ("int", "float") and not least <= value < float("inf"):
-            raise ConfigError(f"{flag} must be {least} or more, got {value}.")
+        check_option(f.name, str(f.type), f.metadata, getattr(config, f.name))
+
+
+def check_option(name: str, kind: str, metadata: Mapping[str, Any], value: Any) -> None:
+    """Compare one value with the type and the metadata of its field.
+
+    Raises:
+        ConfigError: as `check_options`.
+    """
+    types = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}.get(kind)
+    if types and (not isinstance(value, types) or (kind != "bool" and isinstance(value, bool))):
+        raise ConfigError(f"{flag(name)} must be of type {kind}, got {value!r}.")
+    choices = metadata.get("choices")
+    if choices and value not in choices:
+        raise ConfigError(f"{flag(name)} must be one of {', '.join(choices)}, got {value!r}.")
+    if kind in ("int", "float"):
+        least = metadata.get("least", 0)
+        most = metadata.get("most", LARGEST if kind == "int" else None)
+        if not least <= value < float("inf"):
+            raise ConfigError(f"{flag(name)} must be {least} or more, got {value}.")
+        if most is not None and value > most:
+            raise ConfigError(f"{flag(name)} must be {most} or less, got {value}.")

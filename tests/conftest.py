@@ -12,6 +12,9 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from adapt import methods
+from adapt.config import AdaptConfig
+from adapt.methods import Networks, Progress, StepLosses
 from store.format import store_folder
 from store.manifest import Video, write_manifest
 from store.records import VideoRecord
@@ -114,24 +117,29 @@ def problem(tmp_path: Path) -> Path:
 
 def toy_arguments(root: Path, run: str, *more: object) -> list[object]:
     """`adapt` on `make_problem`, small and quick."""
+    pyramid = ("--levels", 3, "--discriminator-width", 16)
     return [
         *("adapt", "--source", "left", "--target", "right", "--device", "cpu"),
         *("--features", root / "features", "--manifests", root / "manifests", "--run", root / run),
-        *(
-            "--levels",
-            3,
-            "--epochs",
-            3,
-            "--batch-size",
-            8,
-            "--discriminator-width",
-            16,
-            "--width",
-            16,
-        ),
-        *("--compute", "float32"),
+        *("--epochs", 3, "--batch-size", 8, "--width", 16, "--compute", "float32"),
+        *(() if "--method" in more else pyramid),
         *more,
     ]
+
+
+def config_for(small: dict[str, Any], *, benchmark: str = "toy", **given: Any) -> AdaptConfig:
+    """A config of `given`, and of what the method reads of `small`."""
+    preset = given.pop("preset", None)
+    reads = methods.find(given.get("method", "ma2l-td")).reads
+    small = {name: value for name, value in small.items() if name in reads}
+    return AdaptConfig.make(benchmark=benchmark, preset=preset, given={**small, **given})
+
+
+def losses_of(config: AdaptConfig, model: Any, branch: Any, source: Any, target: Any) -> StepLosses:
+    """The losses of a step of the config's method at the start of the training."""
+    losses = methods.find(config.method).function("losses")
+    result: StepLosses = losses(Networks(model, branch), source, target, config, Progress())
+    return result
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

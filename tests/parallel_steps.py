@@ -11,8 +11,9 @@ import torch
 from adapt import parallel
 from adapt.bank import FeatureBank
 from adapt.config import AdaptConfig
-from adapt.data import SourceBatch, TargetBatch
-from adapt.train import State, TrainingData, step
+from adapt.data import SourceBatch, TargetBatch, TrainingData
+from adapt.methods import Progress
+from adapt.train import TrainingState, step
 
 CPU = torch.device("cpu")
 
@@ -39,8 +40,7 @@ def take_steps(path: str, given: str) -> None:
         classes=["a", "b", "c"],
         device=CPU,
     )
-    state = State(config, data)
-    state.losses.train()
+    state = TrainingState(config, data)
     source_BTD, target_BTD = (
         torch.randn(8, config.frames, 6, dtype=torch.float64, generator=random) + shift
         for shift in (0, 1)
@@ -49,15 +49,13 @@ def take_steps(path: str, given: str) -> None:
     losses = []
     for _ in range(3):
         source = SourceBatch(source_BTD[own], data.labels_V[own])
-        parts = step(config, state, source, TargetBatch(target_BTD[own]), 0.7)
+        parts = step(config, state, source, TargetBatch(target_BTD[own]), Progress(2, 5))
         losses.append(
             {name: parallel.averaged(part.detach()).item() for name, part in parts.items()}
         )
     first = parallel.rank() == 0
-    parameters = {**state.model.state_dict()}
-    if state.branch is not None:
-        parameters |= state.branch.state_dict()
-    gradients = {n: p.grad for n, p in state.losses.named_parameters() if p.grad is not None}
+    parameters = state.networks.state_dict()
+    gradients = {n: p.grad for n, p in state.forward.named_parameters() if p.grad is not None}
     if first:
         torch.save(
             {

@@ -14,28 +14,36 @@ import pytest
 import torch
 from conftest import CONFIG, make_store, toy_arguments
 
-from adapt.config import AdaptConfig
+from adapt import methods
 from store.manifest import read_manifest, write_manifest
 
-OPTIONS = """
-features manifests store allow-missing run device bank resume checkpoint-every seeds
-source target benchmark method preset seed epochs batch-size target-batch kernel levels frames
-train-sampling encoder input-norm width dropout discriminator-width discriminators adversarial-levels
-first-level reversal aggregation level-weights slot-reduction bound adversarial-weight adversarial-ramp
-frame-reversal relation-reversal video-reversal entropy-reduction entropy-weight diversity-weight
-statistics compute
-optimiser momentum learning-rate rate-decay weight-decay gradient-clip draws eval-draws source-sampling
+SHARED = """
+features manifests store allow-missing bank run device resume checkpoint-every config show-config seeds
+source target benchmark method preset seed epochs batch-size target-batch source-sampling train-sampling
+draws eval-draws compute optimiser momentum learning-rate rate-decay weight-decay gradient-clip
+adversarial-weight adversarial-ramp frames encoder input-norm width dropout video-dropout initialisation
+statistics
 """
+OWN = {
+    "ma2l-td": """kernel levels discriminator-width discriminators adversarial-levels first-level reversal
+        aggregation level-weights slot-reduction bound entropy-weight entropy-reduction diversity-weight""",
+    "infomax": "entropy-weight diversity-weight",
+    "dann": "frame-reversal video-reversal entropy-weight entropy-reduction",
+    "ta3n": "frame-reversal relation-reversal video-reversal entropy-weight entropy-reduction",
+    "source-only": "",
+}
 
 
 def test_a_new_option_is_a_conscious_change() -> None:
     from cli import main
 
-    flags = [p.opts[0].removeprefix("--") for p in main.commands["adapt"].params]
-    assert flags == OPTIONS.split()
-    assert set(OPTIONS.split()) >= {
-        f.name.replace("_", "-") for f in dataclasses.fields(AdaptConfig)
-    }
+    command = main.commands["adapt"].made_for([])
+    flags = [p.opts[0].removeprefix("--") for p in command.params]
+    assert len(flags) == len(set(flags))
+    assert set(flags) == {*SHARED.split(), *" ".join(OWN.values()).split()}
+    for name in methods.names():
+        own = [option.replace("_", "-") for option in methods.find(name).own]
+        assert own == OWN[name].split()
 
 
 @pytest.mark.parametrize("preset", ["paper", "released"])
@@ -49,7 +57,7 @@ def test_a_run_describes_itself_and_evaluate_repeats_it(cli, problem: Path, pres
     }
     config = json.loads((run / "config.json").read_text())
     assert config["config"]["preset"] == preset and config["config"]["frames"] == 9
-    assert config["inputs"]["store"].startswith("fake-")
+    assert config["data"]["store"].startswith("fake-")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert {"source", "entropy", "adversarial", "reversal", "learning_rate"} <= set(lines[0])
@@ -133,7 +141,8 @@ def test_missing_features(cli, problem: Path) -> None:
     assert re.search(
         r"2 of 26 right train videos have no features in \S+ \(first: lost_0\)", result.output
     )
-    assert "Run: python cli.py extract --dataset right --features" in result.output
+    assert "Run: python cli.py extract --dataset right --manifests" in result.output
+    assert "--backbone fake --weights DIR/none" in result.output
     assert not (problem / "run").exists()
     allowed = cli(*toy_arguments(problem, "run", "--allow-missing"))
     assert allowed.exit_code == 0, allowed.output
@@ -170,11 +179,17 @@ def test_several_stores_are_named_and_never_guessed(cli, two_stores: tuple[Path,
     chosen = cli(*toy_arguments(problem, "run", "--store", second))
     assert chosen.exit_code == 0
     config = json.loads((problem / "run" / "config.json").read_text())
-    assert config["inputs"]["store"] == second
+    assert config["data"]["store"] == second
     unclear = cli(*toy_arguments(problem, "other", "--store", "fake"))
-    assert unclear.exit_code == 1 and "--store fake fits 2 stores" in unclear.output
+    assert (
+        unclear.exit_code == 1
+        and "2 stores begin with 'fake'. Both domains have: fake-" in unclear.output
+    )
     absent = cli(*toy_arguments(problem, "other", "--store", "resnet"))
-    assert absent.exit_code == 1 and "--store resnet fits 0 stores" in absent.output
+    assert (
+        absent.exit_code == 1
+        and "No store begins with 'resnet'. Both domains have: fake-" in absent.output
+    )
 
 
 def test_unlike_stores_are_refused_with_what_differs(cli, problem: Path) -> None:
@@ -205,11 +220,11 @@ def test_a_used_run_folder_is_refused(cli, problem: Path) -> None:
     ("more", "text"),
     [
         (("--frames", 32), "kernel 3 with 3 levels needs 9 frames, got frames=32. Use --frames 9"),
-        (("--levels", 1), "--levels must be 2 or more, got 1."),
+        (("--levels", 1), "--levels must be from 2 to 30, got 1."),
         (("--benchmark", "none"), "Benchmark 'none' does not have both 'left' and 'right'."),
         (("--target", "left"), "Source and target are both 'left'."),
         (("--target", "up"), "No benchmark has both 'left' and 'up'."),
-        (("--preset", "best"), "'best' is not one of 'paper', 'released', 'tuned', 'ta3n'"),
+        (("--preset", "best"), "--preset must be one of robust, light, paper, released"),
     ],
     ids=str,
 )

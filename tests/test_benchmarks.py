@@ -15,17 +15,16 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import make_problem
+from conftest import config_for, make_problem
 from test_pyramid import reference
 
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
 from adapt.experiment import adapt
-from adapt.inputs import Loaded, load
-from adapt.inputs import Places as Inputs
+from adapt.load import DataOptions, Loaded, load
 from adapt.model import VideoClassifier
 from adapt.runs import RunFolder
-from adapt.train import State
+from adapt.train import TrainingState
 from benchmarks import collapse
 from benchmarks.common import Places, choose_methods
 from benchmarks.darkened import darken, read_frames, write_dark
@@ -239,8 +238,8 @@ def toy(root: Path, **given) -> tuple[AdaptConfig, Loaded]:
     make_problem(root)
     small = {"levels": 3, "width": 6, "discriminator_width": 8, "batch_size": 8, "epochs": 2}
     domains = {"source": "left", "target": "right", "compute": "float32"}
-    config = AdaptConfig.make(benchmark="toy", preset="paper", given={**domains, **small, **given})
-    places = Inputs(features=root / "features", manifests=root / "manifests")
+    config = config_for({**domains, **small}, preset="paper", **given)
+    places = DataOptions(features=root / "features", manifests=root / "manifests")
     return config, load(config, places, torch.device("cpu"))
 
 
@@ -257,7 +256,7 @@ def encoded(model: VideoClassifier, features_BTD: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("form", ["letter", "letter, layer norm", "paper"])
 def test_what_is_measured_of_the_collapse_equals_the_loops(tmp_path, form):
     config, loaded = toy(tmp_path, **collapse.FORMS[form])
-    state = State(config, loaded.data)
+    state = TrainingState(config, loaded.data)
     state.model.double()
     state.branch.double()
     for (
@@ -298,8 +297,8 @@ def test_what_is_measured_of_the_collapse_equals_the_loops(tmp_path, form):
         norms.append(math.sqrt(sum(v * v for g in gradients for v in g.flatten().tolist())))
     expected["gradient_ratio"] = 0.3 * norms[0] / norms[1]
     assert measured == pytest.approx(expected, rel=1e-9)
-    for name, value in before["model"].items():
-        assert torch.equal(value, state.model.state_dict()[name]), "measuring changes nothing"
+    for name, value in before["networks"].items():
+        assert torch.equal(value, state.networks.state_dict()[name]), "measuring changes nothing"
 
 
 def test_the_traced_run_is_the_run_of_adapt(tmp_path):
@@ -317,9 +316,9 @@ def test_the_traced_run_is_the_run_of_adapt(tmp_path):
 
 def test_collapse_command_writes_a_line_per_epoch_of_every_run(data, tmp_path, monkeypatch):
     np.savez(tmp_path / "tiny.npz", **data)
-    forms = {name: {**options, "width": 8} for name, options in collapse.FORMS.items()}
+    forms = {name: {**options, "width": 8, "frames": 9} for name, options in collapse.FORMS.items()}
     monkeypatch.setattr(collapse, "FORMS", forms)
-    monkeypatch.setattr(collapse, "QUICK", ["--levels", "3", "--discriminator-width", "8"])
+    monkeypatch.setattr(collapse, "SIZES", {"levels": 3, "discriminator_width": 8})
     table = tmp_path / "table.csv"
     arguments = ["measure", table, "--npz", tmp_path / "tiny.npz", "--seeds", "0,1", "--epochs", 1]
     outcome = CliRunner().invoke(collapse.collapse, [str(a) for a in arguments])

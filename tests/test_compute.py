@@ -11,29 +11,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import toy_arguments
+from conftest import config_for, toy_arguments
 
 from adapt import compute, train
 from adapt.bank import FeatureBank
 from adapt.config import AdaptConfig
-from adapt.data import SourceBatch, TargetBatch
-from adapt.train import State, TrainingData, step
+from adapt.data import SourceBatch, TargetBatch, TrainingData
+from adapt.methods import Progress
+from adapt.train import TrainingState, step
+from adapt.watch import LossWatch
 from benchmarks import adapt as step_benchmark
 from store import machine
 
 CPU = torch.device("cpu")
+HALF = Progress(epoch=15, epochs=30)
 
 
-def make_state(**given: Any) -> tuple[AdaptConfig, State, SourceBatch, TargetBatch]:
+def make_state(**given: Any) -> tuple[AdaptConfig, TrainingState, SourceBatch, TargetBatch]:
     preset, device = given.pop("preset", "paper"), given.pop("device", CPU)
-    config = AdaptConfig.make(
-        benchmark="toy",
-        preset=preset,
-        given={
-            **{"source": "a", "target": "b", "levels": 3, "width": 32, "discriminator_width": 64},
-            **{"batch_size": 8, "compute": "float32", **given},
-        },
-    )
+    small = {"source": "a", "target": "b", "levels": 3, "width": 32, "discriminator_width": 64}
+    config = config_for(small, preset=preset, **{"batch_size": 8, "compute": "float32", **given})
     draws = np.random.default_rng(0)
     features = [draws.normal(size=(20, 24)).astype(np.float16) for _ in range(16)]
     bank = FeatureBank(features, device)
@@ -43,17 +40,20 @@ def make_state(**given: Any) -> tuple[AdaptConfig, State, SourceBatch, TargetBat
     )
     x_BTD = torch.from_numpy(np.stack(features)).float()[:, : config.frames].to(device)
     source = SourceBatch(x_BTD[:8], labels_V[:8].to(device))
-    return config, State(config, data), source, TargetBatch(x_BTD[8:])
+    return config, TrainingState(config, data), source, TargetBatch(x_BTD[8:])
 
 
-BASELINES = [{"preset": "ta3n", "method": "dann"}, {"preset": "ta3n", "method": "ta3n"}]
+BASELINES = [
+    {"preset": "own", "method": name, "initialisation": "default"} for name in ("dann", "ta3n")
+]
 EVERY = [
-    {"preset": "tuned"},
+    {"preset": "robust"},
+    {"preset": "light"},
     {"preset": "paper"},
     {"preset": "released"},
     {"preset": "paper", "method": "source-only"},
-    {"preset": "tuned", "method": "infomax"},
-    {"preset": "tuned", "method": "dann"},
+    {"preset": "shared", "method": "infomax"},
+    {"preset": "shared", "method": "dann"},
     *BASELINES,
 ]
 
@@ -65,10 +65,9 @@ def test_bfloat16_rounds_products_only(given: dict[str, Any], device: torch.devi
     losses = {}
     for kind in ("float32", "bfloat16"):
         config, state, source, target = make_state(**given, compute=kind, device=device)
-        assert state.branch is not None
         torch.manual_seed(3)  # the same dropout
-        losses[kind] = step(config, state, source, target, 0.5)
-        tensors = [*state.model.parameters(), *state.branch.parameters()]
+        losses[kind] = step(config, state, source, target, HALF)
+        tensors = list(state.networks.parameters())
         tensors += [p.grad for p in tensors if p.grad is not None]
         tensors += [t for s in state.optimiser.state.values() for t in s.values()]
         assert {t.dtype for t in tensors} == {torch.float32}
@@ -79,47 +78,62 @@ def test_bfloat16_rounds_products_only(given: dict[str, Any], device: torch.devi
         assert not torch.equal(rounded, exact)  # it did compute otherwise
 
 
-def test_auto_is_decided_by_time_and_recorded(
+FLAGS = {
+    "flags\t\t: fpu avx2 avx512f\n": "float32",
+    "flags\t\t: fpu avx2 avx512_bf16\n": "bfloat16",
+    "flags\t\t: fpu amx_bf16 amx_tile\n": "bfloat16",
+    "Features\t: fp asimd bf16\n": "float32",
+    "": "float32",
+}
+
+
+@pytest.mark.parametrize(("cpuinfo", "expected"), FLAGS.items(), ids=repr)
+def test_auto_is_decided_by_the_processor(
+    cpuinfo: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{cpuinfo}")
+    monkeypatch.setattr(machine, "_CPU_FLAGS", tmp_path / "cpuinfo")
+    config, *_ = make_state(compute="auto")
+    assert compute.resolve(config, CPU).compute == expected
+    monkeypatch.setattr(machine, "_CPU_FLAGS", tmp_path / "absent")
+    assert compute.resolve(config, CPU).compute == "float32"
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")]
+)
+def test_auto_is_decided_by_the_gpu(
+    capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    config, *_ = make_state(compute="auto")
+    assert compute.resolve(config, torch.device("cuda")).compute == expected
+
+
+def test_what_auto_decided_is_recorded_and_kept(
     cli, problem: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def faster(dtype: torch.dtype) -> None:
-        monkeypatch.setattr(compute, "_seconds", lambda x, w: 1.0 if x.dtype == dtype else 2.0)
-
-    recorded = {}
-    for name, dtype in (("a", torch.float32), ("b", torch.bfloat16)):
-        faster(dtype)
+    for name, fast in (("a", False), ("b", True)):
+        monkeypatch.setattr(compute, "has_fast_bfloat16", lambda fast=fast: fast)
         result = cli(*toy_arguments(problem, name, "--compute", "auto"))
         assert result.exit_code == 0, result.output
-        assert (
-            f"Computing in {str(dtype).removeprefix('torch.')} (--compute auto)." in result.output
-        )
+        expected = "bfloat16" if fast else "float32"
+        assert f"Computing in {expected} (--compute auto)." in result.output
         config = json.loads((problem / name / "config.json").read_text())["config"]
-        recorded[name] = config["compute"]
-    assert recorded == {"a": "float32", "b": "bfloat16"}
+        assert config["compute"] == expected
     # A run that goes on keeps its type, whatever the machine would say now.
-    faster(torch.float32)
+    monkeypatch.setattr(compute, "has_fast_bfloat16", lambda: False)
     again = cli(*toy_arguments(problem, "b", "--compute", "auto", "--resume"))
     assert again.exit_code == 0, again.output
-    assert "Computing in bfloat16, as before (--compute auto)." in again.output
+    assert "Computing in bfloat16 (--compute auto)." in again.output
 
 
 def test_what_is_not_decided_is_not_computed() -> None:
     config, *_ = make_state()
-    assert AdaptConfig.make(benchmark="toy", given={"source": "a", "target": "b"}).compute == "auto"
+    assert config_for({}, source="a", target="b").compute == "auto"
     with pytest.raises(ValueError, match="not resolved"):
         compute.autocast("auto", CPU)
     assert config.compute == "float32"
-
-
-def test_a_gpu_that_only_emulates_bfloat16_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    assert compute._faster(torch.device("cuda")) == "float32"  # without a GPU a trial would fail
-
-
-def test_the_trial_itself_gives_a_time(device: torch.device) -> None:
-    x, w = torch.ones(2, 4, 8, device=device), torch.ones(2, 8, 8, device=device)
-    assert 0 < compute._seconds(x, w) < 10
-    assert compute._faster(device) in ("float32", "bfloat16")
 
 
 @pytest.mark.parametrize("given", EVERY, ids=str)
@@ -128,13 +142,13 @@ def test_a_step_is_that_of_the_cpu(given: dict[str, Any], device: torch.device) 
     found = []
     for place in (CPU, device):
         config, state, source, target = make_state(**given, dropout=0.0, device=place)
-        state.model.double()
-        if state.branch is not None:
-            state.branch.double().eval()
+        state.networks.double()
+        if state.networks.branch is not None:
+            state.networks.branch.eval()
         state.optimiser.step = lambda *_: None
         source = SourceBatch(source.features_BTD.double(), source.labels_B)
-        losses = step(config, state, source, TargetBatch(target.features_BTD.double()), 0.5)
-        gradients = {n: p.grad for n, p in state.losses.named_parameters() if p.requires_grad}
+        losses = step(config, state, source, TargetBatch(target.features_BTD.double()), HALF)
+        gradients = {n: p.grad for n, p in state.networks.named_parameters() if p.requires_grad}
         found.append({n: x.cpu() for n, x in {**losses, **gradients}.items() if x is not None})
     torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=1e-12)
 
@@ -144,13 +158,13 @@ def test_a_kept_state_goes_on(given: dict[str, Any], device: torch.device, tmp_p
     """From what a checkpoint on the disk has, dropout's draws included."""
     config, state, source, target = make_state(**given, device=device)
     for _ in range(2):
-        step(config, state, source, target, 0.5)
+        step(config, state, source, target, HALF)
     torch.save(state.state_dict(), tmp_path / "kept.pt")
-    expected = step(config, state, source, target, 0.5)
+    expected = step(config, state, source, target, HALF)
     config, state, source, target = make_state(**given, device=device)
     kept = torch.load(tmp_path / "kept.pt", map_location="cpu", weights_only=True)
     state.load_state_dict(kept)
-    torch.testing.assert_close(step(config, state, source, target, 0.5), expected)
+    torch.testing.assert_close(step(config, state, source, target, HALF), expected)
 
 
 @pytest.mark.parametrize("given", EVERY, ids=str)
@@ -158,12 +172,12 @@ def test_a_step_stays_on_its_device(given: dict[str, Any], monkeypatch: pytest.M
     """On the device `meta` reading a value fails, and so does a tensor of the host, but in a product."""
     monkeypatch.setattr(train, "autocast", lambda *_: contextlib.nullcontext())
     config, state, source, target = make_state(**given, device=torch.device("meta"))
-    loss_watch = train._Watch()
+    loss_watch = LossWatch(config)
     for _ in range(2):
-        losses = step(config, state, source, target, 0.5)
+        losses = step(config, state, source, target, HALF)
         loss_watch.add(losses)
     assert {loss.device.type for loss in losses.values()} == {"meta"}
-    assert {p.device.type for p in state.losses.parameters()} == {"meta"}
+    assert {p.device.type for p in state.networks.parameters()} == {"meta"}
     assert all(p.grad is not None for p in state.model.parameters())
     with pytest.raises(RuntimeError, match="meta"):
         loss_watch.means(1)
@@ -173,7 +187,7 @@ def test_keeping_memory_changes_no_number() -> None:
     results = []
     for _ in range(2):
         config, state, source, target = make_state()
-        results.append(step(config, state, source, target, 0.5))
+        results.append(step(config, state, source, target, HALF))
         machine.keep_freed_memory()
     assert results[0] == results[1]
 
@@ -190,5 +204,5 @@ def test_the_benchmarked_loop_computes_what_the_step_does() -> None:
     config = step_benchmark.make_config(levels=3, discriminator_width=8, batch_size=4)
     data = step_benchmark.make_data(CPU)
     assert step_benchmark.check_equal(config, data) < 1e-10
-    variants = step_benchmark.steps(config, data, State(config, data))
+    variants = step_benchmark.steps(config, data, TrainingState(config, data))
     assert [run() for run in variants.values()] == [None] * 5

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import config_for
 from torch import Tensor, nn
 
 from adapt.config import AdaptConfig
@@ -37,8 +38,7 @@ VARIANTS: list[dict[str, Any]] = [
 
 
 def make_config(**given: Any) -> AdaptConfig:
-    preset = given.pop("preset", "paper")
-    return AdaptConfig.make(benchmark="toy", preset=preset, given={**SMALL, **given})
+    return config_for(SMALL, **{"preset": "paper", **given})
 
 
 def make_branch(config: AdaptConfig) -> AdaptationBranch:

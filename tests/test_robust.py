@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, make_problem, make_store, metrics, toy_arguments
+from conftest import REPOSITORY, config_for, make_problem, make_store, metrics, toy_arguments
 
+from store.locks import machine
 from store.manifest import Video, read_manifest, write_manifest
 
 
@@ -50,11 +51,12 @@ def contents(run: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in run.iterdir()}
 
 
-LONG = ("--epochs", 120, "--checkpoint-every", 7, "--resume")
+LONG = ("--epochs", 120, "--checkpoint-every", 7)
 
 
 def start(problem: Path, run: str) -> subprocess.Popen[bytes]:
-    arguments = [str(a) for a in toy_arguments(problem, run, *LONG)]
+    more = ("--resume",) if (problem / run).exists() else ()
+    arguments = [str(a) for a in toy_arguments(problem, run, *LONG, *more)]
     return subprocess.Popen(
         [sys.executable, "cli.py", *arguments],
         cwd=REPOSITORY,
@@ -82,7 +84,7 @@ def test_killed_at_random_moments_and_resumed_is_as_undisturbed(cli, problem: Pa
         process.wait()
         went_on |= (problem / "killed" / "progress.pt").is_file()
     assert went_on and not (problem / "killed" / "done.json").exists()
-    last = cli(*toy_arguments(problem, "killed", *LONG))
+    last = cli(*toy_arguments(problem, "killed", *LONG, "--resume"))
     assert last.exit_code == 0, last.output
     assert outcome(problem / "killed") == outcome(problem / "calm")
     assert {p.name for p in (problem / "killed").iterdir()} == {
@@ -154,7 +156,7 @@ def test_two_processes_in_one_run_folder(cli, problem: Path) -> None:
     process.send_signal(signal.SIGSTOP)  # it holds the folder as long as the test looks
     before = contents(problem / "run")
     try:
-        refused = cli(*toy_arguments(problem, "run", *LONG))
+        refused = cli(*toy_arguments(problem, "run", *LONG, "--resume"))
         after = contents(problem / "run")
     finally:
         process.send_signal(signal.SIGKILL)
@@ -165,21 +167,24 @@ def test_two_processes_in_one_run_folder(cli, problem: Path) -> None:
         in refused.output
     )
     assert after == before
-    assert cli(*toy_arguments(problem, "run", *LONG)).exit_code == 0  # a killed one lets go
+    again = cli(*toy_arguments(problem, "run", *LONG, "--resume"))
+    assert again.exit_code == 0  # a killed one lets go
 
 
 def test_leftovers_and_damage_of_a_killed_write(cli, problem: Path) -> None:
     run = problem / "run"
     run.mkdir()
-    (run / ".config.json.77.partial").write_text("{")
+    name = f".config.json.{machine()}.4194999.01234567.partial"  # no process has so high a number
+    (run / name).write_text("{")
     assert cli(*toy_arguments(problem, "run", "--resume")).exit_code == 0
     assert not list(run.glob(".*"))
     for name in ("done.json", "checkpoint.pt"):
         (run / name).unlink()
-    (run / "progress.pt").write_bytes(b"PK damaged")
-    result = cli(*toy_arguments(problem, "run", "--resume"))
-    assert result.exit_code == 1
-    assert "progress.pt is not a checkpoint of this program" in result.output
+    for damaged in (b"PK damaged", b""):
+        (run / "progress.pt").write_bytes(damaged)
+        result = cli(*toy_arguments(problem, "run", "--resume"))
+        assert result.exit_code == 1
+        assert "progress.pt is damaged or not from this run" in result.output
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(cli, problem: Path) -> None:
@@ -192,23 +197,23 @@ def test_a_loss_that_is_not_finite_stops_the_run(cli, problem: Path) -> None:
     assert " is not finite " in said and " epoch 2. Try a smaller --learning-rate" in said
     kept = torch.load(problem / "run" / "progress.pt", weights_only=True)
     assert kept["epoch"] == 1
-    assert all(t.isfinite().all() for t in kept["model"].values())
+    assert all(t.isfinite().all() for t in kept["networks"].values())
     assert not (problem / "run" / "done.json").exists()
     assert not (problem / "run" / "checkpoint.pt").exists()
 
 
 def test_the_message_names_term_step_and_epoch() -> None:
-    from adapt.train import _Watch
+    from adapt.watch import LossWatch
     from store.errors import RunError
 
-    watch = _Watch()
+    watch = LossWatch(config_for({}, preset="released", source="a", target="b"))
     for value in (1.0, 2.0, float("inf"), float("nan")):
         watch.add({"source": torch.tensor(1.0), "adversarial": torch.tensor(value)})
     with pytest.raises(RunError) as caught:
         watch.means(7)
     assert str(caught.value) == (
         "The adversarial loss is not finite at step 3 of 4 in epoch 7. Try a smaller "
-        "--learning-rate or --adversarial-weight, --bound layernorm or --compute float32."
+        "--learning-rate or a smaller --adversarial-weight or --bound layernorm or --compute float32."
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import CONFIG, make_store
 
-from adapt.data import choose_stores
+from adapt.choose import choose_stores
 from extract.videos import VideoFolder
 from store.check import CHECKS, verify
 from store.errors import StoreError
@@ -225,7 +225,7 @@ def test_equal_names_with_unlike_configs_are_not_mixed(
         made.rename(made.with_name("mine"))  # a name without a config passes find_stores
         stores.append(find_stores(tmp_path, domain))
     for chosen in (None, "mine"):
-        with pytest.raises(StoreError, match=r"stride: 1 or 2|fits 0 stores"):
+        with pytest.raises(StoreError, match=r"stride: 1 or 2|No store begins with 'mine'"):
             choose_stores(*stores, chosen=chosen)
     same = make_store(tmp_path, "c", features)
     same.rename(same.with_name("mine"))

@@ -47,8 +47,8 @@ def test_seeds_share_the_features_and_are_the_single_runs(cli, problem: Path, mo
 @pytest.mark.parametrize(
     ("more", "text"),
     [
-        (("--seeds", "0,1,0"), "--seeds must be different numbers like 0,1,2, got '0,1,0'."),
-        (("--seeds", "a"), "--seeds must be different numbers like 0,1,2, got 'a'."),
+        (("--seeds", "0,1,"), "--seeds must be numbers or ranges like 0,1,5-7, got '0,1,'."),
+        (("--seeds", "a"), "--seeds must be numbers or ranges like 0,1,5-7, got 'a'."),
         (("--seeds", "0,1", "--seed", 2), "Give either --seed or --seeds."),
     ],
     ids=str,
@@ -86,6 +86,12 @@ def test_ablations(cli, problem: Path, preset: str | None) -> None:
         for seed in (0, 1):
             path = problem / "run" / folder / f"seed{seed}"
             config = json.loads((path / "config.json").read_text())["config"]
+            if folder == "source-only":
+                full = json.loads((problem / "run" / "full" / "seed0" / "config.json").read_text())
+                for name in ("frames", "width", "learning_rate", "draws", "source_sampling"):
+                    assert config[name] == full["config"][name]
+                assert config["method"] == "source-only" and "kernel" not in config
+                continue
             assert config["preset"] == preset
             full = problem / "run" / "full" / f"seed{seed}" / "config.json"
             assert config == {**json.loads(full.read_text())["config"], **change}
@@ -111,12 +117,10 @@ def test_sweep(cli, problem: Path) -> None:
 
 
 def test_reported_figures_stand_beside_ours_only_for_their_benchmark() -> None:
-    from torch import tensor
-
-    from adapt.evaluate import accuracy
+    from adapt.accuracy import accuracy
     from adapt.study import ABLATIONS, SWEEP, Seeds, table
 
-    ours = Seeds(seeds=[0], results=[accuracy(tensor([0, 1, 1, 1]), tensor([0, 1, 0, 1]))])
+    ours = Seeds(seeds=[0], results=[accuracy([0, 1, 1, 1], [0, 1, 0, 1])])
     for pair, first in ((("ucf", "hmdb"), "85.00"), (("hmdb", "ucf"), "86.59")):
         text = table("ucf-hmdb-full", pair, ABLATIONS, [ours] * len(ABLATIONS))
         assert text.splitlines()[2] == f"| MA2L-TD | 75.00 | - | 75.00 | 75.00 | {first} |"

@@ -1,67 +1,188 @@
-"""The methods: one file each, which builds its networks and turns a batch pair into losses."""
+"""The methods. Every file of this folder is one, and nothing elsewhere names it (docs/methods.md).
+
+The file `my_method.py` is the method `my-method`. It offers
+
+    Options(AdaptConfig)   a frozen dataclass; the fields that it adds are the method's own options
+    READS                  the names of the shared options that the method reads
+    SETTINGS               presets: name -> values of options; the first one is the default
+    build(config, width, classes) -> Networks
+                           the networks with their initial values
+    losses(networks, source, target, config, progress) -> StepLosses
+                           the losses of one pair of batches
+
+and, where it needs them,
+
+    BENCHMARKS             benchmark -> values of options
+    PAIRS                  (source domain, target domain) -> values of options
+    step(networks, source, target, config, progress, descend) -> parts
+                           in place of `losses`: several descents in a step, each on some of the networks
+    fit(networks, data, config)
+                           in place of `losses`: a fit without gradients
+    remember(networks, data, config)
+                           after training: keep in the model what prediction needs of the training videos
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Any
 
 from torch import Tensor, nn
 
-from adapt.config import AdaptConfig
-from adapt.data import SourceBatch, TargetBatch
-from adapt.model import VideoClassifier
+from adapt.config import DATA, RUN, AdaptConfig, names_of
+from store.errors import ConfigError, printable
+
+_ALWAYS = names_of(DATA, RUN)
+"""Shared options that the program itself reads, whatever the method."""
+_REQUIRED = ("Options", "READS", "SETTINGS", "build")
+
+
+class Networks(nn.Module):
+    """What a method trains.
+
+    Attributes:
+        model: predicts, features (B, T, D) -> logits (B, N); the checkpoint holds its state.
+        branch: exists in training only.
+    """
+
+    def __init__(self, model: nn.Module, branch: nn.Module | None = None) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.branch: Any = branch
 
 
 @dataclass(frozen=True)
-class Losses:
-    """`total` is differentiated; `parts` are logged under their names."""
+class StepLosses:
+    """The losses of one step: `total` is minimised, `parts` are logged by name."""
 
     total: Tensor
-    parts: dict[str, Tensor]
+    parts: Mapping[str, Tensor]
 
 
-class Method(Protocol):
-    """What a file of this folder offers."""
+@dataclass(frozen=True)
+class Progress:
+    """How far training has come.
 
-    def model(self, config: AdaptConfig, backbone_width: int, classes: int) -> nn.Module:
-        """What predicts: features (B, T, D) -> logits (B, N). The checkpoint holds its parameters."""
+    Attributes:
+        epoch: finished epochs; epochs: all of them.
+        step: finished steps of this epoch; steps: all of its steps.
+    """
 
-    def branch(self, config: AdaptConfig) -> nn.Module | None:
-        """Parameters that exist in training only."""
+    epoch: int = 0
+    epochs: int = 1
+    step: int = 0
+    steps: int = 1
 
-    def losses(
-        self,
-        model: Any,
-        branch: nn.Module | None,
-        source: SourceBatch,
-        target: TargetBatch,
-        config: AdaptConfig,
-        coefficient: float,
-    ) -> Losses:
-        """Losses of one step of this method's model; `coefficient` is that of the gradient reversal."""
-
-
-def mean_over_frames(config: AdaptConfig, backbone_width: int, classes: int) -> VideoClassifier:
-    """The model of every method that predicts from the mean over frames."""
-    return VideoClassifier(
-        backbone_width,
-        config.width,
-        classes,
-        config.dropout,
-        config.encoder,
-        input_norm=config.input_norm,
-    )
+    @property
+    def share(self) -> float:
+        """The finished share of the epochs, which does not change within an epoch."""
+        return self.epoch / self.epochs
 
 
+Descend = Callable[[Tensor, Sequence[nn.Module]], None]
+"""Minimise a loss by one step of the optimiser on the parameters of some modules alone."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A file of this folder, checked."""
+
+    name: str
+    module: ModuleType
+
+    @property
+    def summary(self) -> str:
+        """The first line of the file's docstring."""
+        return (self.module.__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def options(self) -> type[AdaptConfig]:
+        """The class of its configs."""
+        options: type[AdaptConfig] = self.module.Options
+        return options
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The names of its own options, in the order of their declaration."""
+        return tuple(n for n in self.options.__dataclass_fields__ if n not in _shared())
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The names of all options that have an effect."""
+        return _ALWAYS | frozenset(self.module.READS) | frozenset(self.own)
+
+    @property
+    def settings(self) -> Mapping[str, Mapping[str, Any]]:
+        """Presets by name; the first is the default."""
+        settings: Mapping[str, Mapping[str, Any]] = self.module.SETTINGS
+        return settings
+
+    @property
+    def default_preset(self) -> str:
+        """The preset where none is given."""
+        return next(iter(self.settings))
+
+    @property
+    def benchmarks(self) -> Mapping[str, Mapping[str, Any]]:
+        """Values that a benchmark sets for this method."""
+        return getattr(self.module, "BENCHMARKS", {})
+
+    @property
+    def pairs(self) -> Mapping[tuple[str, str], Mapping[str, Any]]:
+        """Values that a pair of domains (source, target) sets for this method."""
+        return getattr(self.module, "PAIRS", {})
+
+    def function(self, name: str) -> Any:
+        """One of the file's optional functions, None if it has none of that name."""
+        return getattr(self.module, name, None)
+
+    def build(self, config: AdaptConfig, width: int, classes: int) -> Networks:
+        """The method's networks, for features of `width` numbers."""
+        networks: Networks = self.module.build(config, width, classes)
+        return networks
+
+
+def _shared() -> frozenset[str]:
+    return frozenset(AdaptConfig.__dataclass_fields__)
+
+
+def names() -> tuple[str, ...]:
+    """The names of all methods, in alphabetical order."""
+    found = (m.name for m in pkgutil.iter_modules(__path__))
+    return tuple(sorted(name.replace("_", "-") for name in found if not name.startswith("_")))
+
+
+@functools.cache
 def find(name: str) -> Method:
-    """The method of that name (`adapt.config.METHODS` lists them)."""
-    from adapt.methods import dann, infomax, ma2l_td, source_only, ta3n
+    """The method of a name.
 
-    methods: dict[str, Method] = {
-        "ma2l-td": ma2l_td,
-        "source-only": source_only,
-        "infomax": infomax,
-        "dann": dann,
-        "ta3n": ta3n,
-    }
-    return methods[name]
+    Raises:
+        ConfigError: there is none, or its file lacks something that a method must have.
+    """
+    if name not in names():
+        raise ConfigError(f"--method must be one of {', '.join(names())}, got {printable(name)!r}.")
+    method = Method(name, importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))
+    _check(method)
+    return method
+
+
+def _check(method: Method) -> None:
+    file = f"adapt/methods/{method.name.replace('-', '_')}.py"
+    lacking = [part for part in _REQUIRED if not hasattr(method.module, part)]
+    if not any(method.function(way) for way in ("losses", "step", "fit")):
+        lacking.append("losses")
+    if lacking:
+        raise ConfigError(f"{file} lacks {', '.join(lacking)} (see docs/methods.md).")
+    if not issubclass(method.options, AdaptConfig):
+        raise ConfigError(f"{file}: Options must be a subclass of adapt.config.AdaptConfig.")
+    used = {*method.module.READS}
+    for values in (*method.settings.values(), *method.benchmarks.values(), *method.pairs.values()):
+        used |= values.keys()
+    unknown = sorted(used - method.reads) + sorted(set(method.module.READS) - _shared())
+    if unknown:
+        raise ConfigError(f"{file} sets or reads options that it does not have: {unknown[0]}.")

@@ -7,12 +7,12 @@ domain is told: the relation discriminators are part of the model, those of fram
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from adapt.config import AdaptConfig
+from adapt.config import ADVERSARY, ENCODER, TRAINING, AdaptConfig, names_of
 from adapt.data import SourceBatch, TargetBatch
 from adapt.discriminators import (
     DomainClassifier,
@@ -22,14 +22,61 @@ from adapt.discriminators import (
     reverse,
 )
 from adapt.dropout import Dropout
+from adapt.initialise import initialise
 from adapt.losses import entropy, source_loss
-from adapt.methods import Losses
+from adapt.methods import Networks, Progress, StepLosses
 from adapt.model import encode, make_encoder
+from adapt.schedule import reversal_coefficient
+from adapt.settings import PAPER, ROBUST, TA3N_FAMILY
+from store.errors import ConfigError
+from store.options import option
 
 RELATION_WIDTH = 256
-"""R, of every relation and of the video feature."""
+"""R, the width of every relation and of the video feature."""
 TUPLES = 3
-"""Frame tuples of each size, where there are so many."""
+"""Frame tuples of each size, where there are that many."""
+MOST_FRAMES = 100
+"""The relations' networks grow with the square of the frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(AdaptConfig):
+    """How strongly each discriminator's gradient is reversed, and the attentive entropy."""
+
+    frame_reversal: float = field(
+        default=0.5,
+        metadata=option("Factor of the reversal coefficient at the spatial discriminator."),
+    )
+    relation_reversal: float = field(
+        default=0.75,
+        metadata=option("Factor of the reversal coefficient at the relation discriminators."),
+    )
+    video_reversal: float = field(
+        default=0.75,
+        metadata=option("Factor of the reversal coefficient at the temporal discriminator."),
+    )
+    entropy_weight: float = field(
+        default=0.003,
+        metadata=option("Weight of the attentive entropy of both domains, gamma in the paper."),
+    )
+    entropy_reduction: str = field(
+        default="sum",
+        metadata=option("How that entropy is taken over the classes.", "sum", "mean"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 2 <= self.frames <= MOST_FRAMES:
+            raise ConfigError(
+                f"--method ta3n relates up to all frames to each other: --frames must be from 2 to "
+                f"{MOST_FRAMES}, got {self.frames}."
+            )
+
+
+READS = names_of(TRAINING, ADVERSARY, ENCODER)
+SETTINGS = {"own": TA3N_FAMILY, "shared": ROBUST, "paper": PAPER}
+# Its authors chose these values for each direction.
+PAIRS = {("hmdb", "ucf"): {"entropy_weight": 0.3, "relation_reversal": 1.0}}
 
 
 def combination(number: int, frames: int, size: int) -> tuple[int, ...]:
@@ -69,12 +116,10 @@ class Related:
 class TA3N(nn.Module):
     """Encoder, relations with domain attention, classifier of their sum."""
 
-    def __init__(self, config: AdaptConfig, backbone_width: int, classes: int) -> None:
+    def __init__(self, config: Options, backbone_width: int, classes: int) -> None:
         super().__init__()
         frames, width = config.frames, config.width
-        self.encoder = make_encoder(
-            config.encoder, backbone_width, width, config.dropout, input_norm=config.input_norm
-        )
+        self.encoder = make_encoder(config, backbone_width)
         sizes = range(frames, 1, -1)
         self.tuples = [frame_tuples(frames, size) for size in sizes]
         self.relations = nn.ModuleList(
@@ -84,7 +129,7 @@ class TA3N(nn.Module):
         self.relation_discriminators = nn.ModuleList(
             DomainClassifier(RELATION_WIDTH) for _ in sizes
         )
-        self.dropout = Dropout(config.dropout)
+        self.dropout = Dropout(config.video_dropout)
         self.classifier = nn.Linear(RELATION_WIDTH, classes)
 
     def encode(self, features_BTD: Tensor) -> Tensor:
@@ -124,37 +169,44 @@ class TA3N(nn.Module):
         return self.classify(self.dropout(related.video_BR))
 
 
-def model(config: AdaptConfig, backbone_width: int, classes: int) -> TA3N:
-    """The relation discriminators predict too, through the attention."""
-    return TA3N(config, backbone_width, classes)
+def build(config: Options, width: int, classes: int) -> Networks:
+    """The predicting network, relation discriminators and all, and the two others of the training.
 
-
-def branch(config: AdaptConfig) -> FrameVideoDiscriminators:
-    """The spatial discriminator of the frames and the temporal one of the video."""
-    return FrameVideoDiscriminators(config, frame_width=config.width, video_width=RELATION_WIDTH)
+    Relations and their discriminators always start as torch starts them, as in the authors' code.
+    """
+    model = TA3N(config, width, classes)
+    branch = FrameVideoDiscriminators(
+        frame_width=config.width,
+        video_width=RELATION_WIDTH,
+        frame_reversal=config.frame_reversal,
+        video_reversal=config.video_reversal,
+    )
+    for part in (model.encoder, model.classifier, branch):
+        initialise(part, config.initialisation)
+    return Networks(model, branch)
 
 
 def losses(
-    model: TA3N,
-    branch: nn.Module | None,
+    networks: Networks,
     source: SourceBatch,
     target: TargetBatch,
-    config: AdaptConfig,
-    coefficient: float,
-) -> Losses:
-    """L_y + L_sd + L_rd + L_td behind gradient reversal, plus gamma times the attentive entropy.
+    config: Options,
+    progress: Progress,
+) -> StepLosses:
+    """L = L_y + L_sd + L_rd + L_td behind gradient reversal, plus gamma times the attentive entropy.
 
     L_ae is the mean over both domains' videos of (1 + H(d)) H(y), d the temporal discriminator's
     prediction and y the class; classifier and temporal discriminator see the same dropout(v).
     """
-    assert branch is not None
+    model = networks.model
+    coefficient = reversal_coefficient(config, progress.share)
     # Passed separately, so that each domain's batch norm, if there is one, sees its own statistics.
     frames_BTC = torch.cat([model.encode(b.features_BTD) for b in (source, target)])
     domains_B = domains_of(source, target)
     related = model.relate(frames_BTC, config.relation_reversal * coefficient)
     parts_BR = related.video_BR.split([len(source.features_BTD), len(target.features_BTD)])
     video_BR = torch.cat([model.dropout(part_BR) for part_BR in parts_BR])
-    frame_logits, video_logits = branch(frames_BTC, video_BR, coefficient)
+    frame_logits, video_logits = networks.branch(frames_BTC, video_BR, coefficient)
     logits_BN = model.classify(video_BR)
     doubt_B = 1 + entropy(video_logits.to(domains_B.dtype))
     parts = {
@@ -165,4 +217,4 @@ def losses(
         "entropy": (doubt_B * entropy(logits_BN, config.entropy_reduction)).mean(),
     }
     total = parts["source"] + parts["frame"] + parts["relation"] + parts["video"]
-    return Losses(total=total + config.entropy_weight * parts["entropy"], parts=parts)
+    return StepLosses(total=total + config.entropy_weight * parts["entropy"], parts=parts)

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from adapt.bank import Bank, choose_bank, load_bank, needed_bytes
+from adapt.choose import available, choose_stores, extract_command
 from adapt.config import AdaptConfig
-from adapt.data import available, choose_stores, labels_of
-from adapt.runs import Inputs
-from adapt.train import TrainingData
+from adapt.data import TrainingData, labels_of
+from adapt.runs import DataRecord
 from store.datasets import dataset_of, manifest_path
 from store.errors import StoreError, first_of
 from store.manifest import Video, classes_of, read_manifest
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
+class DataOptions:
     """Folders and features that the user chooses."""
 
     features: Path
@@ -44,29 +44,29 @@ class Loaded:
     held_out: Sequence[Video]
     """The target's evaluation videos."""
     held_out_bank: Bank
-    inputs: Inputs
+    record: DataRecord
 
 
-def load(config: AdaptConfig, places: Places, device: torch.device) -> Loaded:
+def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loaded:
     """Choose the stores and make their features available.
 
     Raises:
         Ma2lError: manifests or features are missing, damaged or do not fit together.
     """
-    source_store, target_store = _stores(config, places)
+    source_store, target_store = _stores(config, options)
     with source_store, target_store:
-        source = videos_of(config, places, config.source, "train", source_store)
-        target = videos_of(config, places, config.target, "train", target_store)
-        held_out = videos_of(config, places, config.target, "eval", target_store)
+        source = videos_of(config, options, config.source, "train", source_store)
+        target = videos_of(config, options, config.target, "train", target_store)
+        held_out = videos_of(config, options, config.target, "eval", target_store)
         size = needed_bytes(source_store, source) + needed_bytes(target_store, [*target, *held_out])
-        kind = choose_bank(places.bank, size, device)
+        kind = choose_bank(options.bank, size, device)
         log.info(
             "%d source, %d target, %d evaluation videos of %s, features %s (%s), %.2f GB, bank: %s",
             *(len(source), len(target), len(held_out), config.benchmark),
             *(source_store.folder.name, source_store.index["run"].get("weights")),
             *(size / 1e9, kind),
         )
-        classes = class_names(config, places)
+        classes = class_names(config, options)
         untaught = sorted(set(range(len(classes))) - {video.label for video in source})
         if untaught:
             log.warning(
@@ -82,15 +82,15 @@ def load(config: AdaptConfig, places: Places, device: torch.device) -> Loaded:
             device=device,
         )
         held_out_bank = load_bank(target_store, held_out, device, kind)
-    inputs = Inputs(
-        features=str(places.features.resolve()),
-        manifests=str(places.manifests.resolve()),
+    record = DataRecord(
+        features=str(options.features.resolve()),
+        manifests=str(options.manifests.resolve()),
         store=source_store.folder.name,
         feature_config_sha256=source_store.index["config_sha256"],
-        allow_missing=places.allow_missing,
+        allow_missing=options.allow_missing,
         videos=_fingerprint(config, source, target, held_out),
     )
-    return Loaded(data=data, held_out=held_out, held_out_bank=held_out_bank, inputs=inputs)
+    return Loaded(data=data, held_out=held_out, held_out_bank=held_out_bank, record=record)
 
 
 def _fingerprint(
@@ -106,58 +106,65 @@ def _fingerprint(
     )
 
 
-def class_names(config: AdaptConfig, places: Places) -> tuple[str, ...]:
+def class_names(config: AdaptConfig, options: DataOptions) -> tuple[str, ...]:
     """Of both domains, by label.
 
     Raises:
         ManifestError: the domains disagree.
     """
-    return classes_of(*(_manifest(config, places, d) for d in (config.source, config.target)))
+    return classes_of(*(_manifest(config, options, d) for d in (config.source, config.target)))
 
 
 def videos_of(
-    config: AdaptConfig, places: Places, domain: str, split: str, store: FeatureStore
+    config: AdaptConfig, options: DataOptions, domain: str, split: str, store: FeatureStore
 ) -> list[Video]:
     """The listed videos of a split that the store has.
 
     Raises:
         StoreError: none are listed, or some have no features and that is not allowed.
     """
-    listed = [v for v in _manifest(config, places, domain) if v.split == split]
+    listed = [v for v in _manifest(config, options, domain) if v.split == split]
     if not listed:
         raise StoreError(
             f"The {domain} manifest of {config.benchmark} has no {split} videos. Mark some in the "
-            f"column split of {manifest_path(config.benchmark, domain, places.manifests)}."
+            f"column split of {manifest_path(config.benchmark, domain, options.manifests)}."
         )
-    command = _command(dataset_of(domain, places.manifests), places)
+    dataset = dataset_of(domain, options.manifests)
+    command = extract_command(dataset, options.features, options.manifests, store)
     what = f"{domain} {split}"
-    found = available(listed, store, what, command, allow_missing=places.allow_missing)
+    found = available(listed, store, what, command, allow_missing=options.allow_missing)
     if len(found) < len(listed):
-        log.warning("Going on without %d of %d %s.", len(listed) - len(found), len(listed), what)
+        log.warning(
+            "Continuing without %d of %d %s videos.", len(listed) - len(found), len(listed), what
+        )
+    short = [v.id for v in found if store.records[v.id].frames < config.frames]
+    if short:
+        log.warning(
+            "%d of %d %s videos have fewer features than the %d frames sampled, so that frames "
+            "repeat %s.",
+            *(len(short), len(found), what, config.frames, first_of(short)),
+        )
     return found
 
 
-def _stores(config: AdaptConfig, places: Places) -> tuple[FeatureStore, FeatureStore]:
-    found = []
+def _stores(config: AdaptConfig, options: DataOptions) -> tuple[FeatureStore, FeatureStore]:
+    datasets = [dataset_of(d, options.manifests) for d in (config.source, config.target)]
+    found = [find_stores(options.features, dataset, options.store) for dataset in datasets]
+    # What one domain's features were made with is what the other's should be made with.
+    made = next((store for stores in found for store in stores.values()), None)
     lacking = []
-    for domain in (config.source, config.target):
-        dataset = dataset_of(domain, places.manifests)
-        found.append(find_stores(places.features, dataset, places.store))
-        if not found[-1]:
-            videos = [video.id for video in _manifest(config, places, domain)]
+    for domain, dataset, stores in zip((config.source, config.target), datasets, found):
+        if not stores:
+            videos = [video.id for video in _manifest(config, options, domain)]
+            command = extract_command(dataset, options.features, options.manifests, made)
             lacking.append(
                 f"{len(videos):,} of {len(videos):,} {domain} videos have no features in "
-                f"{places.features / dataset} {first_of(videos)}. Run: {_command(dataset, places)}"
+                f"{options.features / dataset} {first_of(videos)}. Run: {command}"
             )
     if lacking:
         raise StoreError("\n".join(lacking))
-    return choose_stores(*found, chosen=places.store)
+    return choose_stores(*found, chosen=options.store)
 
 
-def _command(dataset: str, places: Places) -> str:
-    options = "" if places.features == Path("features") else f" --features {places.features}"
-    return f"python cli.py extract --dataset {dataset}{options}"
-
-
-def _manifest(config: AdaptConfig, places: Places, domain: str) -> Sequence[Video]:
-    return read_manifest(manifest_path(config.benchmark, domain, places.manifests))
+def _manifest(config: AdaptConfig, options: DataOptions, domain: str) -> Sequence[Video]:
+    return read_manifest(manifest_path(config.benchmark, domain, options.manifests))

@@ -1,8 +1,8 @@
-"""The search for the preset `tuned`: recipes over planted gaps, chosen on some and confirmed on others.
+"""The search for the presets `light` and `robust` over planted gaps: chosen on some, confirmed on others.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.tuned choose --record choose.jsonl
-    OMP_NUM_THREADS=1 python -m benchmarks.tuned confirm --record confirm.jsonl --seeds 0,1,2,3,4
-    OMP_NUM_THREADS=1 python -m benchmarks.tuned strong --record strong.jsonl --seeds 0,1,2,3,4
+    OMP_NUM_THREADS=1 python -m benchmarks.presets choose --record choose.jsonl
+    OMP_NUM_THREADS=1 python -m benchmarks.presets confirm --record confirm.jsonl --seeds 0,1,2,3,4
+    OMP_NUM_THREADS=1 python -m benchmarks.presets strong --record strong.jsonl --seeds 0,1,2,3,4
 
 Every recipe is a line of options of `adapt`. A run that the record has is not repeated, so the command can
 be stopped and given again, and several of them may share a record. No target label is used within a run,
@@ -27,6 +27,7 @@ from benchmarks.common import (
     choose_methods,
     mean_and_deviation,
     record,
+    sized,
     working_folder,
 )
 from benchmarks.planted_gap import (
@@ -76,15 +77,16 @@ SYSTEMS = {
         f"{SHARED} --preset released --learning-rate 3e-4 --draws 1 --eval-draws 0"
     ),
     "dann": "--method dann --compute bfloat16",
-    "dann, shared settings": f"{SHARED} --method dann --preset paper",
+    "dann, settings of paper": f"{SHARED} --method dann --preset paper",
     "ta3n": "--method ta3n --compute bfloat16",
-    "ta3n, shared settings, 5 frames": f"{SHARED} --method ta3n --preset paper --frames 5",
+    "ta3n, settings of paper, 5 frames": f"{SHARED} --method ta3n --preset paper --frames 5",
     "source-only, target statistics, input norm": (
         f"{SHARED} --method source-only --statistics target --input-norm"
     ),
-    "dann, settings of tuned": f"{SHARED} --method dann --preset tuned",
+    "dann, shared settings": f"{SHARED} --method dann --preset shared",
     "infomax": f"{SHARED} --method infomax",
-    "tuned": f"{SHARED} --preset tuned",
+    "light": f"{SHARED} --preset light",
+    "robust": f"{SHARED} --preset robust",
     "source-only on the target's labels": f"{SHARED} --method source-only --source {LABELLED_TARGET}",
 }
 """What is compared on the other sets; dann and ta3n with their authors' epochs, batches and frames.
@@ -100,7 +102,7 @@ def _infomax(weight: float, diversity: float | None = None) -> str:
 _PAPER = f"{SHARED} --preset paper"
 _FULL = f"{_PAPER} --rate-decay none --entropy-reduction sum"
 _ALONE = f"{SHARED} --method infomax --no-input-norm"
-_FIRST = f"{SHARED} --preset tuned --no-input-norm"
+_FIRST = f"{SHARED} --preset light --no-input-norm"
 _WITHOUT_INPUT_NORM = {
     "infomax, running statistics": f"{_ALONE} --statistics running",
     "infomax": _ALONE,
@@ -110,17 +112,17 @@ _WITHOUT_INPUT_NORM = {
     "infomax 0.1 half diversity": f"{_ALONE} {_infomax(0.1, 0.05)}",
     "entropy 0.1": f"{_ALONE} {_infomax(0.1, 0.0)}",
     "paper, infomax": f"{_FULL} {_infomax(0.1)} --statistics target",
-    "tuned, weight 0.1": f"{_FIRST} --adversarial-weight 0.1",
-    "tuned, weight 0.3": _FIRST,
-    "tuned, weight 0.1, infomax 0.05": f"{_FIRST} --adversarial-weight 0.1 {_infomax(0.05)}",
-    "tuned, weight 0.1, dann rate": f"{_FIRST} --adversarial-weight 0.1 --rate-decay dann",
+    "light, weight 0.1": f"{_FIRST} --adversarial-weight 0.1",
+    "light, weight 0.3": _FIRST,
+    "light, weight 0.1, infomax 0.05": f"{_FIRST} --adversarial-weight 0.1 {_infomax(0.05)}",
+    "light, weight 0.1, dann rate": f"{_FIRST} --adversarial-weight 0.1 --rate-decay dann",
 }
 RECIPES = {
     "paper, target statistics": f"{_PAPER} --statistics target",
     "paper, constant rate": f"{_PAPER} --rate-decay none",
     **{f"{name}, no input norm": options for name, options in _WITHOUT_INPUT_NORM.items()},
-    "tuned, weight 0.1": f"{SHARED} --preset tuned --adversarial-weight 0.1",
-    "tuned, weight 1": f"{SHARED} --preset tuned --adversarial-weight 1",
+    "light, weight 0.1": f"{SHARED} --preset light --adversarial-weight 0.1",
+    "light, weight 1": f"{SHARED} --preset light --adversarial-weight 1",
     "paper, infomax, input norm": f"{_FULL} {_infomax(0.1)} --statistics target --input-norm",
 }
 """What was tried on the first set beside those."""
@@ -188,7 +190,7 @@ def main(
                         write_problem(read_features(npz), gap, places, DOMAINS)
                     row = adapt_over_seeds(
                         method,
-                        shlex.split(options),
+                        sized(options),
                         source=SOURCE,
                         target=TARGET,
                         benchmark=BENCHMARK,

@@ -1,4 +1,4 @@
-"""The search for `tuned`: skewed classes, the record that a stopped search goes on from, and its table."""
+"""The search for presets: skewed classes, the record that a stopped search goes on from, and its table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import tuned
+from benchmarks import presets
 from benchmarks.planted_gap import Gap, halves
 
 COUNTS = (60, 60, 60, 60)
@@ -33,10 +33,10 @@ def test_skewed_classes_of_the_target() -> None:
 
 
 def test_problems_to_confirm_on_were_not_chosen_on() -> None:
-    chosen_on = {gap.gap_seed for gap in tuned.CHOOSE.values()}
-    later = [gap.gap_seed for which in (tuned.CONFIRM, tuned.STRONG) for gap in which.values()]
+    chosen_on = {gap.gap_seed for gap in presets.CHOOSE.values()}
+    later = [gap.gap_seed for which in (presets.CONFIRM, presets.STRONG) for gap in which.values()]
     assert len(set(later)) == len(later) and not chosen_on & set(later)
-    for problems in tuned.SETS.values():
+    for problems in presets.SETS.values():
         assert any(gap.skew > 1 for gap in problems.values())
         assert {gap.family for gap in problems.values()} == {"gain", "mix"}
 
@@ -60,14 +60,14 @@ def npz(tmp_path: Path) -> Path:
 def test_a_search_that_was_stopped_goes_on_and_its_table_is_the_record(
     npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = "--levels 3 --width 8 --discriminator-width 8 --batch-size 4 --epochs 1"
-    monkeypatch.setattr(tuned, "SHARED", options)
-    monkeypatch.setitem(tuned.SETS, "choose", {"a": Gap(gain=0.1), "b": Gap(family="mix")})
+    options = "--frames 9 --width 8 --batch-size 4 --epochs 1"
+    monkeypatch.setattr(presets, "SHARED", options)
+    monkeypatch.setitem(presets.SETS, "choose", {"a": Gap(gain=0.1), "b": Gap(family="mix")})
     path = tmp_path / "record.jsonl"
 
     def search(*more: str) -> str:
         arguments = ["choose", "--npz", str(npz), "--record", str(path), *more]
-        result = CliRunner().invoke(tuned.main, arguments, catch_exceptions=False)
+        result = CliRunner().invoke(presets.main, arguments, catch_exceptions=False)
         assert result.exit_code == 0
         return result.output
 

@@ -1,0 +1,138 @@
+"""A run's tensors on disk: the trained model, and what --resume goes on from.
+
+Nothing that is loaded runs code, and every file's sha256 is compared with the one that was written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from adapt import methods
+from adapt.config import AdaptConfig
+from adapt.runs import GO_ON, RunFolder
+from store.errors import RunError
+from store.files import explained, replacing, write_text
+
+_PROGRESS, _DIGESTS = "progress.pt", "progress.sha256"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointPolicy:
+    """How a run is kept while it trains."""
+
+    resume: bool = False
+    """Go on with the run that stands in the folder, from the start if it was never kept."""
+    every: int = 0
+    """Epochs between two states to resume from; 0: none."""
+
+
+KEEP_NOTHING = CheckpointPolicy()
+
+
+def keep(run: RunFolder, state: Mapping[str, Any]) -> None:
+    """Write what --resume goes on from, all or nothing.
+
+    The digests of the old and of the new state are written first, so that a process that is killed
+    between the two files leaves a state whose digest is known.
+
+    Raises:
+        RunError: the disk refuses.
+    """
+    path = run.path / _PROGRESS
+    with explained(path, RunError, GO_ON):
+        old = _digest(path.read_bytes()) if path.is_file() else ""
+        data = _serialised(state)
+        write_text(run.path / _DIGESTS, f"{_digest(data)}\n{old}\n")
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+
+
+def kept(run: RunFolder) -> dict[str, Any] | None:
+    """The state that `keep` wrote last, None where there is none.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    path = run.path / _PROGRESS
+    if not run.has(_PROGRESS):
+        return None
+    known = (
+        (run.path / _DIGESTS).read_text(encoding="utf-8", errors="replace").split()
+        if (run.has(_DIGESTS))
+        else []
+    )
+    return _load(path, path.read_bytes(), known, "Remove it to train this run from the start.")
+
+
+def save_model(run: RunFolder, model: nn.Module, width: int, classes: Sequence[str]) -> str:
+    """Write checkpoint.pt, tensors, numbers and names only; returns its sha256.
+
+    Raises:
+        RunError: the disk refuses.
+    """
+    state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    data = _serialised({"backbone_width": width, "classes": list(classes), "model": state})
+    path = run.path / "checkpoint.pt"
+    with explained(path, RunError, GO_ON), replacing(path) as temporary:
+        temporary.write_bytes(data)
+    return _digest(data)
+
+
+def load_model(run: RunFolder, config: AdaptConfig) -> tuple[nn.Module, list[str]]:
+    """The trained model in evaluation mode, and the class names.
+
+    Raises:
+        RunError: the run did not finish, or the file is not the one that it wrote.
+    """
+    path = run.path / "checkpoint.pt"
+    if not run.has("checkpoint.pt"):
+        raise RunError(f"{run.path} has no checkpoint.pt: the run did not finish.")
+    checkpoint = _load(path, path.read_bytes(), [run.checkpoint_sha256()], "Train again.")
+    try:
+        classes: list[str] = checkpoint["classes"]
+        # The values are replaced, so they need no start of their own.
+        config = dataclasses.replace(config, initialisation="default")
+        method = methods.find(config.method)
+        model: nn.Module = method.build(config, checkpoint["backbone_width"], len(classes)).model
+        model.load_state_dict(checkpoint["model"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{path} does not fit the run's config: {reason}") from error
+    return model.eval(), classes
+
+
+def _serialised(value: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(dict(value), buffer)
+    return buffer.getvalue()
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _load(path: Path, data: bytes, known: Sequence[str], remedy: str) -> dict[str, Any]:
+    """Tensors, numbers and names; a file that was changed, or that would run code, is refused."""
+    if _digest(data) not in known:
+        raise RunError(
+            f"{path} is damaged or not from this run: its sha256 is not the one that was written "
+            f"beside it. {remedy}"
+        )
+    try:
+        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, IndexError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{path} is not a checkpoint of this program: {reason}") from error
+    if not isinstance(loaded, dict):
+        raise RunError(f"{path} is not a checkpoint of this program.")
+    return loaded

@@ -1,0 +1,130 @@
+"""Which stores the features come from, and what to do where some are missing."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from store.datasets import OWN_MANIFESTS
+from store.errors import StoreError, first_of, printable
+from store.format import FAILURES, config_differences, read_records
+from store.manifest import Video
+from store.read import FeatureStore
+
+
+def choose_stores(
+    source: dict[str, FeatureStore],
+    target: dict[str, FeatureStore],
+    *,
+    chosen: str | None,
+) -> tuple[FeatureStore, FeatureStore]:
+    """One store of each domain, made with the same config; never a guess between several.
+
+    Names alone do not tell: a folder may have been renamed, so the configs' sha256 are compared.
+
+    Args:
+        source, target: stores by folder name, which names the config; neither is empty.
+        chosen: folder name or the beginning of one, None if the user named none.
+
+    Raises:
+        StoreError: none or several fit; the message lists them and what differs.
+    """
+    both = sorted(set(source) & set(target))
+    common = [name for name in both if _same_config(source[name], target[name])]
+    if chosen is not None:
+        fitting = [name for name in common if name.startswith(chosen)]
+        if len(fitting) != 1:
+            begins = f"{len(fitting)} stores begin" if fitting else "No store begins"
+            raise StoreError(
+                f"{begins} with {chosen!r}. Both domains have: {', '.join(common) or 'none'}."
+            )
+        return source[fitting[0]], target[fitting[0]]
+    if not common:
+        pairs = [(source[name], target[name]) for name in both]
+        a, b = pairs[0] if pairs else (next(iter(source.values())), next(iter(target.values())))
+        raise StoreError(
+            "The features of source and target were made differently and cannot be mixed: "
+            f"{a.folder} and {b.folder} differ in {config_differences(a.config, b.config)}. "
+            "Extract one of them again with the other's options."
+        )
+    if len(common) > 1:
+        base = source[common[0]].config
+        lines = [f"  --store {common[0]}"] + [
+            f"  --store {name}   ({config_differences(base, source[name].config)})"
+            for name in common[1:]
+        ]
+        raise StoreError(
+            "Several stores fit, made with different options. Choose one:\n" + "\n".join(lines)
+        )
+    return source[common[0]], target[common[0]]
+
+
+def _same_config(a: FeatureStore, b: FeatureStore) -> bool:
+    return bool(a.index["config_sha256"] == b.index["config_sha256"])
+
+
+def available(
+    videos: Sequence[Video], store: FeatureStore, what: str, command: str, *, allow_missing: bool
+) -> list[Video]:
+    """The videos that the store has.
+
+    Raises:
+        StoreError: some are missing and that is not allowed, or all are.
+    """
+    missing = [video.id for video in videos if video.id not in store]
+    if missing and (not allow_missing or len(missing) == len(videos)):
+        raise StoreError(
+            f"{len(missing)} of {len(videos)} {what} videos have no features in {store.folder} "
+            f"{first_of(missing)}.{_reason(store, missing)}\nRun: {command}\n"
+            "or go on without them: --allow-missing"
+        )
+    return [video for video in videos if video.id in store]
+
+
+def _reason(store: FeatureStore, missing: Sequence[str]) -> str:
+    """What failures.csv says of the first missing video that it names."""
+    try:
+        failures = {r.video: r for r in read_records(store.folder / FAILURES) if r.error}
+    except StoreError:  # its reasons are a help, not a condition
+        return ""
+    known = [failures[video] for video in missing if video in failures]
+    if not known:
+        return ""
+    return f" {FAILURES} says of {len(known)} of them why, e.g. {printable(known[0].error)}."
+
+
+def extract_command(
+    dataset: str, features: Path, manifests: Path, like: FeatureStore | None = None
+) -> str:
+    """The command that extracts a data set, with the options by which another store was made.
+
+    Args:
+        like: that store; None proposes the default options.
+    """
+    options: dict[str, object] = {"--dataset": dataset}
+    if manifests != OWN_MANIFESTS:
+        options["--manifests"] = manifests
+    if features != Path("features"):
+        options["--features"] = features
+    if not (Path("data/videos") / dataset).is_dir():
+        options["--videos"] = "DIR"
+    if like is not None:
+        config, run = like.config, like.index["run"]
+        weights = str(run.get("weights", ""))
+        if weights and not re.fullmatch(r"random:\d+|imagenet1k_\w+", weights):
+            weights = f"DIR/{weights}"  # of a file only the name is recorded
+        for flag, value, default in (
+            ("--backbone", config.get("backbone"), "resnet101"),
+            ("--weights", weights, "imagenet1k_v1"),
+            ("--preset", config.get("preset"), "ta3n"),
+            ("--stride", config.get("stride"), 1),
+            ("--frames-per-video", config.get("frames_per_video"), 0),
+            ("--input", "frames" if config.get("decoder") == "images" else "videos", "videos"),
+            ("--precision", config.get("compute_dtype"), None),
+        ):
+            if value not in (default, None, ""):
+                options[flag] = value
+    words = [word for flag, value in options.items() for word in (flag, str(value))]
+    return shlex.join(["python", "cli.py", "extract", *words])

@@ -1,0 +1,52 @@
+"""Settings that several methods share: what their presets and the benchmarks set. No torch here.
+
+A method's file says which of these its presets begin with; later tables win, and what the user gives
+wins over all of them (`adapt.config.AdaptConfig.make`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+BENCHMARKS: dict[str, dict[str, Any]] = {
+    "ucf-hmdb-full": {"frames": 53},
+    "kinetics-gameplay": {"batch_size": 64},
+}
+"""Section 4.2 of MA2L-TD's paper. Every other benchmark trains with the defaults of the fields."""
+
+PAPER: dict[str, Any] = {
+    "learning_rate": 3e-4,
+    "rate_decay": "dann",
+    "weight_decay": 0.0,
+    "draws": 1,
+    "eval_draws": 0,
+    "source_sampling": "shuffled",
+}
+"""Optimiser and sampling of MA2L-TD's paper (section 4.2), where it says what they are."""
+
+ROBUST: dict[str, Any] = {
+    **PAPER,
+    "input_norm": True,
+    "rate_decay": "none",
+    "statistics": "target",
+}
+"""The same with what makes training on an unlabelled target dependable (benchmarks/README.md)."""
+
+TA3N_FAMILY: dict[str, Any] = {
+    **PAPER,
+    "epochs": 30,
+    "batch_size": 128,
+    "target_batch": "proportional",
+    "frames": 5,
+    "train_sampling": "centred",
+    "encoder": "one-layer",
+    "width": 512,
+    "initialisation": "small-normal",
+    "video_dropout": 0.5,
+    "optimiser": "sgd",
+    "learning_rate": 0.03,
+    "rate_decay": "ta3n",
+    "weight_decay": 1e-4,
+    "gradient_clip": 20.0,
+}
+"""The settings of TA3N's authors (Chen et al., ICCV 2019), for all methods that they compare."""

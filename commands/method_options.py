@@ -1,0 +1,180 @@
+"""The options of commands that train: one per field of the configs, in groups, for the chosen method.
+
+Which options there are depends on `--method`, so they are made when the command is called. Only then
+are the methods' files read, which takes torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import cloup
+from cloup import OptionGroup
+
+from adapt.config import DEFAULT_METHOD, SHARED_FIELDS
+from store.errors import ConfigError
+from store.options import flag
+
+Field = dataclasses.Field[Any]
+_TYPES = {"int": int, "float": float, "str": str}
+
+
+class MethodCommand(click.Command):
+    """A command with the options of all methods, of which the chosen one reads some.
+
+    Args:
+        run_options: makes the options that decide where things lie, by group (`DATA` or `RUN`).
+        leave_out: names of config fields that are no options of this command.
+        only: the one method that the command trains, if it does not take `--method`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        callback: Callable[..., Any],
+        run_options: Callable[[], dict[str, list[click.Option]]],
+        *,
+        leave_out: Sequence[str] = (),
+        only: str | None = None,
+    ) -> None:
+        super().__init__(name, callback=callback, help=callback.__doc__)
+        self._run_options, self._leave_out, self._only = run_options, set(leave_out), only
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """The context of a command whose options are made for these arguments."""
+        return self.made_for(args).make_context(info_name, args, parent, **extra)
+
+    def made_for(self, args: Sequence[str]) -> cloup.Command:
+        """The command with its options; help shows those that `--method` reads, or else all."""
+        from adapt import methods
+
+        named = self._only or _method_named(args)
+        shown = [methods.find(named)] if named else [methods.find(n) for n in methods.names()]
+        first = methods.find(named or DEFAULT_METHOD)
+        every = [first, *(methods.find(n) for n in methods.names() if n != first.name)]
+        owners = {name: m for m in reversed(every) for name in m.own}
+        shared = [name for name in SHARED_FIELDS if name not in self._leave_out]
+        options = {
+            name: _option_of(SHARED_FIELDS[name], first, every, named) for name in shared
+        } | {
+            name: _option_of(m.options.__dataclass_fields__[name], m, [m], named)
+            for name, m in owners.items()
+            if name not in self._leave_out
+        }
+        groups = self._run_options()
+        for name in shared:
+            if any(name in m.reads for m in shown):
+                groups.setdefault(SHARED_FIELDS[name].metadata["group"], []).append(options[name])
+        for m in shown:
+            # The same flag may be an option of several methods, each with its own help.
+            fields = [m.options.__dataclass_fields__[name] for name in m.own]
+            groups[f"Method {m.name}"] = [_option_of(f, m, [m], named) for f in fields]
+        params = [o for made in self._run_options().values() for o in made]
+        command = cloup.Command(
+            self.name,
+            callback=self.callback,
+            params=[*params, *options.values()],
+            help=self.help,
+            formatter_settings={"max_width": 110, "col1_max_width": 34},
+        )
+        command.option_groups = [_group(title, made) for title, made in groups.items() if made]
+        command.ungrouped_options = []
+        return command
+
+
+def _group(title: str, options: Sequence[click.Option]) -> OptionGroup:
+    group = OptionGroup(title)
+    group.options = options
+    return group
+
+
+def _method_named(args: Sequence[str]) -> str | None:
+    """The value of `--method` in the arguments, or in the file of `--config`."""
+    found: dict[str, str] = {}
+    for at, word in enumerate(args):
+        for name in ("--method", "--config"):
+            if word == name and at + 1 < len(args):
+                found[name] = args[at + 1]
+            elif word.startswith(f"{name}="):
+                found[name] = word.partition("=")[2]
+    if "--method" in found or "--config" not in found:
+        return found.get("--method")
+    return str(read_config_file(Path(found["--config"])).get("method", DEFAULT_METHOD))
+
+
+def _option_of(f: Field, method: Any, methods: Sequence[Any], named: str | None) -> click.Option:
+    name, choices = flag(f.name), f.metadata.get("choices")
+    if f.name == "method":
+        choices = sorted(m.name for m in methods)
+    elif f.name == "preset":
+        shown = methods if named is None else [method]
+        choices = list(dict.fromkeys(p for m in shown for p in m.settings))
+    default = f.metadata.get("default_text") or _defaults(f, method, named)
+    names = [f"{name}/--no-{name[2:]}" if f.type == "bool" else name]
+    if f.name == "preset":
+        names.append("--settings")
+    return click.Option(
+        [*names, f.name],
+        type=None if f.type == "bool" else _TYPES[str(f.type)],
+        default=None,
+        metavar=f"[{'|'.join(choices)}]" if choices else None,
+        help=f.metadata["help"] + (f"  [{default}]" if default else ""),
+    )
+
+
+def _defaults(f: Field, method: Any, named: str | None) -> str:
+    """The default of an option under the method's default preset, and under its other presets."""
+    if f.metadata.get("required"):
+        return "required"
+    if f.name == "preset":
+        return f"default: {method.default_preset}" if named else "default: the method's first"
+    base = f.default
+    if named is None and f.name in SHARED_FIELDS:
+        return f"default: {base}"  # with --method NAME its presets are shown
+    by_preset = {p: values.get(f.name, base) for p, values in method.settings.items()}
+    first = by_preset[method.default_preset]
+    others = [f"{p}: {value}" for p, value in by_preset.items() if value != first]
+    return "; ".join([f"default: {first}", *others])
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The options in a file that `--show-config` printed, or in a run's config.json.
+
+    Raises:
+        ConfigError: it cannot be read, or holds no options.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"--config {path} cannot be read: {error}") from error
+    if isinstance(value, dict) and isinstance(value.get("config"), dict):
+        value = value["config"]
+    if not isinstance(value, dict) or not value:
+        raise ConfigError(f"--config {path} holds no options, expected what --show-config prints.")
+    return value
+
+
+def resolve_given(given: dict[str, Any], config_file: Path | None) -> dict[str, Any]:
+    """What the user gave: the options of `--config`, overridden by those of the command line.
+
+    Raises:
+        click.MissingParameter: source or target is given nowhere.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    if config_file is not None:
+        given = {**read_config_file(config_file), **given}
+    for name in ("source", "target"):
+        if name not in given:
+            raise click.MissingParameter(param_hint=f"'{flag(name)}'", param_type="option")
+    return given

@@ -1,0 +1,232 @@
+"""What `adapt` and `ablate` share: where things lie, joining the processes, loading the features."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from adapt.config import BANKS, DATA, RUN, AdaptConfig
+from commands.options import DEVICE, FEATURES, MANIFESTS
+from commands.progress import AdaptProgress
+from store import datasets
+from store.errors import ConfigError
+from store.machine import process_of
+
+if TYPE_CHECKING:
+    from adapt.checkpoint import CheckpointPolicy
+    from adapt.load import Loaded
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What every command that trains is told beside its config."""
+
+    features: Path
+    root: Path
+    store: str | None
+    allow_missing: bool
+    bank: str
+    run: Path | None
+    device: str
+    resume: bool
+    checkpoint_every: int
+    config_file: Path | None
+    show_config: bool
+
+    @staticmethod
+    def taken_from(given: dict[str, Any]) -> RunOptions:
+        """Take these options out of all that a command was given."""
+        return RunOptions(**{f.name: given.pop(f.name) for f in dataclasses.fields(RunOptions)})
+
+
+def run_options(*more: click.Option) -> dict[str, list[click.Option]]:
+    """The options of `RunOptions` by group, and more of the group `RUN`."""
+    return {
+        DATA: [
+            *_made(FEATURES, MANIFESTS),
+            click.Option(
+                ["--store"],
+                help="Which features to use where several fit: the name of a store's folder, or its "
+                "beginning.",
+            ),
+            click.Option(
+                ["--allow-missing"],
+                is_flag=True,
+                help="Continue without listed videos that have no features.",
+            ),
+            click.Option(
+                ["--bank"],
+                type=click.Choice(BANKS),
+                default="auto",
+                show_default=True,
+                help="Where features are while training: on the device, in host memory, or in mapped "
+                "files; auto decides by their size.",
+            ),
+        ],
+        RUN: [
+            click.Option(
+                ["--run"],
+                type=click.Path(path_type=Path, file_okay=False),
+                help="Folder for what is trained.",
+                show_default="runs/<source>-<target>/<method>-<seed, seeds or study>-<time>",
+            ),
+            *_made(DEVICE),
+            click.Option(
+                ["--resume"],
+                is_flag=True,
+                help="Go on with the run in --run where it was stopped.",
+            ),
+            click.Option(
+                ["--checkpoint-every"],
+                type=click.IntRange(min=0),
+                default=25,
+                show_default=True,
+                help="Epochs between the states that --resume goes on from; 0: none.",
+            ),
+            click.Option(
+                ["--config", "config_file"],
+                type=click.Path(path_type=Path, exists=True, dir_okay=False),
+                help="Take options from a file that --show-config printed, or from a run's config.json. "
+                "Options that you give override it.",
+            ),
+            click.Option(
+                ["--show-config"],
+                is_flag=True,
+                help="Print the resolved config and stop.",
+            ),
+            *more,
+        ],
+    }
+
+
+def _made(*decorators: Any) -> list[click.Option]:
+    """The options that click's decorators would add to a function."""
+
+    def carrier() -> None:
+        pass
+
+    for decorate in reversed(decorators):
+        decorate(carrier)
+    return list(reversed(carrier.__click_params__))  # type: ignore[attr-defined]
+
+
+def make_config(root: Path, given: dict[str, Any]) -> AdaptConfig:
+    """The resolved config of what a command was given."""
+    given = dict(given)
+    benchmark = datasets.choose_benchmark(
+        given["source"], given["target"], given.pop("benchmark", None), root
+    )
+    return AdaptConfig.make(benchmark=benchmark, preset=given.pop("preset", None), given=given)
+
+
+def run_folder(options: RunOptions, config: AdaptConfig, suffix: str) -> Path:
+    """The folder that was given, or a new one named after the run.
+
+    Raises:
+        ConfigError: there is nothing to resume.
+    """
+    if options.run is not None:
+        if options.resume and not options.run.is_dir():
+            raise ConfigError(
+                f"There is no folder {options.run} to resume. Check --run, or leave --resume out to "
+                "train a new run there."
+            )
+        return options.run
+    if options.resume:
+        raise ConfigError("--resume needs --run, the folder of the run to go on with.")
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    name = f"{method_and_preset(config, '-')}-{suffix}-{stamp}"
+    return Path("runs") / f"{config.source}-{config.target}" / name
+
+
+def method_and_preset(config: AdaptConfig, joint: str = " ") -> str:
+    """`ma2l-td (robust)`; a method that it is compared with says only a preset that is not its default."""
+    from adapt import methods
+
+    if config.method != "ma2l-td" and config.preset == methods.find(config.method).default_preset:
+        return config.method
+    return (
+        f"{config.method}-{config.preset}" if joint == "-" else f"{config.method} ({config.preset})"
+    )
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0,1,5-7` -> [0, 1, 5, 6, 7], each once.
+
+    Raises:
+        ConfigError: something else.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        numbers = [first, last] if dash else [first]
+        if not all(n.isascii() and n.isdigit() for n in numbers) or int(numbers[-1]) < int(first):
+            raise ConfigError(f"--seeds must be numbers or ranges like 0,1,5-7, got {text!r}.")
+        if int(numbers[-1]) - int(first) >= 1000:
+            raise ConfigError(f"--seeds {text} asks for more than 1,000 runs.")
+        seeds += range(int(first), int(numbers[-1]) + 1)
+    return list(dict.fromkeys(seeds))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """What training needs once everything that can be refused was accepted."""
+
+    config: AdaptConfig
+    loaded: Loaded
+    policy: CheckpointPolicy
+    progress: AdaptProgress
+    first: bool
+    """Whether this process speaks and writes."""
+
+
+@contextlib.contextmanager
+def ready(
+    options: RunOptions, config: AdaptConfig, folder: Path, runs: Sequence[Path]
+) -> Iterator[Ready]:
+    """Join the processes, look at the folders, load the features."""
+    from adapt import parallel
+    from adapt.checkpoint import CheckpointPolicy
+    from adapt.compute import pick_device, resolve
+    from adapt.load import DataOptions, load
+    from adapt.runs import RunFolder
+
+    def check() -> dict[str, Any]:
+        if not options.resume:  # before anything large is loaded
+            for run in runs:
+                RunFolder(run).refuse_used()
+        standing = sorted(folder.rglob("config.json")) if options.resume else []
+        recorded = RunFolder(standing[0].parent).read()[0].compute if standing else None
+        return resolve(config, device, recorded).as_dict()
+
+    device = pick_device(options.device, process_of(os.environ).local_rank)
+    data = DataOptions(
+        features=options.features,
+        manifests=options.root,
+        store=options.store,
+        allow_missing=options.allow_missing,
+        bank=options.bank,
+    )
+    with parallel.group(os.environ, device):
+        first = parallel.rank() == 0
+        if not first:
+            logging.getLogger().setLevel(logging.ERROR)
+        config = AdaptConfig.load(parallel.from_first(check))
+        loaded = load(config, data, device)
+        with AdaptProgress(config, runs=len(runs)) as progress:
+            yield Ready(
+                config=config,
+                loaded=loaded,
+                policy=CheckpointPolicy(resume=options.resume, every=options.checkpoint_every),
+                progress=progress,
+                first=first,
+            )
