@@ -1,4 +1,4 @@
-"""`python cli.py demo`: the commands of README, run one after the other on videos made here."""
+"""`demo`: the commands of README, run one after the other on videos made here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from extract.synthetic import DOMAINS, make_collection
+from store.program import program
 
 BACKBONE = "resnet18"
 PER_ACTION = 18
@@ -35,7 +36,7 @@ def run_demo(folder: Path, main: click.Group) -> None:
     begin = time.monotonic()
 
     def run(*arguments: str) -> None:
-        click.secho(f"\n$ python cli.py {shlex.join(arguments)}", bold=True)
+        click.secho(f"\n$ {program()} {shlex.join(arguments)}", bold=True)
         main(list(arguments), standalone_mode=False)
 
     source, target = DOMAINS

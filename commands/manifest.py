@@ -22,6 +22,7 @@ from store.errors import ConfigError, ManifestError, first_of, printable
 from store.ids import is_plain_name
 from store.manifest import Video, read_manifest
 from store.own_benchmarks import refuse_name_clash, write_benchmark
+from store.program import program
 
 
 @click.group("manifest")
@@ -212,10 +213,10 @@ def _say_next(folders: Mapping[str, Path], domains: Sequence[str], kind: str, ro
     click.echo("Next:")
     for domain, folder in folders.items():
         click.echo(
-            f"  python cli.py extract --dataset {domain} --videos {_quoted(folder)}{how}{elsewhere}"
+            f"  {program()} extract --dataset {domain} --videos {_quoted(folder)}{how}{elsewhere}"
         )
     named = [*folders, *(domain for domain in domains if domain not in folders)]
-    click.echo(f"  python cli.py adapt --source {named[0]} --target {named[1]}{elsewhere}")
+    click.echo(f"  {program()} adapt --source {named[0]} --target {named[1]}{elsewhere}")
 
 
 def _quoted(path: Path) -> str:

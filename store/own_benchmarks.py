@@ -24,10 +24,11 @@ def refuse_name_clash(
         ManifestError: the benchmark's name is built in, or a domain's name is a data set's or that of
             another benchmark's domain with no video in common.
     """
-    if root.is_dir() and root.samefile(built_in):
+    real = root.resolve()
+    if any(path.exists() and path.samefile(built_in) for path in (real, *real.parents)):
         raise ManifestError(
-            f"{printable(root)} holds the built-in benchmarks. Give another --manifests for your own, or "
-            f"none, which means {OWN_MANIFESTS}."
+            f"{printable(root)} belongs to the built-in benchmarks. Give another --manifests for your own, "
+            f"or leave the option out, which means ./{OWN_MANIFESTS}."
         )
     if (built_in / benchmark).exists():
         raise ManifestError(
