@@ -42,8 +42,9 @@ try:
     from commands.adapt import ablate_command, adapt_command, evaluate_command
     from commands.extract import extract_command
     from commands.manifest import manifest_group
+    from commands.options import GivenPath
     from commands.store import store_group
-    from commands.text import shown_lines
+    from commands.text import say, shown_lines
     from store.errors import ConfigError, Ma2lError
     from store.program import IN_CHECKOUT, program
 except ImportError as failure:
@@ -77,10 +78,15 @@ class _Errors(click.Group):
                 ctx.exit(streams.READER_GONE)
             failure = click.UsageError if isinstance(error, ConfigError) else click.ClickException
             raise failure(shown_lines(error)) from error
+        except RuntimeError as error:
+            if "initialize cpuinfo" not in str(error):
+                raise
+            raise click.ClickException(
+                "PyTorch cannot compute without /proc/cpuinfo, which is not there. Mount /proc, then run "
+                "the same command again."
+            ) from error
         except KeyboardInterrupt:
-            click.echo(
-                "\nStopped. What was finished is kept; run the same command to go on.", err=True
-            )
+            say("\nStopped. What was finished is kept; run the same command to go on.", err=True)
             ctx.exit(130)
 
 
@@ -102,7 +108,7 @@ def main() -> None:
 @main.command("demo")
 @click.option(
     "--folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=GivenPath(folder=True),
     default=Path("runs/demo"),
     show_default=True,
     help="Where videos, manifests, features and runs of the demo go; it is made anew.",

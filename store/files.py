@@ -9,7 +9,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from store.errors import Ma2lError
 from store.locks import temporary
+
+
+@contextmanager
+def explained(path: Path, kind: type[Ma2lError], remedy: str) -> Iterator[None]:
+    """Turn what a full, read-only or broken disk raises into an error that names the file.
+
+    Args:
+        kind: the error to raise instead.
+        remedy: the sentence that says what to do next.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+        raise kind(f"Cannot write {path}: {reason}. {remedy}") from error
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from store.datasets import MANIFESTS, OWN_MANIFESTS, benchmarks, dataset_table, manifest_path
 from store.errors import ManifestError, printable
+from store.files import explained
 from store.manifest import Video, read_manifest, write_manifests
 
 
@@ -56,10 +57,12 @@ def write_benchmark(folder: Path, videos: Mapping[str, Sequence[Video]]) -> None
     None takes its name, and none is removed, before all are written.
 
     Raises:
-        ManifestError: rows break a rule; nothing is changed then.
+        ManifestError: rows break a rule (nothing is changed then), or the folder cannot be written.
     """
     tables = {folder / f"{domain}.csv": rows for domain, rows in videos.items()}
-    write_manifests(tables)
-    for path in folder.glob("*.csv"):
-        if path not in tables and path.is_file() and not path.name.startswith("."):
-            path.unlink()
+    remedy = "Make room, or give another --manifests, then run the same command again."
+    with explained(folder, ManifestError, remedy):
+        write_manifests(tables)
+        for path in folder.glob("*.csv"):
+            if path not in tables and path.is_file() and not path.name.startswith("."):
+                path.unlink()

@@ -20,6 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from store import files
 from store.errors import StoreError
 from store.files import sync_folder
 from store.format import canonical
@@ -228,14 +229,11 @@ def claiming(path: Path) -> Iterator[Path]:
     )
 
 
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Say what a disk that is full or read-only means."""
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
-        raise StoreError(
-            f"Cannot write {path}: {reason}. Finished shards are kept. Make room or choose another "
-            "--features, then run the same command again."
-        ) from error
+def explained(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Say what a disk that is full or read-only means to an extraction."""
+    return files.explained(
+        path,
+        StoreError,
+        "Finished shards are kept. Make room or choose another --features, then run the same command "
+        "again.",
+    )
