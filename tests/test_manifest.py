@@ -1,3 +1,8 @@
+"""Manifests: the published splits, and rows, tables and names that are refused.
+
+Above 250 lines: one test per rule.
+"""
+
 from __future__ import annotations
 
 import os
