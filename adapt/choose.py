@@ -11,6 +11,7 @@ from store.datasets import OWN_MANIFESTS
 from store.errors import StoreError, first_of, printable
 from store.format import FAILURES, config_differences, read_records
 from store.manifest import Video
+from store.program import program
 from store.read import FeatureStore
 
 
@@ -127,4 +128,4 @@ def extract_command(
             if value not in (default, None, ""):
                 options[flag] = value
     words = [word for flag, value in options.items() for word in (flag, str(value))]
-    return shlex.join(["python", "cli.py", "extract", *words])
+    return f"{program()} extract {shlex.join(words)}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from commands.options import GivenPath
 from commands.text import say
 from store.compare import Pair, compare
 from store.errors import first_of
@@ -26,8 +27,8 @@ def _finite(ctx: click.Context, parameter: click.Parameter, value: float) -> flo
 
 
 @click.command("compare")
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@click.argument("a", type=GivenPath())
+@click.argument("b", type=GivenPath())
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),

@@ -1,15 +1,18 @@
-"""`python cli.py demo`: the commands of README, run one after the other on videos made here."""
+"""`demo`: the commands of README, run one after the other on videos made here."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
+import sys
 import time
 from pathlib import Path
 
 import click
 
+from commands.text import say
 from extract.synthetic import DOMAINS, make_collection
+from store.program import program
 
 BACKBONE = "resnet18"
 PER_ACTION = 18
@@ -25,6 +28,7 @@ def run_demo(folder: Path, main: click.Group) -> None:
 
     Raises:
         click.ClickException: the folder holds something else, or a step failed.
+        SystemExit: a step was stopped; its exit code is that of the step.
     """
     mark = folder / ".demo"
     if folder.exists() and any(folder.iterdir()) and not mark.exists():
@@ -35,13 +39,16 @@ def run_demo(folder: Path, main: click.Group) -> None:
     begin = time.monotonic()
 
     def run(*arguments: str) -> None:
-        click.secho(f"\n$ python cli.py {shlex.join(arguments)}", bold=True)
-        main(list(arguments), standalone_mode=False)
+        say(f"\n$ {program()} {shlex.join(arguments)}", bold=True)
+        code = main(list(arguments), standalone_mode=False)
+        if code:  # Ctrl-C during a command, or a reader of the output that has gone
+            say("The demo stops here. When it is run again, it begins anew.", err=True)
+            sys.exit(code)
 
     source, target = DOMAINS
     for domain in DOMAINS:
         count = make_collection(folder / "videos" / domain, domain, per_action=PER_ACTION)
-        click.echo(f"Made {count} videos of moving shapes in {folder / 'videos' / domain}")
+        say(f"Made {count} videos of moving shapes in {folder / 'videos' / domain}")
 
     places = ["--manifests", str(folder / "manifests")]
     pairs = [f"{domain}={folder / 'videos' / domain}" for domain in DOMAINS]
@@ -96,27 +103,23 @@ def run_demo(folder: Path, main: click.Group) -> None:
 def _weights() -> str:
     from extract.backbone import has_weights
 
-    click.echo(
-        f"\nLooking for ImageNet weights of {BACKBONE} (the default of extract is resnet101) ..."
-    )
+    say(f"\nLooking for ImageNet weights of {BACKBONE} (the default of extract is resnet101) ...")
     if has_weights(BACKBONE, "imagenet1k_v1"):
-        click.echo("Found: features of a network that has seen ImageNet.")
+        say("Found: features of a network that has seen ImageNet.")
         return "imagenet1k_v1"
-    click.echo("None here and none to download: seeded random weights instead, a weaker eye.")
+    say("None here and none to download: seeded random weights instead, a weaker eye.")
     return "random:0"
 
 
 def _table(folder: Path, weights: str, seconds: float) -> None:
     from adapt.runs import RunFolder
 
-    click.echo(f"\n{' -> '.join(DOMAINS)}, {BACKBONE} with {weights}, one seed, last epoch")
-    click.echo(
-        f"{'method':<14} {'overall':>8} {'95 % interval':>16} {'class mean':>11} {'videos':>7}"
-    )
+    say(f"\n{' -> '.join(DOMAINS)}, {BACKBONE} with {weights}, one seed, last epoch")
+    say(f"{'method':<14} {'overall':>8} {'95 % interval':>16} {'class mean':>11} {'videos':>7}")
     for name in METHODS:
         result = RunFolder(folder / "runs" / name.replace(" ", "-").lower()).result()
         interval = f"{result.low:.1f} to {result.high:.1f}"
-        click.echo(
+        say(
             f"{name:<14} {result.overall:>8.2f} {interval:>16} {result.class_mean:>11.2f} {result.videos:>7}"
         )
-    click.echo(f"\nEverything is in {folder}; it took {seconds:.0f} s.")
+    say(f"\nEverything is in {folder}; it took {seconds:.0f} s.")

@@ -6,23 +6,23 @@ from pathlib import Path
 
 import click
 
-from commands.options import DEVICE
+from commands.options import DEVICE, GivenPath
 from commands.results import say_accuracy
 from commands.text import say
 from store.errors import RunError
 
 
 @click.command("evaluate")
-@click.argument("run", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("run", type=GivenPath(folder=True))
 @click.option(
     "--features",
-    type=click.Path(path_type=Path),
+    type=GivenPath(folder=True),
     help="Where the features lie now, if they have moved.",
 )
 @click.option(
     "--manifests",
     "root",
-    type=click.Path(path_type=Path),
+    type=GivenPath(folder=True),
     help="Where your own benchmarks lie now, if they have moved.",
 )
 @DEVICE

@@ -84,7 +84,7 @@ def extract_command(
         )
     _say_extracted(dataset, listed, report)
     if report.stopped:
-        click.echo("Stopped; what was complete is stored. Run the same command to go on.", err=True)
+        say("Stopped; what was complete is stored. Run the same command to go on.", err=True)
         sys.exit(128 + signals.number)
     totals = report.index["totals"]
     if totals["missing"] or totals["failed"] or report.changed:
@@ -111,7 +111,7 @@ class _StopSignals:
         if self.number:
             raise KeyboardInterrupt
         self.number = number
-        click.echo("\nStopping: storing what is complete. Once more ends at once.", err=True)
+        say("\nStopping: storing what is complete. Once more ends at once.", err=True)
 
 
 def _say_extracted(dataset: str, listed: Mapping[str, int | None], report: Report) -> None:

@@ -16,12 +16,14 @@ from commands.options import (
     VIDEOS,
     video_folders,
 )
+from commands.text import say
 from extract.from_folders import DEFAULT_RULE, SplitRule, from_folders
 from store import datasets
 from store.errors import ConfigError, ManifestError, first_of, printable
 from store.ids import is_plain_name
 from store.manifest import Video, read_manifest
 from store.own_benchmarks import refuse_name_clash, write_benchmark
+from store.program import program
 
 
 @click.group("manifest")
@@ -38,7 +40,7 @@ def manifest_list(root: Path) -> None:
     Example:
       python cli.py manifest list
     """
-    click.echo(
+    say(
         f"{'benchmark':<20} {'domain':<12} {'data set':<16} {'train':>7} {'eval':>6} {'classes':>8}"
     )
     unread = []
@@ -52,7 +54,7 @@ def manifest_list(root: Path) -> None:
                 continue
             train = sum(video.split == "train" for video in videos)
             classes = len({video.label for video in videos})
-            click.echo(
+            say(
                 f"{benchmark:<20} {domain:<12} {dataset:<16} {train:>7} {len(videos) - train:>6} {classes:>8}"
             )
     if unread:
@@ -78,18 +80,18 @@ def manifest_check(dataset: str, videos: tuple[Path, ...], kind: str, root: Path
     found = {video: folder.candidates(video) for video in listed}
     missing = [video for video, paths in found.items() if not paths]
     unclear = [video for video, paths in found.items() if len(paths) > 1]
-    click.echo(
+    say(
         f"{dataset}: {len(listed) - len(missing):,} of {len(listed):,} listed videos are in {folder} "
         f"({len(folder):,} videos there in all)"
     )
     if unclear:
         names = ", ".join(printable(path) for _, path in found[unclear[0]])
-        click.echo(f"  {len(unclear):,} could be several files (first: {unclear[0]}: {names})")
+        say(f"  {len(unclear):,} could be several files (first: {unclear[0]}: {names})")
     if missing:
         reason = folder.why_missing(missing[0])
-        click.echo(f"  {len(missing):,} are missing {first_of(missing)}: {reason}")
+        say(f"  {len(missing):,} are missing {first_of(missing)}: {reason}")
     if folder.left_out:
-        click.echo(f"  {left_out_note(folder.left_out)}")
+        say(f"  {left_out_note(folder.left_out)}")
     if missing or unclear:
         sys.exit(SOME_FAILED)
 
@@ -164,12 +166,12 @@ def manifest_from_folder(
     write_benchmark(path, made.videos)
     for domain, rows in made.videos.items():
         train = sum(video.split == "train" for video in rows)
-        click.echo(
+        say(
             f"{printable(path / domain)}.csv: {train} train, {len(rows) - train} eval"
             + (_changes(recorded[domain], rows, read=domain in folders) if recorded else "")
         )
         for note in made.notes.get(domain, ()):
-            click.echo(f"  {note}")
+            say(f"  {note}")
     _say_classes(made.videos, recorded)
     _say_next(folders, list(made.videos), kind, root)
 
@@ -194,12 +196,12 @@ def _say_classes(
     videos: Mapping[str, Sequence[Video]], recorded: Mapping[str, Sequence[Video]] | None
 ) -> None:
     classes = {video.class_name: video.label for rows in videos.values() for video in rows}
-    click.echo(f"classes: {', '.join(sorted(classes, key=classes.__getitem__))}")
+    say(f"classes: {', '.join(sorted(classes, key=classes.__getitem__))}")
     before = {video.class_name for rows in (recorded or {}).values() for video in rows}
     if recorded and before != set(classes):
         changes = [f"{name} is new" for name in sorted(set(classes) - before)]
         changes += [f"{name} is gone" for name in sorted(before - set(classes))]
-        click.echo(
+        say(
             f"WARNING: the classes changed ({', '.join(changes)}), and labels follow their sorted names. "
             "Features stay valid; runs that were trained before do not fit any more, train them again."
         )
@@ -209,13 +211,11 @@ def _say_next(folders: Mapping[str, Path], domains: Sequence[str], kind: str, ro
     """Print the commands that come next, as they can be pasted into a shell."""
     elsewhere = "" if root == datasets.OWN_MANIFESTS else f" --manifests {_quoted(root)}"
     how = "" if kind == "videos" else f" --input {kind}"
-    click.echo("Next:")
+    say("Next:")
     for domain, folder in folders.items():
-        click.echo(
-            f"  python cli.py extract --dataset {domain} --videos {_quoted(folder)}{how}{elsewhere}"
-        )
+        say(f"  {program()} extract --dataset {domain} --videos {_quoted(folder)}{how}{elsewhere}")
     named = [*folders, *(domain for domain in domains if domain not in folders)]
-    click.echo(f"  python cli.py adapt --source {named[0]} --target {named[1]}{elsewhere}")
+    say(f"  {program()} adapt --source {named[0]} --target {named[1]}{elsewhere}")
 
 
 def _quoted(path: Path) -> str:

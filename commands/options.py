@@ -47,9 +47,46 @@ def _option_of(f: dataclasses.Field[Any]) -> Callable[[Command], Command]:
     )
 
 
+class GivenPath(click.Path):
+    """A path as a `Path`. An empty text is refused: it would mean the current folder.
+
+    An empty text is what a shell makes of a variable that is not set (`--features "$FEATURES"`).
+    """
+
+    def __init__(self, *, folder: bool = False) -> None:
+        super().__init__(path_type=Path, file_okay=not folder)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse an empty text, and convert any other."""
+        return super().convert(_refuse_empty(value, "path", self, param, ctx), param, ctx)
+
+
+class GivenText(click.types.StringParamType):
+    """A text that is not empty, for what would otherwise be searched for or chosen by it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse an empty text."""
+        return super().convert(_refuse_empty(value, "text", self, param, ctx), param, ctx)
+
+
+def _refuse_empty(
+    value: Any,
+    what: str,
+    kind: click.ParamType,
+    param: click.Parameter | None,
+    ctx: click.Context | None,
+) -> Any:
+    if value in ("", b""):
+        advice = "Is a shell variable in it not set?"
+        if isinstance(param, click.Option):
+            advice += " To take the default, leave the option out."
+        kind.fail(f"the {what} is empty. {advice}", param, ctx)
+    return value
+
+
 FEATURES = click.option(
     "--features",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=GivenPath(folder=True),
     default=Path("features"),
     show_default=True,
     help="Folder of the feature stores.",
@@ -57,7 +94,7 @@ FEATURES = click.option(
 MANIFESTS = click.option(
     "--manifests",
     "root",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=GivenPath(folder=True),
     default=datasets.OWN_MANIFESTS,
     show_default=True,
     help="Folder of your own benchmarks; it need not exist. The built-in ones are always there.",
@@ -71,7 +108,7 @@ DEVICE = click.option(
 )
 VIDEOS = click.option(
     "--videos",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=GivenPath(folder=True),
     multiple=True,
     help="Folder with the videos, in any layout. Several: give it several times.",
     show_default="data/videos/<dataset>",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from adapt.config import AdaptConfig
+from commands.text import say, shown
 from store.machine import Process
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class _Lines:
             if self._bar is None:
                 self._bar = click.progressbar(
                     length=total,
-                    label=self._label,
+                    label=shown(self._label),
                     show_pos=True,
                     show_eta=False,
                     item_show_func=str,
@@ -47,7 +48,7 @@ class _Lines:
             self._bar.update(done - self._bar.pos, f"{detail}, {left} left")
         elif time.monotonic() - self._said > 5 or done == total > self._done:
             self._said, self._done = time.monotonic(), done
-            click.echo(f"{self._label}: {done:,}/{total:,}, {detail}, {left} left", err=True)
+            say(f"{self._label}: {done:,}/{total:,}, {detail}, {left} left", err=True)
 
 
 class ExtractProgress(_Lines):

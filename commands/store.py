@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from commands.compare import compare_command
-from commands.options import DEVICE, FEATURES, MANIFESTS
+from commands.options import DEVICE, FEATURES, MANIFESTS, GivenPath, GivenText
 from commands.text import say
 from extract.check_sources import sources_in
 from store.check import CHECKS, verify
@@ -67,10 +67,10 @@ def _contents(store: Summary) -> str:
 
 
 @store_group.command("verify")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=GivenPath())
 @click.option(
     "--videos",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=GivenPath(folder=True),
     multiple=True,
     help="Hash the source videos too, found below this folder. May be given several times.",
 )
@@ -80,7 +80,11 @@ def _contents(store: Summary) -> str:
     default=0,
     help="Extract N random videos of each store again and compare; needs --videos.",
 )
-@click.option("--weights", help="Where the weights are now, for --sample, if they have moved.")
+@click.option(
+    "--weights",
+    type=GivenText(),
+    help="Where the weights are now, for --sample, if they have moved.",
+)
 @DEVICE
 def store_verify(
     folder: Path, videos: tuple[Path, ...], sample: int, weights: str | None, device: str
@@ -159,7 +163,7 @@ def _say_problems(kind: Kind, problems: Sequence[Problem]) -> None:
 
 
 @store_group.command("prune")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=GivenPath())
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @MANIFESTS
 def store_prune(folder: Path, dry_run: bool, root: Path) -> None:

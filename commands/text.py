@@ -27,6 +27,12 @@ def _shown(letter: str) -> str:
     return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
-def say(text: object) -> None:
-    """Print text with names from elsewhere in it."""
-    click.echo(shown_lines(text))
+def say(text: object, *, err: bool = False, bold: bool = False) -> None:
+    """Print text with names from elsewhere in it; every command prints through this function.
+
+    Args:
+        err: print to stderr instead of stdout.
+        bold: show it bold on a terminal.
+    """
+    line = shown_lines(text)
+    click.echo(click.style(line, bold=True) if bold else line, err=err)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from adapt.config import BANKS, DATA, RUN, AdaptConfig
-from commands.options import DEVICE, FEATURES, MANIFESTS
+from commands.options import DEVICE, FEATURES, MANIFESTS, GivenPath, GivenText
 from commands.progress import AdaptProgress
 from store import datasets
 from store.errors import ConfigError
@@ -55,6 +55,7 @@ def run_options(*more: click.Option) -> dict[str, list[click.Option]]:
             *_made(FEATURES, MANIFESTS),
             click.Option(
                 ["--store"],
+                type=GivenText(),
                 help="Which features to use where several fit: the name of a store's folder, or its "
                 "beginning.",
             ),
@@ -75,7 +76,7 @@ def run_options(*more: click.Option) -> dict[str, list[click.Option]]:
         RUN: [
             click.Option(
                 ["--run"],
-                type=click.Path(path_type=Path, file_okay=False),
+                type=GivenPath(folder=True),
                 help="Folder for what is trained.",
                 show_default="runs/<source>-<target>/<method>-<seed, seeds or study>-<time>",
             ),
@@ -94,7 +95,7 @@ def run_options(*more: click.Option) -> dict[str, list[click.Option]]:
             ),
             click.Option(
                 ["--config", "config_file"],
-                type=click.Path(path_type=Path, exists=True, dir_okay=False),
+                type=GivenPath(),
                 help="Take options from a file that --show-config printed, or from a run's config.json. "
                 "Options that you give override it.",
             ),

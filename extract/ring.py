@@ -21,14 +21,14 @@ _HEADER_BYTES = 4096
 class Ring:
     """The run's side: (slots, SLOT_FRAMES, crop, crop, 3) uint8 in a file that the process opens by `path`.
 
-    On Linux the file exists in memory only: /dev/shm is 64 MB in a default container, and writing
-    beyond that kills the process.
+    On Linux with /proc the file exists in memory only: /dev/shm is 64 MB in a default container, and
+    writing beyond that kills the process. Elsewhere it is a temporary file.
     """
 
     def __init__(self, slots: int, crop: int) -> None:
         self.shape = (slots, SLOT_FRAMES, crop, crop, 3)
         size = _HEADER_BYTES + int(np.prod(self.shape))
-        if sys.platform == "linux":
+        if sys.platform == "linux" and os.path.isdir("/proc/self/fd"):
             self._file = os.memfd_create("frames")
             self.path = f"/proc/{os.getpid()}/fd/{self._file}"
             self._name = None

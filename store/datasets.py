@@ -1,9 +1,9 @@
 """Which videos exist: benchmarks, domains and data sets.
 
-A benchmark is a folder with one CSV per domain. The built-in ones stand in `data/manifests`, a user's own
-in `./manifests` or where `--manifests` says; every look-up sees both (`root` is the folder of the own ones).
-A data set is what one downloads (`ucf101`); `datasets.csv` names the domain that it feeds (`ucf`). A domain
-that no row names is its own data set.
+A benchmark is a folder with one CSV per domain. The built-in benchmarks stand in `data/manifests`, a user's
+own in `./manifests` or in the folder that `--manifests` names. Every look-up sees both; `root` is the folder
+of the user's own, `built_in` that of the built-in ones. A data set is what one downloads (`ucf101`), and
+`datasets.csv` names the domain that it feeds (`ucf`). A domain that no row names is its own data set.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from store.errors import ManifestError, printable, shortened
 from store.ids import check_plain_name, folders_of_others, unicode_twins
 from store.manifest import read_manifest
 from store.plain_csv import read_table
+from store.program import program
 
-MANIFESTS = Path(__file__).resolve().parent.parent / "data" / "manifests"
-"""The built-in benchmarks."""
+_HERE = Path(__file__).resolve().parent
+_INSTALLED = _HERE / "built_in"
+"""Where a wheel puts the files of `data/manifests` (see setup.cfg); a checkout has no such folder."""
+MANIFESTS = _INSTALLED if _INSTALLED.is_dir() else _HERE.parent / "data" / "manifests"
+"""The folder of the built-in benchmarks. Nothing is ever written there."""
 OWN_MANIFESTS = Path("manifests")
 """A user's own benchmarks; the folder need not exist."""
 
@@ -61,7 +65,7 @@ def domain_of(dataset: str, root: Path = OWN_MANIFESTS, built_in: Path = MANIFES
         raise ManifestError(
             f"There is no data set {shortened(dataset)}. Known: {', '.join(sorted(names))}. "
             f"{_looked_into(root)} Your own folders become one by: "
-            "python cli.py manifest from-folder --benchmark mine --domain NAME=DIR --domain NAME=DIR"
+            f"{program()} manifest from-folder --benchmark mine --domain NAME=DIR --domain NAME=DIR"
         )
     return domain
 
@@ -187,7 +191,8 @@ def _homes(root: Path, built_in: Path) -> list[Path]:
     homes = [home for home in (built_in, root) if home.is_dir()]
     if not homes:
         raise ManifestError(
-            f"There is no folder of manifests at {printable(built_in)}. Run from a clone of the repository."
+            f"The built-in benchmarks are not in {printable(built_in)}. Install this program again, or "
+            "clone its repository again."
         )
     return homes[:1] if len(homes) == 2 and root.samefile(built_in) else homes
 

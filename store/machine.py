@@ -38,7 +38,7 @@ def process_of(environment: Mapping[str, str], rank: int = 0, world: int = 0) ->
         rank, world: the caller's own numbers; `world` 0 means that the environment decides.
 
     Raises:
-        ConfigError: a variable is not a number, or the rank is not below the number of processes.
+        ConfigError: a variable is not a number, or a rank is not below its number of processes.
     """
     if world:
         return Process(rank, world, rank)
@@ -51,20 +51,30 @@ def process_of(environment: Mapping[str, str], rank: int = 0, world: int = 0) ->
 
     if "WORLD_SIZE" in environment:
         rank, world = number("RANK", 0), number("WORLD_SIZE", 1)
-        if rank >= world:
-            raise ConfigError(
-                f"The environment says RANK={rank} of WORLD_SIZE={world}; ranks count from 0 to "
-                "WORLD_SIZE - 1. Start the processes with torchrun, or unset both."
-            )
+        _check_rank("RANK", rank, "WORLD_SIZE", world)
         return Process(rank, world, number("LOCAL_RANK", 0))
-    tasks = number("SLURM_STEP_NUM_TASKS", 1)
-    task = number("SLURM_PROCID", 0) if tasks > 1 else 0
+    tasks, task, local = number("SLURM_STEP_NUM_TASKS", 1), 0, 0
+    if tasks != 1:
+        task, local = number("SLURM_PROCID", 0), number("SLURM_LOCALID", 0)
+        _check_rank("SLURM_PROCID", task, "SLURM_STEP_NUM_TASKS", tasks)
     arrays = number("SLURM_ARRAY_TASK_COUNT", 1)
     first, step = number("SLURM_ARRAY_TASK_MIN", 0), number("SLURM_ARRAY_TASK_STEP", 1)
     array = (number("SLURM_ARRAY_TASK_ID", first) - first) // max(step, 1)
-    return Process(
-        array * tasks + task, arrays * tasks, number("SLURM_LOCALID", 0) if tasks > 1 else 0
-    )
+    if not 0 <= array < arrays:
+        raise ConfigError(
+            f"This is task {array} of a SLURM array that has only {arrays} tasks, counted from 0 in steps of "
+            f"{max(step, 1)}. Give the array as one range, for example --array=0-{max(arrays, 1) - 1}."
+        )
+    return Process(array * tasks + task, arrays * tasks, local)
+
+
+def _check_rank(rank_name: str, rank: int, world_name: str, world: int) -> None:
+    if not 0 <= rank < world:
+        launcher = "torchrun" if world_name == "WORLD_SIZE" else "SLURM"
+        raise ConfigError(
+            f"The environment says {rank_name}={rank} of {world_name}={world}; ranks count from 0 to "
+            f"{world_name} - 1. Start the processes with {launcher}, or unset the variables of {launcher}."
+        )
 
 
 def device_name(asked: str, gpus: int, local_rank: int = 0) -> str:

@@ -14,6 +14,7 @@ from store.errors import ManifestError, first_of, printable, shortened
 from store.files import replacing
 from store.ids import check_id, folders_of_others, unicode_twins
 from store.plain_csv import read_table
+from store.program import program
 
 COLUMNS = ("video", "label", "class", "split", "frames")
 SPLITS = ("train", "eval")
@@ -40,7 +41,7 @@ def read_manifest(path: Path) -> tuple[Video, ...]:
     """
     if not path.exists():
         raise ManifestError(
-            f"There is no manifest {printable(path)}. Run: python cli.py manifest list"
+            f"There is no manifest {printable(path)}. Run: {program()} manifest list"
         )
     videos = tuple(_parse(row, where) for where, row in read_table(path, COLUMNS))
     _check(videos, path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from store.datasets import MANIFESTS, OWN_MANIFESTS, benchmarks, dataset_table, manifest_path
 from store.errors import ManifestError, printable
+from store.files import explained
 from store.manifest import Video, read_manifest, write_manifests
 
 
@@ -24,10 +25,11 @@ def refuse_name_clash(
         ManifestError: the benchmark's name is built in, or a domain's name is a data set's or that of
             another benchmark's domain with no video in common.
     """
-    if root.is_dir() and root.samefile(built_in):
+    real = root.resolve()
+    if any(path.exists() and path.samefile(built_in) for path in (real, *real.parents)):
         raise ManifestError(
-            f"{printable(root)} holds the built-in benchmarks. Give another --manifests for your own, or "
-            f"none, which means {OWN_MANIFESTS}."
+            f"{printable(root)} belongs to the built-in benchmarks. Give another --manifests for your own, "
+            f"or leave the option out, which means ./{OWN_MANIFESTS}."
         )
     if (built_in / benchmark).exists():
         raise ManifestError(
@@ -55,10 +57,12 @@ def write_benchmark(folder: Path, videos: Mapping[str, Sequence[Video]]) -> None
     None takes its name, and none is removed, before all are written.
 
     Raises:
-        ManifestError: rows break a rule; nothing is changed then.
+        ManifestError: rows break a rule (nothing is changed then), or the folder cannot be written.
     """
     tables = {folder / f"{domain}.csv": rows for domain, rows in videos.items()}
-    write_manifests(tables)
-    for path in folder.glob("*.csv"):
-        if path not in tables and path.is_file() and not path.name.startswith("."):
-            path.unlink()
+    remedy = "Make room, or give another --manifests, then run the same command again."
+    with explained(folder, ManifestError, remedy):
+        write_manifests(tables)
+        for path in folder.glob("*.csv"):
+            if path not in tables and path.is_file() and not path.name.startswith("."):
+                path.unlink()

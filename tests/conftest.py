@@ -61,6 +61,17 @@ def touch(root: Path, *names: str) -> Path:
     return root
 
 
+def fill(root: Path, *classes: str, count: int = 12, suffix: str = "mp4") -> Path:
+    """Class folders below `root`, which is returned, with empty files called 000, 001, ..."""
+    return touch(root, *(f"{name}/{i:03}.{suffix}" for name in classes for i in range(count)))
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> dict[str, Path]:
+    """Two domains with the classes run and walk, twelve videos each."""
+    return {domain: fill(tmp_path / domain, "run", "walk") for domain in ("phone", "cctv")}
+
+
 def make_store(features: Path, dataset: str, videos: dict[str, np.ndarray], config=CONFIG) -> Path:
     """A store written through the store's own writer."""
     folder = store_folder(features, dataset, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import click
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import REPOSITORY
+from conftest import REPOSITORY, fill
 
 from cli import main
 from extract.synthetic import DOMAINS, make_collection
@@ -61,6 +62,84 @@ def test_errors_have_their_exit_codes() -> None:
     wrong = run(main, ["extract", "--dataset", "ucf101", "--stride", "0"])
     assert wrong.exit_code == 2 and "--stride must be 1 or more, got 0" in wrong.output
     assert run(main, ["extract"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("extract", "--dataset"),
+        ("manifest check", "--dataset"),
+        ("manifest from-folder", "--domain"),
+    ],
+)
+def test_a_required_option_that_is_missing_is_named(name: str, option: str, cli) -> None:
+    more = ("--benchmark", "mine") if option == "--domain" else ()
+    result = cli(*name.split(), *more)
+    assert result.exit_code == 2 and f"Missing option '{option}'" in result.output
+
+
+def paths_and_texts() -> Iterator[tuple[str, click.Parameter]]:
+    """Every parameter whose empty text would mean the current folder, or anything at all."""
+    for name, command in commands():
+        for parameter in command.params:
+            chosen = parameter.name in ("store", "run", "weights") and name != "extract"
+            if isinstance(parameter.type, click.Path) or chosen:
+                yield name, parameter
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter"),
+    [
+        pytest.param(name, parameter, id=f"{name} {parameter.name}")
+        for name, parameter in paths_and_texts()
+        if name != "evaluate"
+    ],
+)
+def test_an_empty_path_is_refused(name: str, parameter: click.Parameter, cli) -> None:
+    if isinstance(parameter, click.Argument):
+        others = [p for p in dict(commands())[name].params if isinstance(p, click.Argument)]
+        given = ["" if p is parameter else "x" for p in others]
+    else:
+        given = [parameter.opts[0], ""]
+    result = cli(*name.split(), *given)
+    assert result.exit_code == 2, result.output
+    assert "is empty. Is a shell variable in it not set?" in " ".join(result.output.split())
+    assert parameter.human_readable_name in result.output or parameter.opts[0] in result.output
+
+
+@pytest.mark.parametrize("path", [*(REPOSITORY / "commands").glob("*.py"), REPOSITORY / "cli.py"])
+def test_texts_from_elsewhere_are_printed_by_say_alone(path: Path) -> None:
+    """`say` escapes what steers a terminal; other functions may print only texts that stand in the code."""
+    printing = {"echo", "secho", "echo_via_pager", "print", "write"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        called = getattr(node.func, "attr", getattr(node.func, "id", None))
+        if called in printing and path.name != "text.py":
+            texts = [*node.args, *(k.value for k in node.keywords if k.arg == "message")]
+            assert texts and isinstance(texts[0], ast.Constant), f"{path}, line {node.lineno}"
+
+
+def test_names_from_elsewhere_cannot_steer_the_terminal(cli, tmp_path: Path) -> None:
+    """A folder of videos may be anybody's; ESC [2J would clear the screen."""
+    bad = tmp_path / "\x1b[2Jvideos"
+    for domain in ("phone", "cctv"):
+        fill(bad / domain, "run", "walk")
+    (bad / "phone" / "run" / "x.\x1b[2J").touch()
+    domains = (f"--domain={domain}={bad / domain}" for domain in ("phone", "cctv"))
+    root = bad / "manifests"
+    made = cli("manifest", "from-folder", "--benchmark", "mine", *domains, "--manifests", root)
+    assert made.exit_code == 0, made.output
+    (bad / "phone" / "run" / "000.mp4").unlink()
+    places = ("--videos", bad / "phone", "--manifests", root)
+    check = cli("manifest", "check", "--dataset", "phone", *places)
+    assert check.exit_code == 3
+    listed = cli("store", "list", "--features", bad)
+    assert listed.exit_code == 0
+    refused = cli("store", "verify", bad / "phone")
+    assert refused.exit_code == 1
+    for result in (made, check, refused):
+        assert "\\x1b[2J" in result.output and "\x1b" not in result.output
 
 
 def test_both_stages_as_the_readme_has_them(cli, tmp_path: Path, device: torch.device) -> None:

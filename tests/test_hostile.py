@@ -1,4 +1,7 @@
-"""Stores made by somebody who means harm: a sentence for each, never a traceback, a hang or full memory."""
+"""Stores made by somebody who means harm: a sentence for each, never a traceback, a hang or full memory.
+
+Above 250 lines: one test per attack.
+"""
 
 from __future__ import annotations
 

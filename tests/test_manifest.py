@@ -1,3 +1,8 @@
+"""Manifests: the published splits, and rows, tables and names that are refused.
+
+Above 250 lines: one test per rule.
+"""
+
 from __future__ import annotations
 
 import os
@@ -7,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from store.datasets import (
-    MANIFESTS,
     benchmarks,
     choose_benchmark,
     dataset_of,
@@ -32,7 +36,7 @@ PUBLISHED = {  # train, eval: TA3N's release
 CLASSES = {"ucf-hmdb-full": 12, "ucf-hmdb-small": 5, "ucf-olympic": 6, "kinetics-gameplay": 30}
 
 
-NONE = MANIFESTS / "none"
+NONE = Path(__file__).parent / "none"
 """No own benchmarks: what a developer has in ./manifests must not decide a test."""
 
 
@@ -296,8 +300,12 @@ def test_own_benchmarks_do_not_land_among_the_built_in_ones(tmp_path: Path) -> N
     folder = built_in(tmp_path)
     with pytest.raises(ManifestError, match="'given' is taken by a benchmark that is built in"):
         refuse_name_clash("given", {}, tmp_path / "own", folder)
-    with pytest.raises(ManifestError, match=r"holds the built-in benchmarks. Give another --mani"):
+    with pytest.raises(
+        ManifestError, match=r"belongs to the built-in benchmarks. Give another --mani"
+    ):
         refuse_name_clash("mine", {}, folder, folder)
+    with pytest.raises(ManifestError, match=r"data/given belongs to the built-in benchmarks"):
+        refuse_name_clash("mine", {}, folder / "given", folder)
 
 
 @pytest.mark.parametrize(

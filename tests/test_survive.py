@@ -1,4 +1,7 @@
-"""Extraction as real processes: killed, stopped, crowded, without space, and in parts."""
+"""Extraction as real processes: killed, stopped, crowded, without space, and in parts.
+
+Above 250 lines: all tests share the same extraction and what undisturbed it gives.
+"""
 
 from __future__ import annotations
 
