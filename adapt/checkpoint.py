@@ -88,8 +88,18 @@ def save_model(run: RunFolder, model: nn.Module, width: int, classes: Sequence[s
     return _digest(data)
 
 
-def load_model(run: RunFolder, config: AdaptConfig) -> tuple[nn.Module, list[str]]:
-    """The trained model in evaluation mode, and the class names.
+@dataclass(frozen=True)
+class Trained:
+    """A trained model in evaluation mode, and what it was trained for."""
+
+    model: nn.Module
+    classes: list[str]
+    backbone_width: int
+    """D, the width of the features that it takes."""
+
+
+def load_model(run: RunFolder, config: AdaptConfig) -> Trained:
+    """The trained model of a run.
 
     Raises:
         RunError: the run did not finish, or the file is not the one that it wrote.
@@ -100,15 +110,16 @@ def load_model(run: RunFolder, config: AdaptConfig) -> tuple[nn.Module, list[str
     checkpoint = _load(path, path.read_bytes(), [run.checkpoint_sha256()], "Train again.")
     try:
         classes: list[str] = checkpoint["classes"]
+        width: int = checkpoint["backbone_width"]
         # The values are replaced, so they need no start of their own.
         config = dataclasses.replace(config, initialisation="default")
         method = methods.find(config.method)
-        model: nn.Module = method.build(config, checkpoint["backbone_width"], len(classes)).model
+        model: nn.Module = method.build(config, width, len(classes)).model
         model.load_state_dict(checkpoint["model"])
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{path} does not fit the run's config: {reason}") from error
-    return model.eval(), classes
+    return Trained(model.eval(), classes, width)
 
 
 def _serialised(value: Mapping[str, Any]) -> bytes:

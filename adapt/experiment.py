@@ -16,14 +16,15 @@ from adapt import checkpoint, methods, parallel
 from adapt.accuracy import Accuracy, accuracy
 from adapt.bank import choose_bank, load_bank, needed_bytes
 from adapt.checkpoint import KEEP_NOTHING, CheckpointPolicy
+from adapt.compute import resolve
 from adapt.config import AdaptConfig
 from adapt.data import batch_sizes
 from adapt.environment import environment
-from adapt.evaluate import predict, take_statistics
-from adapt.load import DataOptions, Loaded, class_names, videos_of
+from adapt.loading import DataOptions, Loaded, class_names, videos_of
+from adapt.loop import TrainingState, train
 from adapt.memory import check_memory
+from adapt.prediction import predict, take_statistics
 from adapt.runs import RunFolder
-from adapt.train import TrainingState, train
 from store.datasets import dataset_of, manifest_path
 from store.errors import ConfigError, RunError, StoreError
 from store.machine import keep_freed_memory
@@ -49,7 +50,8 @@ def adapt(
         Ma2lError: the folder holds another run or is in use, or training cannot go on.
     """
     begin = time.monotonic()
-    _check_processes(config, loaded)
+    config = resolve(config, loaded.data.device)
+    _check_fits(config, loaded)
     with contextlib.ExitStack() as held:
         state_dict, done = parallel.from_first(lambda: _begin(held, config, loaded, run, policy))
         if done is not None:
@@ -74,7 +76,13 @@ def adapt(
     return Accuracy(**done)
 
 
-def _check_processes(config: AdaptConfig, loaded: Loaded) -> None:
+def _check_fits(config: AdaptConfig, loaded: Loaded) -> None:
+    asked = (config.benchmark, config.source, config.target)
+    if asked != loaded.domains:
+        raise ConfigError(
+            f"The config is for {asked[1]} -> {asked[2]} of {asked[0]}, and the loaded data is "
+            f"{loaded.domains[1]} -> {loaded.domains[2]} of {loaded.domains[0]}. Load the data again."
+        )
     for size in batch_sizes(config, loaded.data):
         parallel.check_divisible(size)
     method = methods.find(config.method)
@@ -168,10 +176,12 @@ def evaluate(
         videos = videos_of(config, options, config.target, "eval", store)
         kind = choose_bank("auto", needed_bytes(store, videos), device)
         bank = load_bank(store, videos, device, kind)
-    model, classes = checkpoint.load_model(run, config)
+    trained = checkpoint.load_model(run, config)
     names = class_names(config, options)
-    if list(names) != classes:
-        raise RunError(f"The run knows the classes {classes}, the manifests have {list(names)}.")
-    logits_VN = predict(model.to(device), bank, config)
+    if list(names) != trained.classes:
+        raise RunError(
+            f"The run knows the classes {trained.classes}, the manifests have {list(names)}."
+        )
+    logits_VN = predict(trained.model.to(device), bank, config)
     predicted = logits_VN.argmax(dim=1).tolist()
     return config, accuracy(predicted, [video.label for video in videos])

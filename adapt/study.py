@@ -16,7 +16,7 @@ from adapt.checkpoint import KEEP_NOTHING, CheckpointPolicy
 from adapt.config import AdaptConfig
 from adapt.experiment import adapt
 from adapt.geometry import Geometry
-from adapt.load import Loaded
+from adapt.loading import Loaded
 from adapt.runs import SELECTION, RunFolder
 from store.files import write_text
 

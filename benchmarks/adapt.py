@@ -28,11 +28,11 @@ from adapt.compute import autocast, pick_device
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch, TrainingData
 from adapt.discriminators import domain_losses
+from adapt.loop import TrainingState, step
 from adapt.methods import Progress
 from adapt.methods.ma2l_td import Options
 from adapt.pyramid import AdaptationBranch
 from adapt.schedule import generator
-from adapt.train import TrainingState, step
 from benchmarks.loop import LoopBranch
 from benchmarks.timing import COLUMNS, Timed, Times, interleaved, limits, table
 from store.machine import keep_freed_memory

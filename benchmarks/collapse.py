@@ -28,11 +28,11 @@ from adapt.bank import Bank, sample
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch, TrainingData
 from adapt.discriminators import domains_of
-from adapt.evaluate import predict
-from adapt.load import DataOptions, Loaded, load
+from adapt.loading import DataOptions, Loaded, load
+from adapt.loop import TrainingState, train
 from adapt.losses import source_loss, target_entropy
 from adapt.methods.ma2l_td import Options
-from adapt.train import TrainingState, train
+from adapt.prediction import predict
 from benchmarks import common
 from benchmarks.planted_gap import (
     BENCHMARK,

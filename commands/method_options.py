@@ -18,7 +18,7 @@ from cloup import OptionGroup
 
 from adapt.config import DEFAULT_METHOD, SHARED_FIELDS
 from store.errors import ConfigError
-from store.options import flag
+from store.options import flag, type_name
 
 Field = dataclasses.Field[Any]
 _TYPES = {"int": int, "float": float, "str": str}
@@ -121,12 +121,12 @@ def _option_of(f: Field, method: Any, methods: Sequence[Any], named: str | None)
         shown = methods if named is None else [method]
         choices = list(dict.fromkeys(p for m in shown for p in m.settings))
     default = f.metadata.get("default_text") or _defaults(f, method, named)
-    names = [f"{name}/--no-{name[2:]}" if f.type == "bool" else name]
+    names = [f"{name}/--no-{name[2:]}" if type_name(f) == "bool" else name]
     if f.name == "preset":
         names.append("--settings")
     return click.Option(
         [*names, f.name],
-        type=None if f.type == "bool" else _TYPES[str(f.type)],
+        type=None if type_name(f) == "bool" else _TYPES[type_name(f)],
         default=None,
         metavar=f"[{'|'.join(choices)}]" if choices else None,
         help=f.metadata["help"] + (f"  [{default}]" if default else ""),

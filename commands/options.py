@@ -11,7 +11,7 @@ import click
 
 from store import datasets
 from store.errors import ManifestError, printable
-from store.options import flag
+from store.options import flag, type_name
 
 SOME_FAILED = 3
 """Exit code: done, but some videos are missing or failed."""
@@ -35,12 +35,12 @@ def _option_of(f: dataclasses.Field[Any]) -> Callable[[Command], Command]:
     kind: Any = (
         click.Choice(choices)
         if choices
-        else {"int": int, "float": float, "str": str}.get(str(f.type))
+        else {"int": int, "float": float, "str": str}.get(type_name(f))
     )
     return click.option(
-        f"{name}/--no-{name[2:]}" if f.type == "bool" else name,
+        f"{name}/--no-{name[2:]}" if type_name(f) == "bool" else name,
         f.name,
-        type=None if f.type == "bool" else kind,
+        type=None if type_name(f) == "bool" else kind,
         default=f.default,
         help=f.metadata["help"],
         show_default=f.metadata.get("default_text", True),

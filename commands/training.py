@@ -23,7 +23,7 @@ from store.machine import process_of
 
 if TYPE_CHECKING:
     from adapt.checkpoint import CheckpointPolicy
-    from adapt.load import Loaded
+    from adapt.loading import Loaded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +198,7 @@ def ready(
     from adapt import parallel
     from adapt.checkpoint import CheckpointPolicy
     from adapt.compute import pick_device, resolve
-    from adapt.load import DataOptions, load
+    from adapt.loading import DataOptions, load
     from adapt.runs import RunFolder
 
     def check() -> dict[str, Any]:

@@ -30,6 +30,11 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def type_name(f: dataclasses.Field[Any]) -> str:
+    """`int`, `float`, `str` or `bool`, whether or not the file defers its annotations."""
+    return f.type if isinstance(f.type, str) else f.type.__name__
+
+
 def check_options(config: Any) -> None:
     """Compare every field of a config with its metadata.
 
@@ -37,7 +42,7 @@ def check_options(config: Any) -> None:
         ConfigError: a value of the wrong type, no such choice, or a number out of range.
     """
     for f in dataclasses.fields(config):
-        check_option(f.name, str(f.type), f.metadata, getattr(config, f.name))
+        check_option(f.name, type_name(f), f.metadata, getattr(config, f.name))
 
 
 def check_option(name: str, kind: str, metadata: Mapping[str, Any], value: Any) -> None:

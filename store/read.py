@@ -40,8 +40,8 @@ class FeatureStore:
         StoreError: no index, a newer format, an index that contradicts itself or names a foreign file.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = folder = Path(folder)
         self.index, rows = _read_tables(folder)
         self.config: dict[str, Any] = self.index["config"]
         self.width = int(self.index["width"])

@@ -12,8 +12,8 @@ from adapt import parallel
 from adapt.bank import FeatureBank
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch, TrainingData
+from adapt.loop import TrainingState, step
 from adapt.methods import Progress
-from adapt.train import TrainingState, step
 
 CPU = torch.device("cpu")
 

@@ -21,10 +21,10 @@ from test_pyramid import reference
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
 from adapt.experiment import adapt
-from adapt.load import DataOptions, Loaded, load
+from adapt.loading import DataOptions, Loaded, load
+from adapt.loop import TrainingState
 from adapt.model import VideoClassifier
 from adapt.runs import RunFolder
-from adapt.train import TrainingState
 from benchmarks import collapse
 from benchmarks.common import Places, choose_methods
 from benchmarks.darkened import darken, read_frames, write_dark

@@ -13,12 +13,12 @@ import pytest
 import torch
 from conftest import config_for, toy_arguments
 
-from adapt import compute, train
+from adapt import compute, loop
 from adapt.bank import FeatureBank
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch, TrainingData
+from adapt.loop import TrainingState, step
 from adapt.methods import Progress
-from adapt.train import TrainingState, step
 from adapt.watch import LossWatch
 from benchmarks import adapt as step_benchmark
 from store import machine
@@ -170,7 +170,7 @@ def test_a_kept_state_goes_on(given: dict[str, Any], device: torch.device, tmp_p
 @pytest.mark.parametrize("given", EVERY, ids=str)
 def test_a_step_stays_on_its_device(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """On the device `meta` reading a value fails, and so does a tensor of the host, but in a product."""
-    monkeypatch.setattr(train, "autocast", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(loop, "autocast", lambda *_: contextlib.nullcontext())
     config, state, source, target = make_state(**given, device=torch.device("meta"))
     loss_watch = LossWatch(config)
     for _ in range(2):

@@ -49,7 +49,7 @@ def test_configs_need_no_torch() -> None:
     ("module", "absent"),
     [
         ("store", ("torch", "decord", "torchvision", "av")),
-        ("adapt.train", ("decord", "torchvision", "av")),
+        ("adapt.loop", ("decord", "torchvision", "av")),
         ("adapt.experiment", ("decord", "torchvision", "av")),
         ("cli", ("torch", "decord", "torchvision", "av")),
     ],

@@ -13,17 +13,16 @@ import torch
 from conftest import config_for
 from torch import Tensor
 
-from adapt import methods
-from adapt import train as training
+from adapt import loop, methods
 from adapt.bank import FeatureBank
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch, TrainingData
 from adapt.initialise import initialise
+from adapt.loop import TrainingState, step, train
 from adapt.losses import source_loss
 from adapt.methods import Progress
 from adapt.model import make_encoder
 from adapt.schedule import learning_rate
-from adapt.train import TrainingState, step, train
 from store.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -155,7 +154,7 @@ def watched(config: AdaptConfig, data: TrainingData, monkeypatch: pytest.MonkeyP
         steps.append((state.optimiser.param_groups[0]["lr"], source, target))
         return parts
 
-    monkeypatch.setattr(training, "step", watch)
+    monkeypatch.setattr(loop, "step", watch)
     train(config, data, TrainingState(config, data), lambda metrics: None)
     return steps
 

@@ -17,10 +17,10 @@ from adapt import methods, pyramid
 from adapt.bank import FeatureBank
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch, TrainingData
-from adapt.evaluate import take_statistics
+from adapt.loop import TrainingState
 from adapt.losses import diversity, source_loss, target_entropy
 from adapt.model import VideoClassifier
-from adapt.train import TrainingState
+from adapt.prediction import take_statistics
 
 COEFFICIENT = 0.3
 SMALL = {

@@ -40,6 +40,8 @@ class DataOptions:
 class Loaded:
     """What every run of one pair of domains shares."""
 
+    domains: tuple[str, str, str]
+    """Benchmark, source and target."""
     data: TrainingData
     held_out: Sequence[Video]
     """The target's evaluation videos."""
@@ -90,7 +92,13 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
         allow_missing=options.allow_missing,
         videos=_fingerprint(config, source, target, held_out),
     )
-    return Loaded(data=data, held_out=held_out, held_out_bank=held_out_bank, record=record)
+    return Loaded(
+        domains=(config.benchmark, config.source, config.target),
+        data=data,
+        held_out=held_out,
+        held_out_bank=held_out_bank,
+        record=record,
+    )
 
 
 def _fingerprint(
