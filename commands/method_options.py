@@ -158,7 +158,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"--config {path} cannot be read: {error}") from error
-    if isinstance(value, dict) and isinstance(value.get("config"), dict):
+    if isinstance(value, dict) and "config" in value:
         value = value["config"]
     if not isinstance(value, dict) or not value:
         raise ConfigError(f"--config {path} holds no options, expected what --show-config prints.")
