@@ -17,12 +17,12 @@ from store.format import config_differences
 from store.read import FeatureStore
 
 RUN_FACTS = ("weights", "device", "torch", "torchvision")
-"""What of a store's run block may explain a difference."""
+"""The entries of a store's run block that may explain a difference."""
 
 
 def _finite(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
     if not math.isfinite(value):
-        raise click.BadParameter(f"{value} is no finite number: every error would be within it.")
+        raise click.BadParameter(f"{value} is not finite, and no comparison with it could fail.")
     return value
 
 
@@ -46,13 +46,13 @@ def _finite(ctx: click.Context, parameter: click.Parameter, value: float) -> flo
 )
 @click.option("--allow-missing", is_flag=True, help="Judge only the videos that both stores have.")
 def compare_command(a: Path, b: Path, tolerance: float, show: int, allow_missing: bool) -> None:
-    """Compare the features of two stores video by video: are mine yours?
+    """Compare the features of two stores video by video: the same frames, the same values?
 
-    A cosine alone proves little: features of any two frames are alike (0.9975 and more on an untrained
-    network). So the error is given relative to what distinguishes frames at all, the variation between
-    the frames of a video: ||a - b|| / ||b - mean(b)||. Exit code 0 if the configs are the same, both have
-    the same videos, and every video has the same number of frames and equal bytes or an error within
-    --tolerance; else 1.
+    A high cosine proves little, because the features of any two frames are similar (0.9975 and more on an
+    untrained network). So the error is relative to the variation between the frames of a video:
+    ||a - b|| / ||b - mean(b)||. The exit code is 0 if both stores have the same config and the same
+    videos, and every video has the same number of frames and either equal bytes or an error within
+    --tolerance. Otherwise it is 1.
 
     \b
     Example:
@@ -81,7 +81,7 @@ def compare_command(a: Path, b: Path, tolerance: float, show: int, allow_missing
 
 
 def _say_pairs(pairs: Sequence[Pair], tolerance: float, show: int) -> bool:
-    """Prints the comparison; whether all videos are the same within the tolerance."""
+    """Print the comparison; return whether all videos are the same within the tolerance."""
     unequal = [pair for pair in pairs if not pair.identical]
     unequal.sort(key=lambda pair: (pair.frames_a == pair.frames_b, -pair.error, pair.cosine_min))
     if unequal[:show]:

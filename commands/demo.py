@@ -24,7 +24,7 @@ TRAINING = ["--levels", "3", "--discriminator-width", "256", "--epochs", "40", "
 
 
 def run_demo(folder: Path, main: click.Group) -> None:
-    """Run every step through `main` and end with a table.
+    """Run every step through `main` and print a table at the end.
 
     Raises:
         click.ClickException: the folder holds something else, or a step failed.
@@ -105,9 +105,11 @@ def _weights() -> str:
 
     say(f"\nLooking for ImageNet weights of {BACKBONE} (the default of extract is resnet101) ...")
     if has_weights(BACKBONE, "imagenet1k_v1"):
-        say("Found: features of a network that has seen ImageNet.")
+        say("Found them.")
         return "imagenet1k_v1"
-    say("None here and none to download: seeded random weights instead, a weaker eye.")
+    say(
+        "None are here and none can be downloaded, so the demo uses seeded random weights, which see less."
+    )
     return "random:0"
 
 

@@ -28,7 +28,7 @@ from store.program import program
 
 @click.group("manifest")
 def manifest_group() -> None:
-    """Say which videos exist: list benchmarks, make one of your own folders, check what is there."""
+    """List benchmarks, make one from your own folders, and check which videos are there."""
 
 
 @manifest_group.command("list")
@@ -67,7 +67,7 @@ def manifest_list(root: Path) -> None:
 @INPUT
 @MANIFESTS
 def manifest_check(dataset: str, videos: tuple[Path, ...], kind: str, root: Path) -> None:
-    """Say how many of a data set's listed videos are in a folder, and which is the first that is not.
+    """Count how many of a data set's listed videos are in a folder, and name the first that is missing.
 
     \b
     Example:
@@ -104,7 +104,7 @@ def manifest_check(dataset: str, videos: tuple[Path, ...], kind: str, root: Path
     required=True,
     multiple=True,
     metavar="NAME=DIR",
-    help="Twice or more; with --update, those to read again.",
+    help="A domain and its folder. Give it twice or more; with --update, for those to read again.",
 )
 @click.option(
     "--eval-fraction",
@@ -116,7 +116,7 @@ def manifest_check(dataset: str, videos: tuple[Path, ...], kind: str, root: Path
     "--split-seed",
     default=DEFAULT_RULE.seed,
     show_default=True,
-    help="Another number splits otherwise. A video's split depends on this and its id alone.",
+    help="Another number gives other splits. A video's split depends only on it and on the id.",
 )
 @click.option(
     "--update",
@@ -136,11 +136,11 @@ def manifest_from_folder(
     kind: str,
     root: Path,
 ) -> None:
-    """Make a benchmark of your own folders: one folder per domain, in it one folder per class.
+    """Make a benchmark from your own folders: one folder per domain, and in it one folder per class.
 
-    Only classes that all domains share are kept. About the given share of the videos goes to evaluation,
-    chosen by a hash of each id, so that adding videos moves no other; where folders named train and
-    test stand above the classes, these are the splits.
+    Only classes that all domains have are kept. About the share --eval-fraction of the videos is held out
+    for evaluation. A hash of each id decides which, so adding videos moves no other. If folders named
+    train and test stand above the classes, they are the splits.
 
     \b
     Example:

@@ -124,7 +124,7 @@ INPUT = click.option(
 
 
 def video_folders(dataset: str, videos: tuple[Path, ...]) -> tuple[Path, ...]:
-    """The folders given, or the default one.
+    """Return the folders of videos that were given, or the default one.
 
     Raises:
         ManifestError: one of them is not there.

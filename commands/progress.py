@@ -1,4 +1,4 @@
-"""How a long command shows where it stands."""
+"""Showing the progress of a long command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _Lines:
-    """A progress bar on a terminal; elsewhere a line every few seconds, so that logs stay readable."""
+    """Shows a bar on a terminal, and elsewhere a line every few seconds, so that logs stay readable."""
 
     def __init__(self, label: str) -> None:
         self._label = label
@@ -34,7 +34,7 @@ class _Lines:
             self._bar.render_finish()
 
     def show(self, done: int, total: int, detail: str, left: str) -> None:
-        """Show that `done` of `total` are done."""
+        """Show that `done` of `total` are done, with a detail and the time left."""
         if sys.stderr.isatty():
             if self._bar is None:
                 self._bar = click.progressbar(
@@ -45,14 +45,14 @@ class _Lines:
                     item_show_func=str,
                     file=sys.stderr,
                 )
-            self._bar.update(done - self._bar.pos, f"{detail}, {left} left")
+            self._bar.update(done - self._bar.pos, f"{detail}, {left}")
         elif time.monotonic() - self._said > 5 or done == total > self._done:
             self._said, self._done = time.monotonic(), done
-            say(f"{self._label}: {done:,}/{total:,}, {detail}, {left} left", err=True)
+            say(f"{self._label}: {done:,}/{total:,}, {detail}, {left}", err=True)
 
 
 class ExtractProgress(_Lines):
-    """Videos, frames a second, what the pipeline waits for, and the time left."""
+    """Shows videos, frames per second, which part is the slowest, and the time left."""
 
     def __init__(self, dataset: str, process: Process) -> None:
         rank = f" (rank {process.rank} of {process.world})" if process.world > 1 else ""
@@ -60,7 +60,7 @@ class ExtractProgress(_Lines):
         self._shown = 0.0
 
     def __call__(self, progress: Progress) -> None:
-        """Show it, twice a second at most."""
+        """Show the progress, twice a second at most."""
         if progress.seconds - self._shown < 0.5 and progress.videos_done < progress.videos:
             return
         self._shown = progress.seconds
@@ -70,7 +70,7 @@ class ExtractProgress(_Lines):
             done, total = progress.frames_done, max(progress.frames, progress.frames_done)
         left = progress.seconds / done * (total - done) if done else float("inf")
         parts = {
-            "decoders": progress.decoders,
+            "decoder": progress.decoders,
             "backbone": progress.backbone,
             "disk": progress.store,
         }
@@ -79,13 +79,13 @@ class ExtractProgress(_Lines):
         self.show(
             progress.videos_done,
             progress.videos,
-            f"{rate:,.1f} frames/s, waits for {slowest} {share:.0f} %",
-            _duration(left),
+            f"{rate:,.1f} frames/s, {slowest}-bound ({share:.0f} %)",
+            _left(left),
         )
 
 
 class AdaptProgress(_Lines):
-    """Epochs, losses and the time left."""
+    """Shows epochs, losses and the time left."""
 
     def __init__(self, config: AdaptConfig, runs: int) -> None:
         super().__init__(f"{config.source} -> {config.target}")
@@ -103,12 +103,13 @@ class AdaptProgress(_Lines):
         seconds = (time.monotonic() - self._begin) / self._trained * (self._total - done)
         names = ("source", "entropy", "adversarial", "frame", "relation", "video")
         losses = " ".join(f"{name} {metrics[name]:.3f}" for name in names if name in metrics)
-        self.show(done, self._total, losses, _duration(seconds))
+        self.show(done, self._total, losses, _left(seconds))
 
 
-def _duration(seconds: float) -> str:
+def _left(seconds: float) -> str:
     if seconds == float("inf"):
-        return "?"
+        return "time left unknown"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    shown = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{shown} left"

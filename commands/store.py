@@ -21,24 +21,24 @@ from store.inventory import Summary, store_folders, summarise
 from store.read import FeatureStore
 
 EXAMPLES = 3
-"""How many problems of a kind are shown."""
+"""How many problems of each kind are shown."""
 LARGEST_ERROR = 0.5
-"""Of a sampled video against the store. On one config, rounding gives 0.06 at most; other frames give 1
-and more."""
+"""The error of a sampled video above which it differs from the store. With the same config rounding gives
+0.06 at most, and other frames give 1 or more."""
 
 
 @click.group("store")
 def store_group() -> None:
-    """Look after the feature stores: say what is there, find damage, compare two of them."""
+    """List feature stores, find damage in them, compare two of them, and prune them."""
 
 
 @store_group.command("list")
 @FEATURES
 def store_list(features: Path) -> None:
-    """List the feature stores: what they hold, how they were made, whether they are complete.
+    """List the feature stores: what they hold, how they were made, and whether they are complete.
 
-    Folders without an index (their extraction has not finished a shard) and damaged ones are named too.
-    Only tables and sizes are read here; `store verify` reads every byte.
+    Damaged stores are listed too, and so are folders without an index, whose extraction has not finished
+    a shard. Only tables and sizes are read here; `store verify` reads every byte.
 
     \b
     Example:
@@ -72,7 +72,7 @@ def _contents(store: Summary) -> str:
     "--videos",
     type=GivenPath(folder=True),
     multiple=True,
-    help="Hash the source videos too, found below this folder. May be given several times.",
+    help="Hash the source videos below this folder too. May be given several times.",
 )
 @click.option(
     "--sample",
@@ -89,14 +89,14 @@ def _contents(store: Summary) -> str:
 def store_verify(
     folder: Path, videos: tuple[Path, ...], sample: int, weights: str | None, device: str
 ) -> None:
-    """Find every byte of a store that is not what was written, and everything that does not fit.
+    """Find every byte of a store that is not what was written, and all that contradicts itself.
 
-    DIR is a store, a data set's folder or the folder of all features. Checked are sizes and sha256 of all
-    files, the tables against each other and against the shards, and of every video its record, shape,
-    crc32 and finite values. Foreign files and what killed runs left are named. Exit code 1 if anything
-    is wrong; every kind is listed with what to do. Videos that were never stored are no damage.
-    An extraction may go on meanwhile. With --sample the exit code is 1 too where a video has another
-    number of frames now, or an error of 0.5 or more.
+    DIR is a store, the folder of a data set, or the folder of all features. The command checks the size
+    and sha256 of every file, compares the tables with each other and with the shards, and checks the
+    record, shape, crc32 and values of every video. It also names foreign files and leftovers of killed
+    runs. If anything is wrong, the exit code is 1, and every kind of problem is listed with what to do.
+    Videos that were never stored are no problem, and an extraction may go on meanwhile. With --sample
+    the exit code is also 1 if a video now has another number of frames, or an error of 0.5 or more.
 
     \b
     Example:
@@ -128,7 +128,7 @@ def store_verify(
 def _say_sample(
     folder: Path, videos: tuple[Path, ...], sample: int, weights: str | None, device: str
 ) -> bool:
-    """Extracts some videos again and prints how they compare; whether they are the same."""
+    """Extract some videos again and print how they compare; return whether they are the same."""
     from extract.resample import resample
 
     with FeatureStore(folder) as store:
@@ -164,13 +164,13 @@ def _say_problems(kind: Kind, problems: Sequence[Problem]) -> None:
 
 @store_group.command("prune")
 @click.argument("folder", metavar="DIR", type=GivenPath())
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @MANIFESTS
 def store_prune(folder: Path, dry_run: bool, root: Path) -> None:
     """Remove the features of videos that no benchmark lists any more.
 
-    DIR is a store, a data set's folder or the folder of all features. Shards that hold such videos are
-    written anew without them, byte for byte; the rest stays as it is. A kill at any point loses nothing.
+    DIR is a store, the folder of a data set, or the folder of all features. Shards that hold such videos
+    are written again without them; the other features keep every byte. A kill at any point loses nothing.
 
     \b
     Example:
@@ -187,7 +187,7 @@ def store_prune(folder: Path, dry_run: bool, root: Path) -> None:
         if stored and len(stored) == count:
             raise StoreError(
                 f"None of the {count:,} videos stored in {path} is listed in {root} {first_of(stored)}. "
-                "Give its --manifests; or, if it is of no use any more, delete the folder."
+                "Give the --manifests that list them, or delete the folder if it is no longer of use."
             )
         example = f" {first_of(stored)}" if stored else ""
         if dry_run:

@@ -1,4 +1,4 @@
-"""Text that came from elsewhere (stores, manifests, file names), made safe to show on a terminal."""
+"""Printing text from elsewhere (stores, manifests, file names), made safe to show on a terminal."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import unicodedata
 import click
 
 _UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Control and format characters (escape sequences, turned writing direction), lone surrogates, and
-separators of lines."""
+"""The categories of characters that are not shown as they are: control and format characters (escape
+sequences, a turned writing direction), lone surrogates, and separators of lines."""
 
 
 def shown(text: object) -> str:
-    """One line of text, with what could steer a terminal written as an escape: ESC is `\\x1b`."""
+    """Return one line of text in which all that could steer a terminal is an escape: ESC is `\\x1b`."""
     return "".join(map(_shown, str(text)))
 
 
 def shown_lines(text: object) -> str:
-    """As `shown`, but line ends stay."""
+    """Return a text as `shown` does, but with its line ends."""
     return "\n".join(map(shown, str(text).split("\n")))
 
 

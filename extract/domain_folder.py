@@ -1,4 +1,4 @@
-"""What one domain's folder holds: class folders, perhaps below folders that are named like splits."""
+"""Reading the folder of a domain: class folders, perhaps below folders that are named like splits."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class DomainFolder:
     """The videos of one domain, as its folders arrange them."""
 
     videos: Mapping[str, Mapping[str, str | None]]
-    """Class -> id -> the split that the folders name, None where they name none."""
+    """Class -> id -> the split that the folders name; None if they name none."""
     real_paths: frozenset[str]
     """Where the videos really lie, behind all links."""
     notes: Sequence[str]
-    """What was recognised and what was left out, in sentences."""
+    """Sentences about what was recognised and what was left out."""
 
 
 def read_domain(folder: Path, kind: str = "videos") -> DomainFolder:
@@ -74,7 +74,7 @@ def read_domain(folder: Path, kind: str = "videos") -> DomainFolder:
 
 
 def _without_doubles(found: Survey) -> tuple[list[PurePosixPath], list[str]]:
-    """The videos without links to others of them, and notes about what was left out."""
+    """Return the videos without links to others of them, and notes about what was left out."""
     by_place: dict[str, list[PurePosixPath]] = defaultdict(list)
     for path, real in found.videos.items():
         by_place[real].append(path)
@@ -104,7 +104,7 @@ def _without_doubles(found: Survey) -> tuple[list[PurePosixPath], list[str]]:
 
 
 def _split_levels(paths: Sequence[PurePosixPath], folder: Path) -> dict[str, str]:
-    """First folder -> `train`, `eval` or `val`, if all first folders are named so; else nothing."""
+    """Return first folder -> `train`, `eval` or `val` if all first folders are named so, else nothing."""
     firsts = sorted({path.parts[0] for path in paths if len(path.parts) > 1})
     levels = {first: _LEVELS[first.lower()] for first in firsts if first.lower() in _LEVELS}
     if not firsts or len(levels) < len(firsts):
@@ -121,7 +121,7 @@ def _split_levels(paths: Sequence[PurePosixPath], folder: Path) -> dict[str, str
 def _by_level(
     paths: list[PurePosixPath], levels: Mapping[str, str]
 ) -> tuple[list[PurePosixPath], list[str]]:
-    """The videos that are used, and what is to be said about the levels."""
+    """Return the videos that are used, and notes about the folders that are taken for splits."""
     names = ", ".join(levels)
     kinds = set(levels.values())
     if len(kinds) == 1:

@@ -1,4 +1,4 @@
-"""A benchmark of a user's own folders: one folder per domain, in it one folder per class."""
+"""Making a benchmark from a user's own folders: one per domain, and in it one per class."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _TRIES = 50
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRule:
-    """Which split a video gets: decided by its id alone, so that adding videos never moves others.
+    """Decides the split of a video by its id alone, so that adding videos never moves others.
 
     u = (first 8 bytes of sha256("<seed>/<id>")) / 2^64;  eval where u < eval_fraction, else train.
     """
 
     eval_fraction: float = 0.3
-    """Share of the videos that is held out, about."""
+    """About what share of the videos is held out."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -35,7 +35,7 @@ class SplitRule:
             raise ConfigError(f"--eval-fraction must be between 0 and 1, got {self.eval_fraction}.")
 
     def split_of(self, video: str) -> str:
-        """`train` or `eval`."""
+        """Return `train` or `eval`."""
         digest = hashlib.sha256(f"{self.seed}/{video}".encode()).digest()
         u = int.from_bytes(digest[:8], "big") / 2**64
         return "eval" if u < self.eval_fraction else "train"
@@ -51,7 +51,7 @@ class OwnBenchmark:
     videos: Mapping[str, tuple[Video, ...]]
     """Domain -> its rows, by label and id."""
     notes: Mapping[str, Sequence[str]]
-    """Domain -> what its user should know: sentences about what was recognised or left out."""
+    """Domain -> what the user should know about what was recognised or left out, in sentences."""
 
 
 def from_folders(
@@ -61,7 +61,7 @@ def from_folders(
     kind: str = "videos",
     recorded: Mapping[str, Sequence[Video]] | None = None,
 ) -> OwnBenchmark:
-    """Rows for own videos, one folder per class and, above them, perhaps one per split.
+    """Make the rows for a user's own videos, in one folder per class, perhaps below one per split.
 
     Only classes that every domain has are kept; labels follow the sorted class names. A split that the
     folders name is taken from them, any other is `rule`'s.
@@ -144,7 +144,7 @@ def _refuse_shared_videos(contents: Mapping[str, DomainFolder]) -> None:
 def _common_classes(
     names: Mapping[str, set[str]], kept: Mapping[str, Sequence[Video]]
 ) -> list[str]:
-    """Sorted class names that all domains have."""
+    """Return the class names that all domains have, sorted."""
     spelled: dict[str, tuple[str, str]] = {}
     for domain, classes in names.items():
         for name in sorted(classes):
@@ -174,13 +174,13 @@ def _common_classes(
 
 
 def _loosely(name: str) -> str:
-    """What is left of a class name when it is typed carelessly; digits keep their separator (`1-10`)."""
+    """Return a class name without case, spaces, hyphens and underscores; `1-10` keeps its hyphen."""
     plain = unicodedata.normalize("NFKC", name).casefold()
     return re.sub(r"(?<!\d)[\s_-]+|[\s_-]+(?!\d)", "", plain)
 
 
 def _labels(classes: Sequence[str], recorded: Mapping[str, Sequence[Video]]) -> dict[str, int]:
-    """Class -> label; as recorded where the classes are still the same."""
+    """Return class -> label, as recorded if the classes are still the same."""
     known = {video.class_name: video.label for rows in recorded.values() for video in rows}
     if set(known) == set(classes):
         return known

@@ -1,4 +1,4 @@
-"""The files that one video consists of: a video file, or the images of a folder."""
+"""The files of a video: one video file, or the images of a folder."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ IMAGE_SUFFIXES = frozenset((
 
 
 def size_and_sha256_of(source: Path, tick: Callable[[], None] = lambda: None) -> tuple[int, str]:
-    """Bytes and hex sha256 of a video file, or of a folder's images in order, by name and sha256.
+    """Return the size in bytes and the hex sha256 of a video file or of a folder's images.
+
+    The sha256 of a folder is that of the lines `<name> <sha256>` of its images, in their order.
 
     Args:
-        tick: called for every block that was read.
+        tick: called after every block that was read.
     """
     if not source.is_dir():
         return source.stat().st_size, sha256_of(source, tick)
@@ -32,7 +34,7 @@ def size_and_sha256_of(source: Path, tick: Callable[[], None] = lambda: None) ->
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The images of a folder in natural order: `frame9.jpg` before `frame10.jpg`, `0.15` before `0.2`."""
+    """Return a folder's images in natural order: `frame9.jpg` before `frame10.jpg`, `0.15` before `0.2`."""
     names = [name for name in os.listdir(folder) if _is_image(name)]
     # "1.10" is a time where every name has one number, and two numbers where that is not so.
     times = all(re.fullmatch(r"\D*\d+(\.\d+)?\D*", os.path.splitext(name)[0]) for name in names)
@@ -50,17 +52,17 @@ def _is_image(name: str) -> bool:
 
 
 def source_text(path: PurePosixPath) -> str:
-    """A relative path as a store records it: bytes that are not UTF-8 as `\\xff`, so that it is UTF-8."""
+    """Return a relative path as a store records it, in UTF-8: other bytes are written as `\\xff`."""
     return "".join(f"\\x{ord(c) - 0xDC00:02x}" if _is_byte(c) else c for c in path.as_posix())
 
 
 def source_path(text: str) -> PurePosixPath:
-    """The path that `source_text` recorded."""
+    """Return the path that `source_text` recorded."""
     return PurePosixPath(
         re.sub(r"\\x([89a-f][0-9a-f])", lambda m: chr(0xDC00 + int(m[1], 16)), text)
     )
 
 
 def _is_byte(character: str) -> bool:
-    """Whether Python put this character in the place of a byte that is not UTF-8."""
+    """Return whether Python put this character in the place of a byte that is not UTF-8."""
     return "\udc80" <= character <= "\udcff"

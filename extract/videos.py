@@ -1,4 +1,4 @@
-"""Which videos lie where: what stands below a folder, and which of it an id means."""
+"""Finding videos: what lies below a folder, and which file an id means."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ _USUAL_SUFFIXES = frozenset((
     ".m4a", ".mat", ".md", ".mp3", ".npy", ".npz", ".pdf", ".pkl", ".py", ".rar", ".sh", ".srt", ".tar",
     ".tgz", ".tsv", ".txt", ".vtt", ".wav", ".xml", ".xz", ".yaml", ".yml", ".zip",
 ))
-"""Files that usually lie beside videos and are none: not worth a word."""
+"""Files that often lie beside videos and are none; nothing is said about them."""
 # fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What stands below a folder; all paths are relative to it."""
+    """What lies below a folder; all paths are relative to it."""
 
     root: Path
     videos: Mapping[PurePosixPath, str]
-    """Every video, sorted, and where it really lies: the path behind all links."""
+    """Every video, sorted -> where it really lies, behind all links."""
     linked: frozenset[PurePosixPath]
     """The videos that are themselves links to a file."""
     left_out: Mapping[str, Sequence[PurePosixPath]]
-    """Suffix -> files that may be videos, but have a suffix that is not read."""
+    """Suffix that is not read -> files with it, which may be videos."""
     skipped_links: Mapping[PurePosixPath, str]
-    """Links to folders that were read already, and where those really lie."""
+    """Links to folders that had been read already -> where those folders really lie."""
 
 
 def survey(root: Path, kind: str = "videos") -> Survey:
-    """Look for videos below a folder, by suffix and without opening any; links as `Walk` has them.
+    """Look for videos below a folder, by suffix, without opening any. `Walk` says what it does with links.
 
     Args:
         kind: `videos`: files by suffix; `frames`: folders that hold images.
@@ -88,7 +88,7 @@ def survey(root: Path, kind: str = "videos") -> Survey:
 
 
 def find_videos(root: Path, kind: str = "videos") -> list[PurePosixPath]:
-    """All videos below `root`, relative, sorted; as `survey`.
+    """Return all videos below `root`, relative and sorted; see `survey`.
 
     Raises:
         ManifestError: as `survey`.
@@ -97,13 +97,13 @@ def find_videos(root: Path, kind: str = "videos") -> list[PurePosixPath]:
 
 
 def name_of(path: PurePosixPath, kind: str = "videos") -> PurePosixPath:
-    """The id that a video's path gives: without the suffix of a file, in UTF-8 and NFC."""
+    """Return the id that a video's path gives: without the suffix of a file, in UTF-8 and NFC."""
     bare = path.with_suffix("") if kind == "videos" else path
     return PurePosixPath(*map(text_of, bare.parts))
 
 
 def left_out_note(left_out: Mapping[str, Sequence[PurePosixPath]]) -> str:
-    """`3 files are left out for their suffix: .xyz (2), .foo (1) (first: walk/a.xyz)`; empty for none."""
+    """Say which files are left out for their suffix, with numbers and the first; empty if none are."""
     if not left_out:
         return ""
     count = sum(map(len, left_out.values()))
@@ -115,11 +115,11 @@ def left_out_note(left_out: Mapping[str, Sequence[PurePosixPath]]) -> str:
 
 
 _Index = dict[str, list[tuple[tuple[str, ...], Path, PurePosixPath]]]
-"""Last part of a name -> the whole name, the root, and the path below it, of all that end so."""
+"""Last part of a name -> of every video whose name ends so: the whole name, the root, the path below it."""
 
 
 class VideoFolder:
-    """Looks up video ids below some folders, whatever the layout the archives were unpacked in.
+    """Looks up the ids of videos below some folders, whatever the layout of the folders is.
 
     An id is a file name without its suffix (a folder's name, for `frames`), or the end of the relative
     path (`walk/001`). Names are compared (both in NFC), never globbed and never joined to a path.
@@ -160,7 +160,7 @@ class VideoFolder:
         return dict(union)
 
     def candidates(self, video: str) -> list[tuple[Path, PurePosixPath]]:
-        """All that the id may mean, as (root, path below it): none, one, or several (ambiguous)."""
+        """Return all that the id may mean, as (root, path below it). Several mean that it is unclear."""
         wanted = PurePosixPath(nfc(video)).parts
         matches = [m for m in self._by_name.get(wanted[-1], ()) if m[0][-len(wanted) :] == wanted]
         exact = [m for m in matches if m[0] == wanted]
@@ -169,7 +169,7 @@ class VideoFolder:
         return list({(root / path).resolve(): (root, path) for _, root, path in chosen}.values())
 
     def why_missing(self, video: str) -> str:
-        """Why `candidates` is not exactly one file: a sentence without the id, for failures.csv."""
+        """Say why `candidates` is not exactly one file, in a sentence without the id, for failures.csv."""
         candidates = [printable(path) for _, path in self.candidates(video)]
         if candidates:
             more = ", ..." if len(candidates) > 3 else ""

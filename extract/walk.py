@@ -1,4 +1,4 @@
-"""Every file below a folder, once: links, loops, side folders and folders that cannot be read."""
+"""Visiting every file below a folder once, whatever links and loops there are."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _SIDE_FOLDERS = frozenset(
         *("__MACOSX", ".thumbnails", "lost+found"),
     )
 )
-"""Folders in which network drives and systems keep thumbnails and what was deleted."""
+"""Folders in which network drives and systems keep thumbnails and deleted files."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """One folder of a walk."""
+    """A folder that a walk has reached."""
 
     path: PurePosixPath
-    """Below the walk's root; the names of links are kept."""
+    """Its path below the walk's root, with the names of links as they are."""
     real: str
-    """Where it really lies: the path behind all links."""
+    """Where it really lies, behind all links."""
     files: list[tuple[str, bool]]
-    """Names, sorted, and whether each is a link."""
+    """The names of its files, sorted, and whether each is a link."""
 
 
 class Walk:
@@ -53,10 +53,10 @@ class Walk:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.skipped_links: dict[PurePosixPath, str] = {}
-        """After the walk: links to folders that were read already, and where those really lie."""
+        """After the walk: links to folders that had been read already -> where those really lie."""
         self._seen: set[str] = set()
         self._links: list[tuple[PurePosixPath, str, str]] = []
-        """Links to folders that were met: their path, the real folder they are in, where they lead."""
+        """The links to folders met so far: path, the real folder that the link is in, where it leads."""
 
     def __iter__(self) -> Iterator[Folder]:
         real_root = os.path.realpath(self.root)
@@ -85,7 +85,7 @@ class Walk:
             yield Folder(path, real, files)
 
     def _links_to_follow(self, real_root: str) -> list[tuple[PurePosixPath, str]]:
-        """The links met since the last call that lead to folders not read yet."""
+        """Return the links met since the last call that lead to folders not yet read."""
         links, self._links = sorted(self._links), []
         follow = []
         for path, inside, real in links:
@@ -105,7 +105,7 @@ class Walk:
 
 
 def _entries(folder: Path) -> list[tuple[str, bool, bool]]:
-    """Name, whether it is (a link to) a folder, whether it is a link; sorted by name."""
+    """Return per entry its name, whether it is (or leads to) a folder, and whether it is a link; sorted."""
     try:
         with os.scandir(folder) as entries:
             return sorted(

@@ -1,4 +1,4 @@
-"""What both stages share: manifests, the feature store, files and locks. Neither torch nor a decoder."""
+"""What both stages share: manifests, the feature store, files and locks. No torch, no decoder."""
 
 from store.read import FeatureStore
 

@@ -1,8 +1,8 @@
-"""Is a store what it says it is? Checks that name every problem, in plain files and without a GPU.
+"""Checks that name everything in a store that is not what was written. They need no GPU.
 
 A check is a function from a `Contents` to its problems; `verify` runs a list of them, so a caller may
-add its own. Shards are opened only where index.json or SHA256SUMS vouches for their bytes: HDF5 can
-crash or hang on damaged metadata.
+add its own. A shard is opened only if its sha256 is the one in index.json or SHA256SUMS, because HDF5
+can crash or hang on damaged metadata.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from store.shards import (
 
 _LOOKS, _PAUSE_SECONDS = 4, 0.25
 _LASTING = (Kind.UNREADABLE, Kind.LINK, Kind.FOREIGN, Kind.SHARD, Kind.SOURCE)
-"""What no extraction brings about while it writes, if it is found in every look."""
+"""Kinds of problems that a writing extraction does not cause, so they count if every look finds them."""
 _UNREADABLE = (StoreError, *UNREADABLE)
 
 Check = Callable[[Contents], Iterable[Problem]]
 
 
 def verify(folder: Path, checks: Sequence[Check]) -> Iterator[Problem]:
-    """Every problem of the store in `folder`. Where an extraction is writing, it looks again a few times.
+    """Yield every problem of the store in `folder`. If an extraction is writing, look again a few times.
 
     Raises:
         OSError: the folder itself cannot be listed.
@@ -59,7 +59,7 @@ def verify(folder: Path, checks: Sequence[Check]) -> Iterator[Problem]:
         contents = Contents(folder, known)
         problems = contents.problems + [p for check in checks for p in check(contents)]
         writing = bool(writers(folder)) or _state(folder) != before
-        # Between a shard and its index a writer shows no sign for a moment: look twice.
+        # After a shard is finished and before its index is written, a writer cannot be seen: look twice.
         maybe = look == 0 and any(problem.kind not in _LASTING for problem in problems)
         if not problems or not (writing or maybe):
             yield from problems
@@ -67,12 +67,12 @@ def verify(folder: Path, checks: Sequence[Check]) -> Iterator[Problem]:
         before = begin
         lasting = [p for p in (problems if lasting is None else lasting) if p in problems]
     yield from (problem for problem in lasting or () if problem.kind in _LASTING)
-    text = "its files did not fit each other yet in any look"
+    text = "its files did not fit each other in any look"
     yield Problem(kind=Kind.WRITING, where=folder.name, found=text)
 
 
 def _state(folder: Path) -> list[tuple[str, int, int]]:
-    """The tables and shards of a folder, each with its inode and time."""
+    """Return the name, inode and time of the last change of every visible file in a folder."""
     found = []
     for path in sorted(folder.iterdir()):
         if not path.name.startswith("."):
@@ -83,7 +83,7 @@ def _state(folder: Path) -> list[tuple[str, int, int]]:
 
 
 def hashes(contents: Contents) -> Iterator[Problem]:
-    """Sizes and sha256 of all files against index.json and SHA256SUMS."""
+    """Compare the sizes and sha256 of all files with index.json and SHA256SUMS."""
     expected = {*TABLES, *(contents.shards if contents.index else contents.digests)} - {SUMS}
     for name in sorted(set(contents.sums) - expected) if SUMS in contents.digests else ():
         yield Problem(
@@ -98,7 +98,11 @@ def hashes(contents: Contents) -> Iterator[Problem]:
             kind = Kind.SHARD if is_shard_name(name) else Kind.TABLE
             yield Problem(kind=kind, where=name, found=f"its sha256 is {found[:8]}..., {says}")
         elif len(set(recorded.values())) > 1:
-            yield Problem(kind=Kind.CONTRADICTION, where=name, found=f"of its sha256 {says}")
+            yield Problem(
+                kind=Kind.CONTRADICTION,
+                where=name,
+                found=f"the tables disagree about its sha256: {says}",
+            )
     for name, shard in contents.shards.items():
         if name in contents.digests:
             size = contents.sizes[name]
@@ -106,11 +110,13 @@ def hashes(contents: Contents) -> Iterator[Problem]:
                 text = f"{size:,} bytes, the index says {shard['bytes']:,}"
                 yield Problem(kind=Kind.SHARD, where=name, found=text)
         elif not os.path.lexists(contents.folder / name):
-            yield Problem(kind=Kind.ABSENT, where=name, found="not there, but in the index")
+            yield Problem(
+                kind=Kind.ABSENT, where=name, found="it is not there, but the index lists it"
+            )
 
 
 def tables(contents: Contents) -> Iterator[Problem]:
-    """index.json, videos.csv and failures.csv against each other and against the files there."""
+    """Compare index.json, videos.csv and failures.csv with each other and with the files in the folder."""
     for where, found in _table_problems(contents):
         yield Problem(kind=Kind.CONTRADICTION, where=where, found=found)
 
@@ -122,7 +128,7 @@ def _table_problems(contents: Contents) -> Iterator[tuple[str, str]]:
         if wrong:
             yield INDEX, wrong
         for name in sorted(filter(is_shard_name, contents.digests.keys() - contents.shards.keys())):
-            yield name, "not in the index: its run was stopped before it ended"
+            yield name, "it is not in the index, because its run was stopped before it ended"
     if rows is None:
         return
     for video, count in Counter(row.video for row in rows).items():
@@ -133,7 +139,7 @@ def _table_problems(contents: Contents) -> Iterator[tuple[str, str]]:
         if wrong:
             yield VIDEOS, f"{row.video} {wrong}"
     if failures is not None and failures != [row for row in rows if row.status != "ok"]:
-        yield FAILURES, f"not the rows of {VIDEOS} whose status is not ok"
+        yield FAILURES, f"its rows are not those of {VIDEOS} whose status is not ok"
     if index:
         yield from _count_problems(contents, index, rows)
 
@@ -145,7 +151,9 @@ def _wrong_row(row: VideoRecord, shards: dict[str, Any] | None) -> str:
         return f"is {row.status}, but has a shard" if row.shard else ""
     if row.frames < 1:
         return f"is stored with {row.frames} frames"
-    return "" if shards is None or row.shard in shards else f"is in {row.shard!r}: not in the index"
+    if shards is not None and row.shard not in shards:
+        return f"is in {row.shard!r}, which is not in the index"
+    return ""
 
 
 def _count_problems(
@@ -172,7 +180,7 @@ def _count_problems(
 
 
 def features(contents: Contents) -> Iterator[Problem]:
-    """Inside the shards: config, names, records against videos.csv, shapes, crc32, finite values."""
+    """Check what is inside the shards: config, names, records, shapes, crc32 and finite values."""
     for name, digest in contents.digests.items():
         if is_shard_name(name) and digest in contents.recorded(name).values():
             try:
@@ -185,7 +193,7 @@ def features(contents: Contents) -> Iterator[Problem]:
 
 def _shard_problems(contents: Contents, file: h5py.File, shard: str) -> Iterator[str]:
     if contents.index and not has_config(file, contents.index["config"]):
-        yield "made with another config than the index says"
+        yield "it was made with another config than the index says"
     rows = contents.by_shard.get(shard, {})
     names = set(names_in(file))
     if contents.rows is not None:
@@ -202,14 +210,14 @@ def _shard_problems(contents: Contents, file: h5py.File, shard: str) -> Iterator
 
 
 def _newer_elsewhere(contents: Contents, file: h5py.File, shard: str, video: str) -> bool:
-    """Whether a shard of a higher number has the same features, as a stopped rewrite leaves them."""
+    """Return whether a shard of a higher number has the same features, as after a stopped rewrite."""
     row = contents.by_video.get(video)
     if row is None or row.shard <= shard:
         return False
     try:
         path = contents.folder / shard
         return record_of(plain_dataset(file, video, path), path).crc32 == row.crc32
-    except _UNREADABLE:  # said below, where every video is read
+    except _UNREADABLE:  # reported below, where every video is read
         return False
 
 

@@ -1,8 +1,9 @@
-"""The sha256 of shards, checked once and remembered until the file changes.
+"""Checking the sha256 of shards once, and remembering the result until a file changes.
 
-A memory map hands out whatever bytes are there, and HDF5 may crash on damaged metadata; so a shard is
-hashed before it is mapped. What was found stands in `$XDG_CACHE_HOME/ma2l-td/sha256.json` (or
-`~/.cache`): real path, size, time of the last change, inode. Without that file it is only slower.
+A memory map hands out whatever bytes are there, and HDF5 may crash on damaged metadata, so a shard is
+hashed before it is mapped. The results are kept in `$XDG_CACHE_HOME/ma2l-td/sha256.json` (or in
+`~/.cache`), each with the file's real path, size, time of the last change and inode. Without that file
+every shard is hashed again.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ log = logging.getLogger(__name__)
 _SAY_BYTES = 1_000_000_000
 _CACHE_BYTES = 64_000_000
 _REMEMBERED = 20_000
-"""Files; older ones are forgotten."""
+"""The number of files that are remembered; the oldest ones are forgotten."""
 
 
 def check(expected: Mapping[Path, str]) -> None:
-    """Compare shards with their sha256 (path -> hex digits).
+    """Compare shards with the sha256 that the index gives for them.
+
+    Args:
+        expected: path -> hex digits.
 
     Raises:
-        StoreError: one is absent, unreadable or damaged.
+        StoreError: a shard is absent, unreadable or damaged.
     """
     remembered = _remembered()
     unknown = {}
@@ -44,14 +48,14 @@ def check(expected: Mapping[Path, str]) -> None:
     size = sum(unknown.values())
     if size > _SAY_BYTES:
         log.info(
-            "Checking the sha256 of %d shards (%.1f GB) in %s before they are mapped; it is remembered.",
+            "Checking the sha256 of %d shards (%.1f GB) in %s before mapping them; the result is remembered.",
             *(len(unknown), size / 1e9, next(iter(unknown)).parent),
         )
     for path in unknown:
         try:
             found, stat = hash_plain(path)
         except FileNotFoundError:
-            raise StoreError(f"{path} is gone. Run extract again.") from None
+            raise StoreError(f"{path} has disappeared. Run extract again.") from None
         if found != expected[path]:
             raise StoreError(
                 f"{path} is damaged: its sha256 is {found[:8]}..., the index says {expected[path][:8]}.... "
@@ -69,7 +73,7 @@ def _facts(stat: os.stat_result) -> dict[str, Any]:
 
 
 def _cache() -> Path:
-    """The one place where this is read from the environment."""
+    """Return the file of remembered results. Nothing else reads XDG_CACHE_HOME."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     folder = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
     return folder / "ma2l-td" / "sha256.json"
@@ -79,7 +83,7 @@ def _remembered() -> dict[str, Any]:
     try:
         found = json.loads(read_plain(_cache(), _CACHE_BYTES))
     except (OSError, StoreError, ValueError, RecursionError, RuntimeError) as error:
-        log.debug("No shard is remembered (%s).", error)
+        log.debug("No checked shards are remembered (%s).", error)
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -90,4 +94,7 @@ def _remember(found: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(dict(list(found.items())[-_REMEMBERED:])))
     except (OSError, RuntimeError, ValueError) as error:
-        log.info("What was checked cannot be remembered (%s).", error)
+        log.info(
+            "The checked shards cannot be remembered, so they are checked again next time (%s).",
+            error,
+        )

@@ -1,4 +1,4 @@
-"""Are two stores' features the same? Video by video, so memory stays flat."""
+"""Comparing the features of two stores, one video at a time, so that memory does not grow."""
 
 from __future__ import annotations
 
@@ -11,39 +11,42 @@ from store.errors import StoreError
 from store.read import FeatureStore
 
 _ROWS = 4096
-"""Rows compared in one go, in float64."""
+"""Rows that are compared at a time, in float64."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One video in both stores. Where frame counts differ, the frames that both have are compared."""
+    """How a video in one store compares with the same video in another.
+
+    If the numbers of frames differ, the frames that both stores have are compared.
+    """
 
     video: str
     frames_a: int
     frames_b: int
     identical: bool
-    """Same shape, same bytes."""
+    """Whether both have the same shape and the same bytes."""
     cosine_min: float
     cosine_mean: float
     error: float
     """||a - b|| / ||b - mean(b)||, the difference relative to the variation between b's frames.
 
     Features of any two frames have a cosine near 1 (0.9975 and more on an untrained network), so a high
-    cosine alone proves little. Infinite where b does not vary (one frame) and a is not b, and where a
-    value is not finite; the cosines are then 0.
+    cosine alone proves little. The error is infinite if a differs from a b that does not vary (one
+    frame, for example). It is infinite, and both cosines are 0, if a value is not finite.
     """
 
 
 def compare(a: FeatureStore, b: FeatureStore) -> Iterator[Pair]:
-    """The videos that are in both stores, in order of their names.
+    """Yield a comparison of every video that is in both stores, in the order of their names.
 
     Raises:
-        StoreError: features of different width, or damaged.
+        StoreError: the features have different widths, or are damaged.
     """
     if a.width != b.width:
         raise StoreError(
             f"{a.folder} has features of width {a.width}, {b.folder} of {b.width}: "
-            "of different backbones, not to be compared."
+            "they come from different backbones and cannot be compared."
         )
     for video in sorted(a.records.keys() & b.records.keys()):
         yield compare_features(video, a.read(video), b.read(video))
@@ -96,7 +99,7 @@ def compare_features(video: str, a_TD: np.ndarray, b_TD: np.ndarray) -> Pair:
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Of each row; 1 for two rows of zeros, 0 for one."""
+    """Return the cosine of each pair of rows: 1 if both are zero, 0 if one of them is."""
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     both_zero = ~a.any(axis=1) & ~b.any(axis=1)
     return np.where(both_zero, 1.0, (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1.0))

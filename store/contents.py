@@ -1,4 +1,4 @@
-"""What lies in a store's folder: every file named, hashed and parsed, and what is wrong with it."""
+"""The files in a store's folder, hashed and parsed, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ T = TypeVar("T")
 
 
 class Kind(enum.Enum):
-    """What can be wrong, and what to do then."""
+    """A kind of problem: a label, and advice on what to do."""
 
     ABSENT = ("absent file", "Run extract again: tables are rebuilt, lost shards made anew.")
     UNREADABLE = ("unreadable file", "Check its permissions and the disk.")
-    LINK = ("not a plain file", "Put the file itself there.")
-    LEFTOVER = ("leftover of a killed run", "Delete it, unless an extraction runs there now.")
+    LINK = ("not a plain file", "Put the file itself in its place.")
+    LEFTOVER = ("leftover of a killed run", "Delete it, unless an extraction is running there now.")
     FOREIGN = ("foreign file", "Move it out of the store.")
     SUMS = ("damaged SHA256SUMS", "Delete it and run extract again.")
     TABLE = ("damaged table", "Delete it and run extract again: it is made anew from the shards.")
     SHARD = ("damaged shard", "Delete it, then run extract again.")
-    CONTRADICTION = ("contradiction", "Delete index.json and run extract again.")
-    WRITING = ("extraction that is writing there", "Verify again when it has ended.")
-    SOURCE = ("source that is not the one extracted", "Restore it, or extract it again.")
+    CONTRADICTION = ("contradiction", "Delete index.json, then run extract again.")
+    WRITING = ("extraction in progress", "Verify again when it has ended.")
+    SOURCE = ("source that is not the extracted one", "Restore it, or extract the video again.")
 
     def __init__(self, label: str, advice: str) -> None:
         self.label = label
@@ -51,7 +51,7 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing that is wrong: its kind, the file or video, and what was found."""
+    """One thing that is wrong: its kind, the file or video that it concerns, and what was found."""
 
     kind: Kind
     where: str
@@ -62,12 +62,14 @@ class Problem:
 
 
 class Contents:
-    """What lies in a store's folder, hashed and parsed. What cannot be read is None and a problem.
+    """The files in a store's folder, hashed and parsed. What cannot be read is None, and a problem.
 
-    The tables are read first, as one state of them; shards never change.
+    The tables are read first and together, so that they belong to one state of the store. Shards never
+    change.
 
     Args:
-        known: digests of shards that were hashed before, by name, size, time and inode; filled here.
+        known: digests of shards that were hashed before, by name, size, time and inode. New ones are
+            added to it.
     """
 
     def __init__(self, folder: Path, known: dict[tuple[Any, ...], str] | None = None) -> None:
@@ -76,7 +78,7 @@ class Contents:
         self.digests: dict[str, str] = {}
         """sha256 of every file whose name belongs in a store."""
         self.sizes: dict[str, int] = {}
-        """Bytes of those files."""
+        """Sizes of those files in bytes."""
         self._known = {} if known is None else known
         self._tables = _tables_of_one_state(folder)
         for name, data in self._tables.items():
@@ -87,7 +89,7 @@ class Contents:
             self._look_at(path)
         for name in (*TABLES, SUMS):
             if name not in self.digests and not os.path.lexists(folder / name):
-                self._add(Kind.ABSENT, name, "not there")
+                self._add(Kind.ABSENT, name, "it is not there")
         self.index: dict[str, Any] | None = self._parse(INDEX, parse_index)
         self.rows = self._parse(VIDEOS, parse_records)
         self.failures = self._parse(FAILURES, parse_records)
@@ -100,7 +102,7 @@ class Contents:
                 self.by_shard[row.shard][row.video] = self.by_video[row.video] = row
 
     def recorded(self, name: str) -> dict[str, str]:
-        """The sha256 of a file as written down: in which table -> hex digits."""
+        """Return the recorded sha256 of a file: the table that records it -> hex digits."""
         tables = (self.index or {}).get("tables", {})
         in_index = self.shards.get(name, {}).get("sha256", tables.get(name))
         places = {SUMS: self.sums.get(name), INDEX: in_index}
@@ -113,10 +115,10 @@ class Contents:
             if not live and os.path.lexists(path):
                 self._add(Kind.LEFTOVER, name, f"{size_of(path) or 0:,} bytes")
         elif name not in (*TABLES, SUMS) and not is_shard_name(name):
-            self._add(Kind.FOREIGN, name, "no file of a store")
+            self._add(Kind.FOREIGN, name, "it is no file of a store")
         elif path.is_symlink() or not path.is_file():
             if os.path.lexists(path):
-                self._add(Kind.LINK, name, "a link" if path.is_symlink() else "no file")
+                self._add(Kind.LINK, name, "it is a link" if path.is_symlink() else "it is no file")
                 self.digests.pop(name, None)
         elif is_shard_name(name):
             self._hash(path)
@@ -151,7 +153,7 @@ class Contents:
         sums = {match[2]: match[1] for match in matches if match}
         if bad or len(sums) < len(matches):
             line = (bad or lines)[0][:_LINE_LETTERS]
-            self._add(Kind.SUMS, SUMS, f"a line is malformed or there twice: {line!r}")
+            self._add(Kind.SUMS, SUMS, f"a line is malformed or stands there twice: {line!r}")
         return sums
 
     def _add(self, kind: Kind, where: str, found: str) -> None:
@@ -159,7 +161,10 @@ class Contents:
 
 
 def _tables_of_one_state(folder: Path) -> dict[str, bytes | StoreError]:
-    """The bytes of each table or why they cannot be read, again while a writer is replacing them."""
+    """Return the bytes of each table, or why it cannot be read.
+
+    While a writer is replacing the tables, they are read again until they belong to one state.
+    """
     before: dict[str, bytes | StoreError] = {}
     for _ in range(_TRIES):
         found: dict[str, bytes | StoreError] = {}
@@ -177,7 +182,7 @@ def _tables_of_one_state(folder: Path) -> dict[str, bytes | StoreError]:
 
 
 def _fit(tables: Mapping[str, bytes | StoreError]) -> bool:
-    """Whether SHA256SUMS, which is written last, names these very tables."""
+    """Return whether SHA256SUMS, which is written last, has the sha256 of all these tables."""
     sums = tables[SUMS]
     return isinstance(sums, bytes) and all(
         isinstance(data, bytes) and hashlib.sha256(data).hexdigest().encode() in sums

@@ -28,10 +28,10 @@ OWN_MANIFESTS = Path("manifests")
 def benchmarks(
     root: Path = OWN_MANIFESTS, built_in: Path = MANIFESTS
 ) -> dict[str, tuple[str, ...]]:
-    """Benchmark name -> its domains, both sorted; built-in and own ones.
+    """Return benchmark name -> its domains, both sorted, of the built-in and the user's own benchmarks.
 
     Raises:
-        ManifestError: one name stands in both folders, or is none.
+        ManifestError: both folders have a benchmark of one name, or something has a name that is not allowed.
     """
     return {
         name: tuple(path.stem for path in _tables(folder))
@@ -42,7 +42,7 @@ def benchmarks(
 def manifest_path(
     benchmark: str, domain: str, root: Path = OWN_MANIFESTS, built_in: Path = MANIFESTS
 ) -> Path:
-    """The CSV of a domain; where it would lie among the own ones if there is no such benchmark.
+    """Return the path of a domain's CSV. If there is no such benchmark, it is below `root`.
 
     Raises:
         ManifestError: as `benchmarks`.
@@ -51,7 +51,7 @@ def manifest_path(
 
 
 def domain_of(dataset: str, root: Path = OWN_MANIFESTS, built_in: Path = MANIFESTS) -> str:
-    """The domain that a data set feeds: `ucf101` -> `ucf`.
+    """Return the domain that a data set feeds: `ucf101` -> `ucf`.
 
     Raises:
         ManifestError: no benchmark has that domain; the message lists the known data sets.
@@ -71,7 +71,7 @@ def domain_of(dataset: str, root: Path = OWN_MANIFESTS, built_in: Path = MANIFES
 
 
 def dataset_of(domain: str, root: Path = OWN_MANIFESTS, built_in: Path = MANIFESTS) -> str:
-    """The data set to extract for a domain: `ucf` -> `ucf101`."""
+    """Return the data set to extract for a domain: `ucf` -> `ucf101`."""
     table = dataset_table(root, built_in)
     return next((name for name, fed in table.items() if fed == domain), domain)
 
@@ -79,7 +79,7 @@ def dataset_of(domain: str, root: Path = OWN_MANIFESTS, built_in: Path = MANIFES
 def dataset_videos(
     dataset: str, root: Path = OWN_MANIFESTS, built_in: Path = MANIFESTS
 ) -> dict[str, int | None]:
-    """Union of a data set's videos over all benchmarks, sorted by id: id -> published frames.
+    """Return the union of a data set's videos over all benchmarks, sorted by id: id -> published frames.
 
     Raises:
         ManifestError: the data set is unknown, or two benchmarks contradict each other.
@@ -121,7 +121,7 @@ def choose_benchmark(
     root: Path = OWN_MANIFESTS,
     built_in: Path = MANIFESTS,
 ) -> str:
-    """The benchmark `name`, or the one with the most videos that has both domains.
+    """Return the benchmark `name`, or, of those that have both domains, the one with the most videos.
 
     Raises:
         ManifestError: no benchmark, or not the named one, has both domains.
@@ -149,7 +149,7 @@ def choose_benchmark(
 
 
 def dataset_table(root: Path = OWN_MANIFESTS, built_in: Path = MANIFESTS) -> dict[str, str]:
-    """Data set -> the domain that it feeds, from `datasets.csv` of both folders.
+    """Return data set -> the domain that it feeds, from the `datasets.csv` of both folders.
 
     Raises:
         ManifestError: a row contradicts another, or a domain has the name of another domain's data set.
@@ -184,7 +184,7 @@ def dataset_table(root: Path = OWN_MANIFESTS, built_in: Path = MANIFESTS) -> dic
 
 def _looked_into(root: Path) -> str:
     there = "" if root.is_dir() else ", which is not there"
-    return f"Own benchmarks are looked for in {printable(root)}{there}."
+    return f"Your own benchmarks are looked for in {printable(root)}{there}."
 
 
 def _homes(root: Path, built_in: Path) -> list[Path]:
@@ -198,7 +198,7 @@ def _homes(root: Path, built_in: Path) -> list[Path]:
 
 
 def _folders(root: Path, built_in: Path) -> dict[str, Path]:
-    """Benchmark name -> its folder; a folder without a CSV is none."""
+    """Return benchmark name -> its folder. A folder without a CSV is no benchmark."""
     folders: dict[str, Path] = {}
     for home in _homes(root, built_in):
         for folder in home.iterdir():
@@ -215,7 +215,7 @@ def _folders(root: Path, built_in: Path) -> dict[str, Path]:
 
 
 def _tables(folder: Path) -> list[Path]:
-    """The CSVs of a benchmark, sorted; hidden names (`._x.csv`) are none."""
+    """Return the CSVs of a benchmark, sorted, without hidden ones (`._x.csv`)."""
     paths = [path for path in sorted(folder.glob("*.csv")) if not path.name.startswith(".")]
     for path in paths:
         check_plain_name(path.stem, f"The manifest {printable(path)}")

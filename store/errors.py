@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class Ma2lError(Exception):
-    """Base of all; the text says what, how many, the first example and what to do next."""
+    """Base of all of them. The text says what, how many, the first example and what to do next."""
 
 
 class ConfigError(Ma2lError, ValueError):
@@ -14,7 +14,7 @@ class ConfigError(Ma2lError, ValueError):
 
 
 class ManifestError(Ma2lError):
-    """A manifest or a folder of videos that cannot be turned into one."""
+    """A manifest that breaks a rule, or a folder of videos that cannot be made into a manifest."""
 
 
 class WeightsError(Ma2lError):
@@ -22,7 +22,7 @@ class WeightsError(Ma2lError):
 
 
 class DecodeError(Ma2lError):
-    """One video that cannot be decoded completely; the run goes on."""
+    """A video that cannot be decoded completely. The run goes on with the others."""
 
 
 class StoreError(Ma2lError):
@@ -34,17 +34,17 @@ class RunError(Ma2lError):
 
 
 def first_of(items: Sequence[object]) -> str:
-    """The first example for a message, e.g. `(first: v_Archery_g01_c01)`."""
+    """Return the first example for a message, as in `(first: v_Archery_g01_c01)`."""
     return f"(first: {printable(items[0])})"
 
 
 def printable(text: object) -> str:
-    """A name for a message: control characters and bytes that are not UTF-8 are shown as escapes."""
+    """Return a name for a message, with control characters and bytes that are not UTF-8 as escapes."""
     return "".join(c if c.isprintable() else _escape(c) for c in str(text))
 
 
 def shortened(text: str, length: int = 60) -> str:
-    """Quoted text of a file for a message: escaped, and cut where it is long."""
+    """Return text from a file for a message: quoted, escaped, and cut if it is longer than `length`."""
     return repr(text) if len(text) <= length else f"{text[:length]!r}... ({len(text):,} characters)"
 
 

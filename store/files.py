@@ -1,4 +1,4 @@
-"""All-or-nothing writes, and hashes of files."""
+"""Writing files all or nothing, and hashing them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def explained(path: Path, kind: type[Ma2lError], remedy: str) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and takes the name, else it goes.
+    """Yield a temporary path beside `path`. On success it is synced and renamed to `path`, else removed.
 
-    A reader, or a crash, never sees half a file under the final name.
+    So no reader ever sees half a file under the final name, even after a crash.
     """
     with temporary(path) as partial:
         yield partial
@@ -43,19 +43,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small UTF-8 file all or nothing; of file names that are not UTF-8, the bytes as they are."""
+    """Write a small UTF-8 file all or nothing. Bytes of file names that are not UTF-8 stay as they are."""
     with replacing(path) as partial:
         partial.write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
 def sha256_of(path: Path, tick: Callable[[], None] = lambda: None) -> str:
-    """Hex sha256 of a file's bytes."""
+    """Return the hex sha256 of a file. `tick` is called after every block of 1 MiB."""
     with path.open("rb") as file:
         return digest_of(file, tick)
 
 
 def digest_of(file: BinaryIO, tick: Callable[[], None] = lambda: None) -> str:
-    """Hex sha256 of what is left to read of an open file."""
+    """Return the hex sha256 of the rest of an open file. `tick` is called after every block of 1 MiB."""
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)
@@ -64,7 +64,7 @@ def digest_of(file: BinaryIO, tick: Callable[[], None] = lambda: None) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder survive a power failure."""
+    """Sync a folder, so that a rename in it survives a power failure."""
     if os.name == "nt":  # Windows has no descriptor for a folder
         return
     descriptor = os.open(folder, os.O_RDONLY)

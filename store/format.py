@@ -1,13 +1,13 @@
-"""The feature store on disk: names, records and tables. Knows neither torch nor HDF5.
+"""The feature store on disk: its names and its tables. Nothing here needs torch or HDF5.
 
     features/<dataset>/<backbone>-<cfg8>/
-      index.json      config and its sha256, shards with bytes and sha256, sha256 of both tables, totals
+      index.json      config and its sha256, shards with bytes and sha256, sha256 of both CSVs, totals
       videos.csv      one row per video (`VideoRecord`)
       failures.csv    the rows whose status is not ok
       shard-00000.h5  per video one contiguous float16 dataset (frames, width); the root carries the config
       SHA256SUMS      for `sha256sum -c`
 
-Everything here may have been written by somebody else: types, ranges and sizes are checked.
+A store may come from somebody else, so types, ranges and sizes are checked on reading.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from store.records import LARGEST_INTEGER, REBUILD, VideoRecord, load_json, pars
 FORMAT = 2
 INDEX, VIDEOS, FAILURES, SUMS = "index.json", "videos.csv", "failures.csv", "SHA256SUMS"
 LARGEST = {INDEX: 64_000_000, SUMS: 64_000_000, VIDEOS: 1_000_000_000, FAILURES: 1_000_000_000}
-"""Bytes of a table beyond which it is not read: 46,624 videos of Kinetics take 15 MB."""
+"""The largest size in bytes at which a table is read. The 46,624 videos of Kinetics take 15 MB."""
 _SHARD_NAME = re.compile(r"shard-\d{5}\.h5", re.ASCII)
 _STORE_NAME = re.compile(r".+-([0-9a-f]{8})")
 _INDEX_FIELDS = {
@@ -41,17 +41,17 @@ _TOTALS_FIELDS = dict.fromkeys(
 
 
 def canonical(config: Mapping[str, Any]) -> str:
-    """The one JSON text of a config: sorted keys, no spaces."""
+    """Return the canonical JSON of a config: sorted keys, no spaces, ASCII only."""
     return json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
-    """Hex sha256 of the canonical JSON of a config: sorted keys, no spaces."""
+    """Return the hex sha256 of the canonical JSON of a config."""
     return hashlib.sha256(canonical(config).encode()).hexdigest()
 
 
 def config_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """What differs between two configs, for a message: `stride: 1 or 2, weights: ...`."""
+    """Return what differs between two configs, for a message: `stride: 1 or 2, weights: ...`."""
     keys = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
     return ", ".join(f"{key}: {_short(a.get(key))} or {_short(b.get(key))}" for key in keys)
 
@@ -62,12 +62,12 @@ def _short(value: object) -> str:
 
 
 def store_folder(features: Path, dataset: str, config: Mapping[str, Any]) -> Path:
-    """`features/<dataset>/<backbone>-<first 8 hex digits of the config's sha256>`."""
+    """Return `features/<dataset>/<backbone>-<first 8 hex digits of the config's sha256>`."""
     return features / dataset / f"{config['backbone']}-{config_sha256(config)[:8]}"
 
 
 def renamed(name: str, index: Mapping[str, Any]) -> str:
-    """What is wrong with the name of a store's folder, empty if it ends as the index's config does."""
+    """Return how a store folder's name contradicts the config in its index; empty if it does not."""
     named, config = _STORE_NAME.fullmatch(name), str(index["config_sha256"])[:8]
     if named is None or named[1] == config:
         return ""
@@ -75,51 +75,54 @@ def renamed(name: str, index: Mapping[str, Any]) -> str:
 
 
 def is_store_name(name: str) -> bool:
-    """Whether a folder is called as a store is."""
+    """Return whether a folder has the name of a store: `<backbone>-<8 hex digits>`."""
     return _STORE_NAME.fullmatch(name) is not None
 
 
 def is_shard_name(name: str) -> bool:
-    """Whether a file's name is that of a finished shard."""
+    """Return whether a file has the name of a finished shard: `shard-<5 digits>.h5`."""
     return _SHARD_NAME.fullmatch(name) is not None
 
 
 def shards_in(folder: Path) -> list[Path]:
-    """The finished shards of a folder, by number."""
+    """Return the finished shards of a folder, sorted by number."""
     return sorted(path for path in folder.glob("shard-*.h5") if is_shard_name(path.name))
 
 
 def shard_numbers(folder: Path) -> set[int]:
-    """The numbers of the finished shards of a folder."""
+    """Return the numbers of the finished shards of a folder."""
     return {int(path.stem.removeprefix("shard-")) for path in shards_in(folder)}
 
 
 def read_table(path: Path) -> bytes:
-    """The bytes of index.json, videos.csv, failures.csv or SHA256SUMS.
+    """Return the bytes of index.json, videos.csv, failures.csv or SHA256SUMS.
 
     Raises:
-        StoreError: absent, not a plain file of the folder, too large, or unreadable.
+        StoreError: the file is absent, too large, unreadable, or not a plain file of the folder.
     """
     try:
         return read_plain(path, LARGEST[path.name])
     except FileNotFoundError:
         if path.name == INDEX:
             raise StoreError(
-                f"{path.parent} has no {INDEX}: no store, or its extraction has not finished a shard."
+                f"{path.parent} has no {INDEX}: it is no store, or its extraction has not finished a shard."
             ) from None
         raise StoreError(f"There is no {path}. {REBUILD}") from None
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a store; see `parse_index`."""
+    """Read the index of a store; see `parse_index`."""
     return parse_index(read_table(folder / INDEX), folder / INDEX)
 
 
 def parse_index(data: bytes, path: Path) -> dict[str, Any]:
-    """The index of a store, every field of the right type and every shard's name a shard's name.
+    """Return the index of a store, with all fields and names of shards checked.
+
+    Args:
+        path: where `data` was read, for messages.
 
     Raises:
-        StoreError: no index, another format, damaged, or naming foreign files.
+        StoreError: the index is damaged, has another format, or names foreign files.
     """
     try:
         index = load_json(data.decode("utf-8", "surrogateescape"))
@@ -137,11 +140,13 @@ def parse_index(data: bytes, path: Path) -> dict[str, Any]:
     if wrong:
         raise StoreError(f"{path} is damaged (no valid {', '.join(wrong[:3])}). {REBUILD}")
     if config_sha256(index["config"]) != index["config_sha256"]:
-        raise StoreError(f"{path}: the config does not have the sha256 written beside it.")
+        raise StoreError(f"{path} is damaged (config_sha256 is not that of its config). {REBUILD}")
     names = [shard["file"] for shard in index["shards"]]
     foreign = [name for name in names if not is_shard_name(name)]
     if foreign:
-        raise StoreError(f"{path} names files that are no shards {first_of(foreign)}.")
+        raise StoreError(
+            f"{path} names {len(foreign)} files that are no shards {first_of(foreign)}. {REBUILD}"
+        )
     return dict(index)
 
 
@@ -156,5 +161,5 @@ def _wrong_fields(found: object, expected: Mapping[str, type]) -> list[str]:
 
 
 def read_records(path: Path) -> list[VideoRecord]:
-    """The rows of videos.csv or failures.csv; see `parse_records`."""
+    """Read the rows of videos.csv or failures.csv; see `parse_records`."""
     return parse_records(read_table(path), path)

@@ -1,4 +1,4 @@
-"""What may be the id of a video, and the name of a benchmark, a domain or a data set."""
+"""Rules for the ids of videos and for the names of benchmarks, domains and data sets."""
 
 from __future__ import annotations
 
@@ -13,33 +13,36 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name can be a folder below `features/` and an option without quotes."""
+    """Return whether a name is safe as a folder below `features/` and as an option without quotes."""
     return _PLAIN_NAME.fullmatch(name) is not None
 
 
 def check_plain_name(name: str, where: str) -> None:
-    """Refuse a name of a benchmark, a domain or a data set that would lead to another folder.
+    """Refuse a benchmark's, a domain's or a data set's name that could lead to another folder.
+
+    Args:
+        where: what has the name, for the message.
 
     Raises:
-        ManifestError: with `where` in front.
+        ManifestError: the name is not allowed.
     """
     if not is_plain_name(name):
         raise ManifestError(
-            f"{where}: {shortened(name)} is no name. A name is letters, digits, '.', '_' and '-', and begins "
-            "with a letter or a digit. Rename it."
+            f"{where}: {shortened(name)} is no name. A name consists of letters, digits, '.', '_' and '-', "
+            "and begins with a letter or a digit. Rename it."
         )
 
 
 def nfc(text: str) -> str:
-    """Unicode in the form in which ids are compared: an accented letter is one character.
+    """Return a text in the form in which ids are compared: an accented letter is one character.
 
-    macOS stores file names the other way (NFD, a letter and its accent), most other systems as typed.
+    macOS stores file names in the other form (NFD: a letter and its accent), most other systems as typed.
     """
     return unicodedata.normalize("NFC", text)
 
 
 def text_of(name: str) -> str:
-    """The name of a file as an id spells it: UTF-8 whatever the locale is, and NFC.
+    """Return the name of a file as an id spells it: in UTF-8, whatever the locale is, and in NFC.
 
     A byte that is not UTF-8 stays a lone surrogate (`surrogateescape`), which no id may hold.
     """
@@ -47,10 +50,13 @@ def text_of(name: str) -> str:
 
 
 def check_id(video: str, where: str) -> None:
-    """An id names an HDF5 dataset and the end of a relative path; it must not lead anywhere else.
+    """Refuse an id that could lead elsewhere: it names an HDF5 dataset and the end of a relative path.
+
+    Args:
+        where: what has the id, for the message.
 
     Raises:
-        ManifestError: it could; `where` stands in front.
+        ManifestError: the id is not allowed.
     """
     if any(unicodedata.category(c) == "Cs" for c in video):
         raise ManifestError(
@@ -61,18 +67,18 @@ def check_id(video: str, where: str) -> None:
     if unsafe or any(part in ("", ".", "..") for part in video.split("/")):
         raise ManifestError(
             f"{where}: {shortened(video)} is no video id. An id is a file name without its suffix, or "
-            "class/name: no empty part, no '.' or '..', no backslash, no control character."
+            "class/name, without empty parts, '.', '..', backslashes and control characters."
         )
 
 
 def folders_of_others(ids: Iterable[str]) -> list[tuple[str, str]]:
-    """Ids that are the folder of another id, each with that one: a store cannot hold both."""
+    """Return the pairs (id, other id) in which the first is a folder of the other: no store can hold both."""
     known = set(ids)
     return sorted((parent, v) for v in known for parent in _parents(v) if parent in known)
 
 
 def unicode_twins(ids: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of ids that differ only by Unicode normalisation: one file name could mean either."""
+    """Return the pairs of ids that differ only in Unicode normalisation: a file name could mean either."""
     spelled: dict[str, str] = {}
     twins = []
     for video in sorted(set(ids)):

@@ -1,4 +1,4 @@
-"""The index over the finished shards of a store: written anew after each, by one process or several."""
+"""The index of a store's finished shards, which is written again after each of them."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ log = logging.getLogger(__name__)
 
 _TRIES = 20
 _OTHERS_SECONDS = 5.0
-"""How long the index waits for other processes that are writing it at this moment."""
+"""How long to wait for other processes that are writing the index at the same moment."""
 _ABANDONED_NS = 60 * 10**9
 
 
 class StoreIndex:
-    """Keeps a store's index true to its shards while they are being finished, by one process or several.
+    """Keeps a store's index in step with its shards while one process or several are finishing them.
 
-    A video may stand in two shards, where a rewrite was killed between the new shard and the removal of
-    the old one (`store/rewrite.py`): the one of the higher number counts, which is the new one.
+    A video may be in two shards if a rewrite was killed after it had finished the new shard and before it
+    had removed the old one (`store/rewrite.py`). The shard with the higher number counts: it is the new one.
 
     Attributes:
-        stored: records of all videos in finished shards, this process's or others', as last read.
+        stored: the records of all videos in finished shards, by this process or others, as last read.
     """
 
     def __init__(self, folder: Path, dataset: str, config: Mapping[str, Any], width: int) -> None:
         self.folder, self.dataset, self.config, self.width = folder, dataset, config, width
         self._by_shard: dict[str, tuple[tuple[int, int, int], dict[str, VideoRecord]]] = {}
-        """Per shard its inode, size and time, and its records."""
+        """Shard -> (its inode, size and time of the last change) and its records."""
         self.stored: dict[str, VideoRecord] = {}
         self.read_shards()
 
     def read_shards(self) -> None:
-        """Read the records of shards that are new since the last time, and forget those that are gone.
+        """Read the records of shards that are new since the last call, and forget shards that are gone.
 
         Raises:
             StoreError: a shard is unreadable or was made with another config.
@@ -73,7 +73,7 @@ class StoreIndex:
             self.stored |= records
 
     def records_of(self, shard: str) -> dict[str, VideoRecord]:
-        """The records in one shard, as last read."""
+        """Return the records in one shard, as last read."""
         return self._by_shard[shard][1]
 
     def write(
@@ -84,16 +84,17 @@ class StoreIndex:
         *,
         locked: bool = False,
     ) -> tuple[dict[str, Any], dict[str, VideoRecord]]:
-        """Write the index over all finished shards; returns it and the records of all listed videos.
+        """Write the index of all finished shards; return it and the records of all listed videos.
 
-        Where locks do nothing, another process may write at the same moment. So what stands on disk in
-        the end is read, and if a finished shard or a failure is not in it, all is written again.
+        Where locks do nothing, another process may write at the same moment. So the result is read back,
+        and if a finished shard or a failure is not in it, everything is written again.
 
         Args:
             listed: ids of all videos of the data set.
-            failures: what this process knows of videos that it did not store. Of other listed videos, what
-                the last index said stays, or they are pending.
-            locked: the caller holds the folder's lock.
+            failures: the records of videos that this process could not store. Other listed videos keep
+                what the last index said of them, or are pending.
+            run: who made the store, on what; see `write_index`.
+            locked: whether the caller already holds the folder's lock.
         """
         for _ in range(_TRIES):
             with explained(self.folder):
@@ -119,7 +120,9 @@ class StoreIndex:
         run: Mapping[str, Any],
     ) -> tuple[tuple[dict[str, Any], dict[str, VideoRecord]], bool]:
         remove_leftovers(self.folder)
-        with temporary(self.folder / INDEX) as mark:  # from before reading to after writing
+        with temporary(
+            self.folder / INDEX
+        ) as mark:  # others see it from before we read until after we have written
             mark.touch()
             since = mark.stat().st_mtime_ns
             self.read_shards()
@@ -144,7 +147,7 @@ class StoreIndex:
         return (index, records), self._stands(index, failures)
 
     def _wait_for_others(self, since: int) -> None:
-        """Wait for those who are writing the index now: what they read may be older than what we wrote."""
+        """Wait for others that are writing the index now: they may have read the shards before we did."""
         others = {p for p in self.folder.glob(f".{INDEX}.*.partial") if is_live(p)}
         end = time.monotonic() + _OTHERS_SECONDS
         while others and time.monotonic() < end:
@@ -152,7 +155,7 @@ class StoreIndex:
             others = {p for p in others if _newer(p, since - _ABANDONED_NS)}
 
     def _stands(self, index: Mapping[str, Any], failures: Mapping[str, VideoRecord]) -> bool:
-        """Whether what stands on disk is of one state and has every finished shard and our failures."""
+        """Return whether the tables on disk fit each other and have all finished shards and our failures."""
         try:
             found = read_index(self.folder)
             if {shard["file"] for shard in found["shards"]} != {
@@ -183,5 +186,5 @@ def _newer(path: Path, time_ns: int) -> bool:
 def _known_failures(folder: Path) -> dict[str, VideoRecord]:
     try:
         return {record.video: record for record in read_records(folder / FAILURES)}
-    except StoreError:  # none yet, or damaged: those videos are tried again
+    except StoreError:  # there is none, or it is damaged: those videos are tried again
         return {}

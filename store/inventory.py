@@ -1,4 +1,4 @@
-"""Which stores lie below a folder, how they were made, and what state they are in."""
+"""Finding the stores below a folder, and summarising how they were made and what state they are in."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _LOOKS, _PAUSE_SECONDS = 4, 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """One store folder. Without an index, or with a damaged one, `index` is empty and `state` says so."""
+    """What a store's folder holds. With an absent or damaged index, `index` is empty and `state` says so."""
 
     folder: Path
     bytes: int
-    """Of all files in it."""
+    """Bytes of all files in the folder."""
     state: str
-    """complete, or what is missing or wrong."""
+    """`complete`, or what is missing or wrong."""
     index: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """`<data set>/<folder>`."""
+        """The store's name in a list: `<data set>/<folder>`."""
         return f"{self.folder.parent.name}/{self.folder.name}"
 
 
 def store_folders(root: Path) -> list[Path]:
-    """`root` itself if it is a store's folder, else those in it or one folder further down.
+    """Return `root` itself if it is a store's folder, else the stores in it or one folder further down.
 
     Raises:
         StoreError: `root` is not a folder.
@@ -62,7 +62,7 @@ def _store_folders(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def summarise(folder: Path) -> Summary:
-    """The summary of one store folder; damage is part of it, not an error."""
+    """Summarise one store's folder. Damage is reported in the summary and is no error."""
     for _ in range(_LOOKS):
         before = writers(folder)
         found = _look(folder)
@@ -87,7 +87,7 @@ def _look(folder: Path) -> Summary:
     wrong = [s["file"] for s in index["shards"] if size_of(folder / s["file"]) != s["bytes"]]
     left = [f"{index['totals'][s]:,} {s}" for s in ("missing", "failed", "pending")]
     if wrong:
-        state = f"damaged: {len(wrong)} shards are absent or cut {first_of(wrong)}"
+        state = f"damaged: {len(wrong)} shards are absent or of another size {first_of(wrong)}"
     elif index["complete"]:
         state = "complete"
     else:

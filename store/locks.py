@@ -1,9 +1,9 @@
-"""Who is writing in a folder: locks, and temporary names that say whose they are.
+"""Locks, and temporary files whose names say which process is writing them.
 
 A temporary file is called `.{name}.{machine}.{process}.{random}.partial`, so two processes never share
-one, whether or not the file system has locks. Only what certainly belongs to nobody is removed: on
-this machine, what no process holds and whose process is gone; of other machines, what nobody has
-touched for a day.
+one, whether or not the file system has locks. A temporary file is removed only if it certainly belongs
+to nobody: one of this machine if its process is gone and no process holds its lock, one of another
+machine if nobody has touched it for a day.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: no two processes are kept apart there
+except ImportError:  # on Windows processes are not kept apart
     fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
-"""The file in a folder that stands for it: on NFS a lock on a file is seen by every machine, a lock on
-a folder is not."""
+"""The file that is locked in place of its folder: on NFS every machine sees a lock on a file, but not
+one on a folder."""
 STALE_SECONDS = 24 * 3600
 _PARTIAL = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})\.(?P<process>\d{1,9})\.[0-9a-f]{8}\.partial")
 _FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _mine: set[str] = set()
-"""Names of the temporary files that this process is using."""
+"""The names of the temporary files that this process is using now."""
 
 
 @functools.cache
 def machine() -> str:
-    """Eight hex digits that differ between machines, between boots, and between containers."""
+    """Return eight hex digits that differ between machines, between boots and between containers."""
     parts = [platform.node()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
-    with suppress(OSError):  # the same number means another process in another namespace
+    with suppress(OSError):  # in another namespace the same number is another process
         parts.append(os.readlink("/proc/self/ns/pid"))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
 @contextmanager
 def temporary(path: Path) -> Iterator[Path]:
-    """Yield an unused name beside `path` that says whose it is; what stands there goes at the end."""
+    """Yield an unused path beside `path` whose name says whose it is; remove what is there at the end."""
     name = f".{path.name}.{machine()}.{os.getpid()}.{secrets.token_hex(4)}.partial"
     _mine.add(name)
     try:
@@ -61,7 +61,7 @@ def temporary(path: Path) -> Iterator[Path]:
 
 
 def is_live(partial: Path) -> bool:
-    """Whether a file has a temporary name of this project, and its process may still be writing it."""
+    """Return whether a file has a temporary name of this project and may still be being written."""
     return _PARTIAL.fullmatch(partial.name) is not None and not _is_dead(partial)
 
 
@@ -73,7 +73,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def writers(folder: Path) -> list[str]:
-    """The names of files which show that a process is writing in a folder now."""
+    """Return the names of the files that show that a process is writing in a folder now."""
     found = [partial.name for partial in folder.glob(".*.partial") if is_live(partial)]
     return found + [LOCK] * is_held(folder / LOCK)
 
@@ -90,7 +90,7 @@ def _is_dead(partial: Path) -> bool:
 
 
 def _runs(process: int) -> bool:
-    if os.name == "nt":  # there a signal 0 would end the process
+    if os.name == "nt":  # on Windows, signal 0 would end the process
         return True
     try:
         os.kill(process, 0)
@@ -98,14 +98,14 @@ def _runs(process: int) -> bool:
         return False
     except PermissionError:
         return True
-    with suppress(OSError):  # killed, and its parent has not asked for it yet
+    with suppress(OSError):  # a zombie: it has ended, and its parent has not asked for it yet
         return ") Z " not in Path(f"/proc/{process}/stat").read_text(errors="replace")
     return True
 
 
 def is_held(path: Path) -> bool:
-    """Whether another open file holds the lock on this one; where that cannot be asked, yes."""
-    for flags in (_FLAGS, _FLAGS & ~os.O_RDWR):  # NFS locks only what may be written
+    """Return whether another open file holds the lock on this one; True if that cannot be found out."""
+    for flags in (_FLAGS, _FLAGS & ~os.O_RDWR):  # on NFS a lock needs a writable descriptor
         try:
             descriptor = os.open(path, flags)
         except FileNotFoundError:
@@ -122,7 +122,10 @@ def is_held(path: Path) -> bool:
 def lock(descriptor: int, *, wait: bool) -> bool:
     """Acquire an exclusive lock on an open file; return False if another process holds it.
 
-    A killed process lets go. Where a file system has no locks the answer is True, and the log says so.
+    The lock of a killed process is released. If the file system has no locks, log that and return True.
+
+    Args:
+        wait: whether to wait until the lock is free.
     """
     if fcntl is None:
         return True
@@ -137,12 +140,15 @@ def lock(descriptor: int, *, wait: bool) -> bool:
 
 @functools.cache
 def _say_no_locks(reason: str) -> None:
-    log.info("This file system has no locks (%s): start one process per shard or run.", reason)
+    log.info(
+        "This file system has no locks (%s). Do not let two processes work on one shard or one run.",
+        reason,
+    )
 
 
 @contextmanager
 def folder_lock(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Lock the file `LOCK` in a folder, which is removed at the end; yields what `lock` says."""
+    """Lock the file `LOCK` in a folder and yield whether that succeeded; remove the file at the end."""
     if os.name == "nt":
         yield True
         return
@@ -160,7 +166,7 @@ def folder_lock(folder: Path, *, wait: bool) -> Iterator[bool]:
 
 
 def _open_locked(path: Path, wait: bool) -> int | None:
-    """A descriptor of the file that stands at `path`, locked. Its last holder may just have removed it."""
+    """Open and lock the file at `path`, again if its last holder has just removed it; None if it is held."""
     while True:
         descriptor = os.open(path, _FLAGS | os.O_CREAT, 0o666)
         if not lock(descriptor, wait=wait):

@@ -1,7 +1,7 @@
-"""What a process needs to know of the machine it runs on. No torch here.
+"""What a process needs to know about the machine it runs on. This module does not need torch.
 
-Which process it is among those that share the work, which device it takes, which number types its
-processor computes quickly, and how it keeps memory that it will need again.
+It tells which process this is among those that share the work, which device it takes, and whether the
+processor computes bfloat16 quickly, and it makes the C library keep memory that will be needed again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 @dataclass(frozen=True)
 class Process:
-    """This process among those that share the work."""
+    """Which of the processes that share the work this one is."""
 
     rank: int = 0
     world: int = 1
@@ -30,9 +30,10 @@ class Process:
 
 
 def process_of(environment: Mapping[str, str], rank: int = 0, world: int = 0) -> Process:
-    """This process as the caller says, or by torchrun's or SLURM's variables, else alone.
+    """Return which process this is, by the caller's numbers or the variables of torchrun or SLURM.
 
-    The tasks of a SLURM array and of `srun` multiply: the steps of an array task share its part.
+    Without any of them the process is alone. The tasks of a SLURM array and of `srun` multiply: those of
+    one array task share its part.
 
     Args:
         rank, world: the caller's own numbers; `world` 0 means that the environment decides.
@@ -78,14 +79,14 @@ def _check_rank(rank_name: str, rank: int, world_name: str, world: int) -> None:
 
 
 def device_name(asked: str, gpus: int, local_rank: int = 0) -> str:
-    """`cpu` or `cuda:N`; the processes of a machine take its GPUs in turn.
+    """Return `cpu` or `cuda:N`; the processes of a machine take its GPUs in turn.
 
     Args:
         asked: auto, cpu or cuda.
         gpus: how many GPUs the machine has.
 
     Raises:
-        ConfigError: cuda is asked for and absent.
+        ConfigError: `asked` is cuda, and there is no GPU.
     """
     if asked == "cuda" and not gpus:
         raise ConfigError("There is no CUDA device here. Use --device cpu or --device auto.")
@@ -93,9 +94,9 @@ def device_name(asked: str, gpus: int, local_rank: int = 0) -> str:
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 matrices in hardware (AMX or AVX512-BF16).
+    """Return whether the processor multiplies bfloat16 matrices in hardware (AMX or AVX512-BF16).
 
-    Only Linux tells; elsewhere the answer is no. A timing would depend on what else the machine does.
+    Only Linux says so; elsewhere it is False. A timing would depend on what else the machine is doing.
     """
     try:
         text = _CPU_FLAGS.read_text(encoding="utf-8", errors="replace")
@@ -109,8 +110,8 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory for the next step instead of returning it to the system.
 
     Training allocates gigabytes a step, a backbone hundreds of megabytes a batch; faulting fresh pages
-    in cost half the time of the weight gradients on a CPU (measured). Changes no number. Other C
-    libraries: no effect.
+    in took half the time of the weight gradients on a CPU (measured). No result changes. With other C
+    libraries this does nothing.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

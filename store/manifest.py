@@ -1,4 +1,4 @@
-"""One domain's list of videos: a CSV with the columns video, label, class, split, frames."""
+"""The manifest of a domain: a CSV with the columns video, label, class, split and frames."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from store.program import program
 
 COLUMNS = ("video", "label", "class", "split", "frames")
 SPLITS = ("train", "eval")
-_MAX_DIGITS = 9  # Python refuses to read numbers of thousands of digits
+_MAX_DIGITS = 9  # Python refuses to read numbers with thousands of digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Video:
     class_name: str
     split: str
     frames: int | None
-    """Published number of frames, None where nobody published one."""
+    """Published number of frames; None if nobody published one."""
 
 
 def read_manifest(path: Path) -> tuple[Video, ...]:
@@ -49,10 +49,10 @@ def read_manifest(path: Path) -> tuple[Video, ...]:
 
 
 def classes_of(*manifests: Sequence[Video]) -> tuple[str, ...]:
-    """Class names by label.
+    """Return the class names in the order of their labels.
 
     Raises:
-        ManifestError: two domains disagree about a label, or labels are not 0..N-1.
+        ManifestError: two domains disagree about a label, or the labels are not 0 to N - 1.
     """
     names: dict[int, str] = {}
     for video in (video for manifest in manifests for video in manifest):
@@ -76,10 +76,10 @@ def write_manifest(path: Path, videos: Iterable[Video]) -> None:
 
 
 def write_manifests(tables: Mapping[Path, Sequence[Video]]) -> None:
-    """Check and write several domains' CSVs: none takes its name before all are written.
+    """Check and write several domains' CSVs; none takes its final name before all are written.
 
     Raises:
-        ManifestError: rows break a rule; nothing is written then.
+        ManifestError: the rows break a rule; nothing is written then.
     """
     for path, videos in tables.items():
         _check(videos, path)

@@ -1,4 +1,4 @@
-"""What may be written among a user's own benchmarks, and how."""
+"""Writing a user's own benchmarks, under names that nothing else has."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def refuse_name_clash(
     root: Path = OWN_MANIFESTS,
     built_in: Path = MANIFESTS,
 ) -> None:
-    """Make sure that an own benchmark and its domains do not take the name of something else.
+    """Make sure that a user's own benchmark and its domains do not take the name of something else.
 
     A data set is the union of its domain over all benchmarks, so one name must mean one pile of videos.
 
@@ -54,7 +54,7 @@ def refuse_name_clash(
 def write_benchmark(folder: Path, videos: Mapping[str, Sequence[Video]]) -> None:
     """Write the CSVs of a benchmark's domains, and remove those of domains that it no longer has.
 
-    None takes its name, and none is removed, before all are written.
+    No CSV takes its final name or is removed before all are written.
 
     Raises:
         ManifestError: rows break a rule (nothing is changed then), or the folder cannot be written.

@@ -1,7 +1,7 @@
-"""The only way in which a file of a store is opened: a plain file in that folder, and nothing else.
+"""Opening the files of a store, which must be plain files in its folder.
 
-Stores come from other people. A name in one may be a pipe that never answers, a device that never
-ends, or a link to a file that is none of ours.
+Every file of a store is opened here, because stores come from other people: a name may belong to a pipe
+that never answers, to a device that never ends, or to a link to somebody else's file.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _REPLACED_TRIES = 3
 
 
 def open_plain(path: Path) -> BinaryIO:
-    """A plain file for reading.
+    """Open a plain file for reading.
 
     Raises:
-        FileNotFoundError: nothing stands there.
-        StoreError: something else than a plain file, a link out of its folder, or unreadable.
+        FileNotFoundError: there is no such file.
+        StoreError: it is no plain file, a link to another folder, or unreadable.
     """
     if path.is_symlink() and path.resolve().parent != path.parent.resolve():
         raise StoreError(f"{path} is a link to another folder; files of a store are plain files.")
@@ -54,11 +54,11 @@ def open_plain(path: Path) -> BinaryIO:
 
 
 def read_plain(path: Path, limit: int) -> bytes:
-    """All bytes of a plain file, `limit` at most.
+    """Return all bytes of a plain file.
 
     Raises:
-        FileNotFoundError: nothing stands there.
-        StoreError: as `open_plain`, or larger, or unreadable.
+        FileNotFoundError: there is no such file.
+        StoreError: as `open_plain`, or the file has more than `limit` bytes.
     """
     with open_plain(path) as file:
         try:
@@ -66,16 +66,16 @@ def read_plain(path: Path, limit: int) -> bytes:
         except (OSError, MemoryError) as error:
             raise StoreError(f"{path} cannot be read ({error or 'not enough memory'}).") from error
     if len(data) > limit:
-        raise StoreError(f"{path} is larger than {limit / 1e6:,.0f} MB, refused.")
+        raise StoreError(f"{path} is larger than {limit / 1e6:,.0f} MB and is refused.")
     return data
 
 
 def hash_plain(path: Path) -> tuple[str, os.stat_result]:
-    """Hex sha256 of a plain file, and its stat.
+    """Return the hex sha256 of a plain file, and its status from before it was read.
 
     Raises:
-        FileNotFoundError: nothing stands there.
-        StoreError: as `open_plain`, or unreadable.
+        FileNotFoundError: there is no such file.
+        StoreError: as `open_plain`.
     """
     with open_plain(path) as file:
         found = os.fstat(file.fileno())
@@ -86,7 +86,7 @@ def hash_plain(path: Path) -> tuple[str, os.stat_result]:
 
 
 def size_of(path: Path) -> int | None:
-    """Bytes of a plain file, None where there is none."""
+    """Return the size of a plain file in bytes; None if there is no plain file."""
     with suppress(OSError):
         found = path.stat()
         return found.st_size if stat.S_ISREG(found.st_mode) else None

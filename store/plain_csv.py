@@ -1,4 +1,4 @@
-"""CSV files that a user may have written or saved with another program: read whole, or refused."""
+"""Reading CSV files that a user may have saved with another program: completely, or not at all."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pathlib import Path
 from store.errors import ManifestError, printable, shortened
 
 MAX_BYTES = 256 << 20
-"""No table of videos is larger; what is, is not read into memory."""
+"""No table of videos is larger than this. A larger file is not read into memory."""
 _AS_UTF8 = "Save it as CSV in UTF-8."
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
-    """The rows of a UTF-8 CSV (a byte order mark is allowed), each with where it stands.
+    """Read the rows of a UTF-8 CSV; a byte order mark is allowed.
 
     Returns:
-        (`<path>, line <number>`, column -> cell) per row; empty lines are skipped.
+        Per row, where it stands (`<path>, line <number>`), and column -> cell. Empty lines are skipped.
 
     Raises:
-        ManifestError: no plain file, too large, not UTF-8, no CSV, or not exactly these columns.
+        ManifestError: the file is no plain file, too large, not UTF-8 or no CSV, or has other columns.
     """
     shown = printable(path)
     reader = csv.reader(io.StringIO(_text_of(path), newline=""), strict=True)
@@ -35,7 +35,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, 
             cells = next(reader, None)
         except csv.Error as error:
             raise ManifestError(
-                f"{where}: this is no CSV ({error}). Is there a quote too much or too few?"
+                f"{where}: this is no CSV ({error}). Is a quotation mark missing, or one too many?"
             ) from error
         if cells is None:
             break

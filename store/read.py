@@ -1,7 +1,7 @@
-"""Reading a feature store (its format: `store/format.py`). Knows neither torch nor decord.
+"""Reading a feature store, whose format `store/format.py` describes. Needs neither torch nor decord.
 
-An extraction may write while a store is read. It replaces the tables one after the other, the index
-last but one; the index carries the sha256 of the tables, so a reader sees whether they are of one state.
+An extraction may write while a store is read. It replaces the tables one after the other, and the index
+after both CSVs. The index has the sha256 of the CSVs, so a reader sees whether all are of one state.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from store.shards import crc32_of, open_shard, plain_dataset, readable, records_
 log = logging.getLogger(__name__)
 
 _TRIES, _PAUSE_SECONDS = 5, 0.1
-"""How often tables that do not fit each other are read again where nobody writes; an NFS client may
+"""How often tables that do not fit each other are read again if nobody is writing: an NFS client may
 see one of them late."""
 _WRITING_SECONDS = 10.0
-"""How long, where somebody does."""
+"""For how long they are read again if somebody is writing."""
 
 
 class FeatureStore:
-    """Reads one store. Files are opened on first use; the object may be used in one process only.
+    """Reads one store. Shards are opened on first use, so an instance belongs to one process.
 
     Raises:
-        StoreError: no index, a newer format, an index that contradicts itself or names a foreign file.
+        StoreError: the index is absent, damaged or of another format, or contradicts videos.csv.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -58,10 +58,10 @@ class FeatureStore:
         return video in self.records
 
     def read(self, video: str) -> np.ndarray:
-        """Features of a video, float16 (frames, width), checked against its crc32.
+        """Return the features of a video, float16 (frames, width), after checking their crc32.
 
         Raises:
-            StoreError: not in the store, or the bytes are not those that were written.
+            StoreError: the video is not in the store, or its bytes are not those that were written.
         """
         dataset, path = self._dataset(video)
         with readable(path):
@@ -74,10 +74,10 @@ class FeatureStore:
         return features
 
     def check_shards(self, videos: Collection[str]) -> None:
-        """Compare the sha256 of every shard that holds one of the videos with the index, before use.
+        """Compare the sha256 of every shard that holds one of the videos with the index.
 
-        For memory maps, whose bytes nothing else checks. What was found good is remembered (see
-        `store/checksums.py`) until the file changes.
+        Nothing else checks the bytes of a memory map. The result is remembered until the file changes;
+        see `store/checksums.py`.
 
         Raises:
             StoreError: a video is not in the store, or a shard is absent, cut or damaged.
@@ -88,10 +88,12 @@ class FeatureStore:
         checksums.check({self.folder / name: self._shards[name]["sha256"] for name in names})
 
     def location(self, video: str) -> tuple[Path, int]:
-        """Shard and byte offset of a video's float16 rows, for memory maps; see `check_shards`.
+        """Return the shard and the byte offset of a video's float16 rows, for memory maps.
+
+        The bytes are not checked here; see `check_shards`.
 
         Raises:
-            StoreError: as `read`, but for damaged bytes.
+            StoreError: the video is not in the store, or its dataset is not as the index says.
         """
         dataset, path = self._dataset(video)
         return path, int(dataset.id.get_offset())
@@ -147,11 +149,12 @@ class FeatureStore:
 
 
 def _read_tables(folder: Path) -> tuple[dict[str, Any], list[VideoRecord]]:
-    """The index and the rows of videos.csv of one state; or, where a writer was killed between the two,
-    the records that the shards themselves carry.
+    """Read the index and the rows of videos.csv, both of one state.
+
+    If a writer was killed between the two, the records are read from the shards instead.
 
     Raises:
-        StoreError: one of them is absent or damaged, and so is what could replace it.
+        StoreError: a table is absent or damaged, and so is what could replace it.
     """
     begin, tries = time.monotonic(), 0
     while True:
@@ -163,7 +166,9 @@ def _read_tables(folder: Path) -> tuple[dict[str, Any], list[VideoRecord]]:
         if waited > _WRITING_SECONDS or (tries > _TRIES and not writers(folder)):
             break
         time.sleep(_PAUSE_SECONDS)
-    parse_records(table, folder / VIDEOS)  # of a killed writer it is whole, only of another state
+    parse_records(
+        table, folder / VIDEOS
+    )  # a killed writer leaves a whole table, only of another state
     log.warning(
         "%s: %s and %s are not of one state, so the records are read from the shards. "
         "Run extract again: it writes both anew.",
@@ -182,15 +187,16 @@ def _read_tables(folder: Path) -> tuple[dict[str, Any], list[VideoRecord]]:
 
 
 def find_stores(features: Path, dataset: str, chosen: str | None = None) -> dict[str, FeatureStore]:
-    """The usable stores of a data set: folder name -> store (folders without an index are unfinished).
+    """Return the usable stores of a data set: folder name -> store.
 
-    What cannot be used is logged and left out.
+    Stores that cannot be used are logged and left out. Folders without an index are unfinished, and are
+    left out without a word.
 
     Args:
-        chosen: look only at the folders whose name begins so, if there are any.
+        chosen: the beginning of a folder name. If it fits any folder, only those are looked at.
 
     Raises:
-        StoreError: there are stores, and none can be used.
+        StoreError: there are stores, but none of them can be used.
     """
     root = features / dataset
     folders = sorted(path.parent for path in root.glob(f"*/{INDEX}")) if root.is_dir() else []

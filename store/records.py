@@ -1,6 +1,6 @@
-"""What is known of each video, as a row of a table and as text beside its features.
+"""The record of a video: a row of videos.csv, and JSON beside its features in the shard.
 
-It may have been written by somebody else: types, ranges and sizes are checked.
+A record may come from somebody else, so types, ranges and sizes are checked on reading.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ LARGEST_INTEGER = 2**63 - 1
 _INTEGERS = range(-LARGEST_INTEGER - 1, LARGEST_INTEGER + 1)
 _ERROR_LETTERS = 2000
 _DEPTH = 32
-"""Levels of nesting that a JSON text may have."""
+"""How many levels of nesting a JSON text may have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoRecord:
-    """What is known of one video; a row of videos.csv. Zeros and empty texts where it has no features."""
+    """What is known about one video. What is unknown is 0 or an empty text."""
 
     video: str
     shard: str = ""
@@ -38,26 +38,26 @@ class VideoRecord:
     """Stored frames: every `stride`-th decoded one."""
     decoded_frames: int = 0
     container_frames: int = 0
-    """What the container claims."""
+    """Number of frames that the container claims to have."""
     fps: float = 0.0
     width: int = 0
     height: int = 0
     seconds: float = 0.0
     source: str = ""
-    """Path below the folder of videos."""
+    """Path of the source below the folder of videos."""
     source_bytes: int = 0
     source_mtime_ns: int = 0
-    """Time of the source's last change in nanoseconds since 1970; of the newest image of a folder."""
+    """Time of the source's last change, in nanoseconds since 1970. Of a folder, that of its newest image."""
     source_sha256: str = ""
     decoder: str = ""
-    """What read the frames: decord, pyav or images."""
+    """What decoded the frames: decord, pyav or images."""
     missing_frames: int = 0
-    """Frames that are known to be missing or damaged, at least; stored are only whole ones."""
+    """How many frames are missing or damaged, at least. Only whole frames are stored."""
     crc32: str = ""
-    """Of the stored float16 bytes, eight hex digits."""
+    """crc32 of the stored float16 bytes, eight hex digits."""
     status: str = "ok"
-    """ok; damaged (stored as far as it is whole, see `error`); or not stored: missing (no file),
-    failed (file unreadable or damaged), pending (not yet its turn)."""
+    """`ok`; `damaged`: only the whole frames are stored, and `error` says why; or not stored at all:
+    `missing` (there is no file), `failed` (it is unreadable or damaged), `pending` (not extracted yet)."""
     error: str = ""
 
     @property
@@ -74,10 +74,11 @@ _RECORD_TYPES = {
 
 
 def load_json(text: str) -> Any:
-    """JSON that can be written again and shown: of finite numbers, not deep, in valid Unicode.
+    """Parse JSON that can be written again and shown.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is no JSON, has a number that is not finite, is nested too deeply, or is not
+            valid Unicode.
     """
     try:
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
@@ -114,13 +115,13 @@ def _finite(text: str) -> float:
 
 
 def record_from(values: Mapping[str, Any]) -> VideoRecord:
-    """A record of named values; fields that are not there have their defaults.
+    """Make a record of named values; fields that are not given have their defaults.
 
     Raises:
-        ValueError: an unknown field, one of the wrong type or out of range, or no video.
+        ValueError: a field is unknown, of the wrong type or out of range, or `video` is empty.
     """
     if not isinstance(values, Mapping):
-        raise ValueError("no object")
+        raise ValueError("it is no JSON object")
     known = dict(values)
     for name, value in known.items():
         kind = _RECORD_TYPES.get(name)
@@ -136,15 +137,18 @@ def record_from(values: Mapping[str, Any]) -> VideoRecord:
         if not good:
             raise ValueError(f"no valid {str(name)[:40]}")
     if not known.get("video"):
-        raise ValueError("no video")
+        raise ValueError("it names no video")
     return VideoRecord(**known)
 
 
 def parse_records(data: bytes, path: Path) -> list[VideoRecord]:
-    """The rows of videos.csv or failures.csv.
+    """Parse the rows of videos.csv or failures.csv.
+
+    Args:
+        path: where `data` was read, for messages.
 
     Raises:
-        StoreError: damaged, or with other columns.
+        StoreError: the table is damaged or has other columns.
     """
     try:
         text = io.StringIO(data.decode("utf-8", "surrogateescape"), newline="")
@@ -159,7 +163,7 @@ def parse_records(data: bytes, path: Path) -> list[VideoRecord]:
 
 
 def records_text(records: Iterable[VideoRecord]) -> str:
-    """The CSV of some records, as `parse_records` reads it; an error text is cut to 2,000 letters."""
+    """Return the CSV of records that `parse_records` reads. An error text is cut to 2,000 characters."""
     text = io.StringIO()
     writers: dict[bool, Callable[[Iterable[Any]], Any]] = {
         # The csv module leaves a carriage return unquoted, and does not read it back.

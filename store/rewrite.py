@@ -1,7 +1,7 @@
-"""Taking videos out of a store. Shards never change, so one that holds some of them is replaced by another.
+"""Removing videos from a store. Shards never change, so a shard that holds such videos is replaced.
 
-The new shard is finished before the old one is removed, and has a higher number than any that stands, so
-it counts wherever both stand (`StoreIndex`). A kill at any point loses nothing: run it again.
+The new shard is finished before the old one is removed, and its number is higher than that of any other
+shard, so it counts while both are there (`StoreIndex`). A kill at any point loses nothing; run it again.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from store.shards import open_shard, plain_dataset, readable
 from store.write import ShardWriter, explained
 
 FIRST_NUMBER = 50_000
-"""Where the numbers of rewritten shards begin: no plan of an extraction gets there (`plan.shard_number`
-counts up from 0; Kinetics has 183 shards), so none chooses the same at the same time."""
+"""The lowest number of a rewritten shard. An extraction, which counts up from 0 (`plan.shard_number`),
+does not get there: Kinetics has 183 shards. So the two never choose one number at the same time."""
 _LAST_NUMBER = 99_999
 _ROWS = 4096
 
 
 def drop_videos(folder: Path, videos: Collection[str], *, pending: bool = False) -> int:
-    """Remove the features of some videos from a store; returns of how many it had any.
+    """Remove the features of some videos from a store; return how many of them it had.
 
     Args:
-        videos: their ids. Of those that are not stored, only the row goes.
-        pending: they stay listed, as not extracted yet; else their rows go.
+        videos: their ids. If a video is not stored, only its row is removed.
+        pending: keep them listed as not extracted yet, instead of removing their rows.
 
     Raises:
-        StoreError: another process is filling shards there, or the store or the disk is damaged or full;
-            what was not rewritten by then is as it was.
+        StoreError: another process is filling shards there, the store is damaged, or the disk is full.
+            Shards that were not rewritten by then are unchanged.
     """
     gone = frozenset(videos)
     with explained(folder), folder_lock(folder, wait=True):
@@ -73,7 +73,8 @@ def _copy(path: Path, records: Mapping[str, VideoRecord], index: Mapping[str, An
     number = max(FIRST_NUMBER, 1 + max(shard_numbers(path.parent)))
     if number > _LAST_NUMBER:
         raise StoreError(
-            f"{path.parent} was rewritten so often that no shard number is left. Extract it anew."
+            f"{path.parent} was rewritten so often that no shard number is left. Delete the folder "
+            "and run extract again."
         )
     with (
         ShardWriter(path.parent, number, index["config"]) as writer,

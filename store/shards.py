@@ -1,4 +1,4 @@
-"""What is inside a shard: plain HDF5 datasets with a record each, and nothing that leads elsewhere."""
+"""Reading what is inside a shard: plain HDF5 datasets with a record each, and no links to elsewhere."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from store.plain import open_plain
 from store.records import VideoRecord, load_json, record_from
 
 _BLOCK = 1 << 24
-"""Bytes read in one go, so that a dataset that claims to be huge does not fill the memory."""
+"""Bytes that are read at a time, so that a dataset that claims to be huge does not fill the memory."""
 _RECORD_BYTES = 1 << 16
 
 UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError)
-"""What h5py raises on a file that is damaged, or larger than the memory."""
+"""What h5py raises if a file is damaged or does not fit into memory."""
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of what an error says, or what kind it is."""
+    """Return the first line of an error's text, or the name of its type if it has no text."""
     if isinstance(error, MemoryError):
         return "it does not fit into memory"
     return next(iter(str(error).splitlines()), type(error).__name__)
@@ -33,7 +33,7 @@ def reason_of(error: BaseException) -> str:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """HDF5 names damaged metadata in many ways; here they are one StoreError."""
+    """Turn the many errors that HDF5 raises on damaged metadata into a StoreError."""
     try:
         yield
     except UNREADABLE as error:
@@ -43,19 +43,19 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def crc32_of(features: np.ndarray) -> str:
-    """crc32 of an array's bytes, eight hex digits."""
+    """Return the crc32 of an array's bytes, eight hex digits."""
     return f"{zlib.crc32(np.ascontiguousarray(features).data):08x}"
 
 
 def open_shard(path: Path) -> h5py.File:
-    """A shard for reading.
+    """Open a shard for reading.
 
     Raises:
-        StoreError: absent, unreadable, not a plain file, or a link to another folder.
+        StoreError: the shard is absent, unreadable, no plain file, or a link to another folder.
     """
     try:
         open_plain(path).close()
-        # Shards never change, so no lock is needed, and NFS without locks works.
+        # Shards never change, so no lock is needed, and an NFS without locks will do.
         return h5py.File(path, "r", locking=False)
     except UNREADABLE as error:
         raise StoreError(
@@ -64,12 +64,12 @@ def open_shard(path: Path) -> h5py.File:
 
 
 def has_config(file: h5py.File, config: Mapping[str, Any]) -> bool:
-    """Whether a shard was made with this config."""
+    """Return whether a shard was made with this config."""
     return bool(_text(file.attrs, "config") == canonical(config))
 
 
 def names_in(file: h5py.File) -> Iterator[str]:
-    """Every name in a shard that is no group: data sets, and links, which `plain_dataset` refuses."""
+    """Yield every name in a shard that is no group: datasets, and links, which `plain_dataset` refuses."""
     groups: list[tuple[str, h5py.Group]] = [("", file)]
     seen = {file["/"]}  # a group may contain itself
     while groups:
@@ -85,11 +85,11 @@ def names_in(file: h5py.File) -> Iterator[str]:
 
 
 def plain_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    """The contiguous float16 matrix `name`.
+    """Return the contiguous float16 matrix `name`.
 
     Raises:
-        StoreError: not there, of another type, anything by which HDF5 can reach outside the file, or
-            larger than the file.
+        StoreError: it is not there, has another type, reaches outside the file in any way that HDF5
+            knows, or claims to be larger than the file.
     """
     parts = name.split("/")
     for end in range(1, len(parts) + 1):
@@ -98,32 +98,32 @@ def plain_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
             raise StoreError(f"{path} does not contain {name}, which the index places there.")
         if not isinstance(link, h5py.HardLink):
             raise StoreError(
-                f"{path}: {name} is a link, refused: features must lie in the shard itself."
+                f"{path}: {name} is a link and is refused: features must lie in the shard itself."
             )
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-        raise StoreError(f"{path}: {name} is not a plain dataset, refused.")
+        raise StoreError(f"{path}: {name} is not a plain dataset and is refused.")
     if dataset.dtype != np.float16:
         raise StoreError(f"{path}: {name} has type {dataset.dtype}, expected float16.")
     # A chunked or never written dataset can claim any size: a few bytes could fill the memory.
     offset = dataset.id.get_offset()
     if offset is None:
-        raise StoreError(f"{path}: {name} is not stored in one piece, refused.")
+        raise StoreError(f"{path}: {name} is not stored in one piece and is refused.")
     if len(dataset.shape) != 2:
         raise StoreError(f"{path}: {name} has shape {dataset.shape}, expected frames x width.")
     end, size = offset + _bytes_of(dataset), path.stat().st_size
     if end > size:
         raise StoreError(
-            f"{path}: {name} claims bytes up to {end:,}, the file has {size:,}; refused."
+            f"{path}: {name} claims bytes up to {end:,}, but the file has {size:,}; it is refused."
         )
     return dataset
 
 
 def record_of(dataset: h5py.Dataset, path: Path) -> VideoRecord:
-    """What was written beside a video's features.
+    """Return the record that was written beside a video's features.
 
     Raises:
-        StoreError: no record, one that this version does not know, or one of another video or shard.
+        StoreError: there is no valid record, or it belongs to another video or shard.
     """
     name = dataset.name.removeprefix("/")
     try:
@@ -141,7 +141,7 @@ def record_of(dataset: h5py.Dataset, path: Path) -> VideoRecord:
 
 
 def _text(attributes: h5py.AttributeManager, name: str) -> str:
-    """A text attribute; of anything else, however large, not a byte is read."""
+    """Read a text attribute. Of anything else, however large, not a byte is read."""
     found = attributes.get_id(name)
     if found.shape != () or h5py.check_string_dtype(found.dtype) is None:
         raise ValueError(f"{name} is no text")
@@ -155,10 +155,10 @@ def _text(attributes: h5py.AttributeManager, name: str) -> str:
 
 
 def records_in(path: Path, config: Mapping[str, Any]) -> dict[str, VideoRecord]:
-    """The records of a shard, by video.
+    """Return the records of a shard: video -> record.
 
     Raises:
-        StoreError: unreadable, made with another config, or a dataset that is not as it must be.
+        StoreError: the shard is unreadable or was made with another config, or a dataset in it is refused.
     """
     with open_shard(path) as file, readable(path):
         if not has_config(file, config):
@@ -167,10 +167,10 @@ def records_in(path: Path, config: Mapping[str, Any]) -> dict[str, VideoRecord]:
 
 
 def values_of(dataset: h5py.Dataset, path: Path) -> Iterator[np.ndarray]:
-    """The float16 values of a plain dataset in order, flat, some megabytes at a time.
+    """Yield the float16 values of a plain dataset in order, as flat arrays of some megabytes.
 
     Raises:
-        StoreError: the file is cut or cannot be read.
+        StoreError: the file ends too early or cannot be read.
     """
     offset, left = dataset.id.get_offset(), _bytes_of(dataset)
     with open_plain(path) as file, readable(path):

@@ -1,7 +1,7 @@
 """Writing the tables of a store: videos.csv, failures.csv, index.json and SHA256SUMS, in this order.
 
-A reader takes the index and then asks whether the table beside it is the one that the index names, so
-the tables come first.
+A reader reads the index and compares the CSVs beside it with the sha256 in the index, so the CSVs are
+written first.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ def write_index(
     run: Mapping[str, Any],
     shards: Collection[str] | None = None,
 ) -> dict[str, Any]:
-    """Write videos.csv, failures.csv, index.json and SHA256SUMS, in this order; returns the index.
+    """Write videos.csv, failures.csv, index.json and SHA256SUMS, in this order, and return the index.
 
     Args:
-        records: one entry for every listed video, stored or not.
-        run: who made it, on what: kept beside the config and no part of its hash.
-        shards: names of the shards to index; None: all finished ones.
+        width: the number of features of a frame.
+        records: one record for every listed video, whether it is stored or not.
+        run: who made the store, on what. It is kept beside the config and is no part of its sha256.
+        shards: the names of the shards to index; None for all finished ones.
     """
     rows = sorted(records, key=lambda record: record.video)
     statuses = Counter(row.status for row in rows)
@@ -65,8 +66,8 @@ def write_index(
             {
                 "file": path.name,
                 "bytes": found.st_size,
-                # A shard never changes, so a hash taken once stays true (`store verify` finds rot);
-                # but one that was deleted may have been made again since.
+                # A shard never changes, so its sha256 need not be taken again; `store verify` finds
+                # damage. But a shard may have been deleted and made again since.
                 "sha256": old["sha256"] if kept else sha256_of(path),
                 "videos": videos[path.name],
                 "frames": frames[path.name],
@@ -109,5 +110,5 @@ def _digest(text: str) -> str:
 def _known_shards(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         return {shard["file"]: shard for shard in read_index(folder)["shards"]}
-    except StoreError:  # none yet, or damaged: it is made anew
+    except StoreError:  # there is none, or it is damaged: it is written anew
         return {}

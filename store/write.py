@@ -1,4 +1,4 @@
-"""The writing side of a store: shards that are being filled."""
+"""Writing the shards of a store."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from store.shards import records_in
 
 log = logging.getLogger(__name__)
 _PER_VIDEO, _PER_SHARD = 4096, 1 << 16
-"""Bytes of HDF5's own that are reserved: about 1 kB a video is used (measured)."""
+"""Bytes that are reserved for HDF5 itself; it uses about 1 kB per video (measured)."""
 _CLAIMS, _PAUSE_SECONDS = 5, 0.3
-"""How often, and how long apart at most, a shard that another process holds is asked for."""
+"""How often to ask for a shard that another process holds, and the longest pause in between."""
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 class ShardWriter:
-    """Fills one shard under a temporary name; leaving `with` gives it its final name.
+    """Fills a shard under a temporary name; the shard gets its final name when `with` is left.
 
-    Videos may be filled side by side: `begin`, `append` in order, `complete` or `discard`. What was not
-    completed is left out; a shard without a video leaves nothing. Where another process has finished the
-    same shard in the meantime (without locks nothing keeps it from that), its shard is kept and this one
-    dropped.
+    Several videos may be filled at the same time: `begin`, then `append` in order, then `complete` or
+    `discard`. Videos that were not completed are left out, and a shard without videos is not kept. If
+    another process has finished the same shard in the meantime, which only locks prevent, its shard is
+    kept and this one is dropped.
 
     Raises:
-        StoreError: another process is filling the same shard, or the disk refuses.
+        StoreError: another process is filling the same shard, or it cannot be written.
     """
 
     def __init__(self, folder: Path, number: int, config: Mapping[str, Any]) -> None:
@@ -53,7 +53,7 @@ class ShardWriter:
         self.records: dict[str, VideoRecord] = {}
         self._config = canonical(config)
         self._open: dict[str, tuple[h5py.Dataset, int, int]] = {}
-        """Per video its dataset, the rows filled and their crc32."""
+        """Video -> its dataset, how many rows are filled, and their crc32."""
         self._reserved = 0
         self._stack = ExitStack()
 
@@ -67,14 +67,14 @@ class ShardWriter:
         return self
 
     def _reserve(self, size: int) -> None:
-        """Take disk space before HDF5 needs it: HDF5 can crash the process when a write fails."""
+        """Reserve disk space before HDF5 needs it, because HDF5 can crash the process if a write fails."""
         self._reserved += size
         if hasattr(os, "posix_fallocate"):
             with self._temporary.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, self._reserved)
 
     def begin(self, video: str, frames: int, width: int) -> None:
-        """Make room for features (frames, width).
+        """Make room for the features of a video, (frames, width).
 
         Raises:
             StoreError: the disk has no room for them.
@@ -85,10 +85,10 @@ class ShardWriter:
         self._open[video] = (dataset, 0, 0)
 
     def append(self, video: str, features: np.ndarray) -> None:
-        """Write the next rows (F, width) of a begun video.
+        """Write the next rows (F, width) of a video that was begun.
 
         Raises:
-            StoreError: a value that float16 cannot hold or that is not finite, or too many rows.
+            StoreError: a value is not finite or too large for float16, or there are too many rows.
         """
         dataset, filled, crc32 = self._open[video]
         largest = float(np.abs(features).max())
@@ -100,20 +100,20 @@ class ShardWriter:
         stored = np.ascontiguousarray(features, dtype=np.float16)
         end = filled + len(stored)
         if end > len(dataset):
-            raise StoreError(f"{end} frames or more, {len(dataset)} were announced")
+            raise StoreError(f"{end} frames or more came, but {len(dataset)} were announced")
         with explained(self.path):
             dataset[filled:end] = stored
         self._open[video] = (dataset, end, zlib.crc32(stored.data, crc32))
 
     def complete(self, record: VideoRecord) -> VideoRecord:
-        """Attach the record, completed with shard, frames and crc32.
+        """Write the record of a video with its shard, frames and crc32, and return it.
 
         Raises:
-            StoreError: rows are missing; the video stays open.
+            StoreError: rows are missing. The video stays open.
         """
         dataset, filled, crc32 = self._open[record.video]
         if filled < len(dataset):
-            raise StoreError(f"{filled} frames came of {len(dataset)} that were announced")
+            raise StoreError(f"only {filled} of the {len(dataset)} frames that were announced came")
         record = dataclasses.replace(
             record,
             shard=self.path.name,
@@ -129,20 +129,20 @@ class ShardWriter:
         return record
 
     def discard(self, video: str) -> None:
-        """Forget a begun video."""
+        """Remove a video that was begun."""
         del self._open[video]
         with explained(self.path):
             del self._file[video]
 
     def add(self, record: VideoRecord, features: np.ndarray) -> VideoRecord:
-        """Store a whole video's features (frames, width); returns the completed record.
+        """Store all features of a video, (frames, width), and return its record.
 
         Raises:
-            StoreError: not a non-empty matrix, or as `append`.
+            StoreError: the features are no matrix or are empty, or as `append`.
         """
         if features.ndim != 2 or 0 in features.shape:
             raise StoreError(
-                f"{record.video}: features of shape {features.shape}, expected frames x width."
+                f"{record.video}: the features have shape {features.shape}, expected (frames, width)."
             )
         self.begin(record.video, *features.shape)
         try:
@@ -170,16 +170,16 @@ class ShardWriter:
                 size = self._file.id.get_filesize()
                 self._file.close()
                 if self.records:
-                    os.truncate(self._temporary, size)  # what was reserved and not used
+                    os.truncate(self._temporary, size)  # gives back what was reserved and not used
                     with self._temporary.open("rb") as file:
                         os.fsync(file.fileno())
                     self._put_in_place()
 
     def _put_in_place(self) -> None:
-        """Give the shard its name, never over one that has it already."""
+        """Give the shard its final name, unless another shard has it already."""
         try:
             os.link(self._temporary, self.path)
-        except OSError:  # it is there, or the file system has no links
+        except OSError:  # the name is taken, or the file system has no links
             if not self.path.exists():
                 os.replace(self._temporary, self.path)
         if self._temporary.exists() and not self.path.samefile(self._temporary):
@@ -195,11 +195,11 @@ class ShardWriter:
 
 @contextmanager
 def claiming(path: Path) -> Iterator[Path]:
-    """Yield a temporary path for a file that this process alone is making; it goes if it is still there.
+    """Yield a temporary path for a file that only this process is making; remove it at the end.
 
-    Each process locks a temporary file of its own and then looks for others that are locked: of two that
-    come at the same moment, each withdraws for a moment. Where a file system has no locks both may fill
-    the file; the first one that is finished stays.
+    Each process locks a temporary file of its own and then looks for others that are locked. Two that
+    come at the same moment both withdraw, and try again after a random pause. Without locks both may
+    fill the file, and the one that is finished first is kept.
 
     Raises:
         StoreError: another process holds it, or has just finished it.

@@ -148,7 +148,7 @@ def test_a_shard_is_hashed_once_until_it_changes(
     cache.mkdir()
     with caplog.at_level("INFO"):
         assert [load(), load()] == [1, 1]  # slower, and no error
-    assert "What was checked cannot be remembered" in caplog.text
+    assert "The checked shards cannot be remembered" in caplog.text
 
 
 def test_the_bank_is_chosen_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,12 +150,12 @@ def test_cut_and_absent_files(folder: Path) -> None:
     shard.write_bytes(clean[:-1])
     assert any("bytes, the index says" in text for text in found(folder, Kind.SHARD))
     shard.unlink()
-    assert found(folder, Kind.ABSENT) == ["shard-00001.h5: not there, but in the index"]
+    assert found(folder, Kind.ABSENT) == ["shard-00001.h5: it is not there, but the index lists it"]
     shard.write_bytes(clean)
     for name in ("index.json", "videos.csv", "failures.csv", "SHA256SUMS"):
         text = (folder / name).read_bytes()
         (folder / name).unlink()
-        assert f"{name}: not there" in found(folder, Kind.ABSENT)
+        assert f"{name}: it is not there" in found(folder, Kind.ABSENT)
         (folder / name).write_bytes(text)
     assert list(verify(folder, CHECKS)) == []
 
@@ -181,7 +181,9 @@ CONTRADICTIONS = {
     "naïve+ has status 'good'": lambda rows: row(rows, "naïve+").update(status="good"),
     "naïve+ is stored with 0 frames": lambda rows: row(rows, "naïve+").update(frames="0"),
     "later is pending, but has a shard": lambda rows: row(rows, "later").update(shard="x"),
-    "'../x.h5': not in the index": lambda rows: row(rows, "naïve+").update(shard="../x.h5"),
+    "'../x.h5', which is not in the index": lambda rows: row(rows, "naïve+").update(
+        shard="../x.h5"
+    ),
     "whose status is not ok": lambda rows: row(rows, "gone").update(error="other"),
     "totals.listed is 8, videos.csv has 7": lambda rows: rows.remove(row(rows, "gone")),
     "totals.missing is 1, videos.csv has 0": lambda rows: row(rows, "gone").update(status="failed"),
@@ -208,7 +210,7 @@ def test_index_against_the_folder(folder: Path) -> None:
     seal(folder)
     shard = folder / "shard-00000.h5"
     (folder / "shard-00002.h5").write_bytes(shard.read_bytes())
-    assert "shard-00002.h5: not in the index" in found(folder, Kind.CONTRADICTION)[0]
+    assert "shard-00002.h5: it is not in the index" in found(folder, Kind.CONTRADICTION)[0]
     (folder / "shard-00002.h5").unlink()
     other = folder.rename(folder.with_name("fake-01234567"))
     assert "the folder's name says config 01234567" in found(other, Kind.CONTRADICTION)[0]
@@ -254,7 +256,7 @@ def test_sums_in_detail(folder: Path) -> None:
     for text, expected in {
         "".join(lines[1:]): "SHA256SUMS: does not list shard-00000.h5",
         clean + "0" * 64 + "  ../x\n": "SHA256SUMS: lists '../x', which is not in the index",
-        clean + lines[0]: "SHA256SUMS: a line is malformed or there twice",
+        clean + lines[0]: "SHA256SUMS: a line is malformed or stands there twice",
         clean[:-1]: "SHA256SUMS: a line is malformed",
         clean.replace("  ", " ", 1): "SHA256SUMS: a line is malformed",
     }.items():
@@ -292,8 +294,8 @@ SHARD_DAMAGE: dict[str, Callable[[h5py.File], object]] = {
     "new is in it, though": lambda f: f.move("naïve+", "new"),
     "made with another config": lambda f: f.attrs.__setitem__("config", "{}"),
     "has no valid record": lambda f: f["naïve+"].attrs.__delitem__("record"),
-    "extra is a link, refused": lambda f: f.__setitem__("extra", h5py.SoftLink("/walk/002")),
-    "out is a link, refused": lambda f: f.__setitem__("out", h5py.ExternalLink("/x.h5", "x")),
+    "extra is a link and is refused": lambda f: f.__setitem__("extra", h5py.SoftLink("/walk/002")),
+    "out is a link and is refused": lambda f: f.__setitem__("out", h5py.ExternalLink("/x.h5", "x")),
     "huge is not stored in one piece": lambda f: f.create_dataset(
         "huge", (10**12, WIDTH), np.float16, chunks=(64, WIDTH)
     ),
@@ -340,8 +342,11 @@ def test_foreign_files_leftovers_and_links(folder: Path, cli) -> None:
         Kind.LINK: {"shard-00001.h5", "shard-00009.h5", "failures.csv"},
     }
     output = cli("store", "verify", folder).output
-    assert "2 x leftover of a killed run. Delete it, unless an extraction runs there now." in output
-    assert "shard-00001.h5: a link" in output
+    assert (
+        "2 x leftover of a killed run. Delete it, unless an extraction is running there now."
+        in output
+    )
+    assert "shard-00001.h5: it is a link" in output
 
 
 def test_only_the_first_problems_of_a_kind_are_shown(folder: Path, cli) -> None:
@@ -372,7 +377,7 @@ def test_source_videos(folder: Path, tmp_path: Path, cli) -> None:
     (videos / "-7Y7_0.avi").write_bytes(b"other")
     result = cli(*verify_sources)
     assert result.exit_code == 1
-    assert "3 x source that is not the one extracted" in result.output
+    assert "3 x source that is not the extracted one" in result.output
     assert "naïve+: there is no naïve+.avi" in result.output
     assert "-7Y7_0.avi has 5 bytes and sha256 " in result.output
 
@@ -428,7 +433,8 @@ def test_list(folder: Path, tmp_path: Path, cli) -> None:
     assert "other/fake-00000000: unfinished: no index.json yet, 0 finished shards; 0.0 MB" in lines
     assert any(line.startswith(f"third/{damaged.name}: damaged: ") for line in lines)
     assert any(
-        line.startswith(f"fourth/{cut.name}: damaged: 1 shards are absent or cut") for line in lines
+        line.startswith(f"fourth/{cut.name}: damaged: 1 shards are absent or of another size")
+        for line in lines
     )
     assert f"toy/{folder.name}: incomplete: 1 missing, 1 failed, 1 pending" in result.output
 

@@ -220,9 +220,9 @@ def test_verify_says_that_an_extraction_is_writing_and_still_finds_damage(tmp_pa
     fill(index.folder, 1, {"b": matrix(1, 3)})  # finished, and not yet in the index
     problems = list(verify(index.folder, CHECKS))
     assert [str(p) for p in problems] == [
-        f"{index.folder.name}: its files did not fit each other yet in any look"
+        f"{index.folder.name}: its files did not fit each other in any look"
     ]
-    assert problems[0].kind.label == "extraction that is writing there"
+    assert problems[0].kind.label == "extraction in progress"
     (index.folder / "shard-00000.h5").write_bytes(b"x")
     assert {p.kind for p in verify(index.folder, CHECKS)} == {Kind.SHARD, Kind.WRITING}
     living.unlink()

@@ -425,7 +425,7 @@ def test_the_last_line_of_progress_is_said_once(capsys: pytest.CaptureFixture[st
         progress(dataclasses.replace(at_end, videos_done=4))
         progress(at_end)
         progress(dataclasses.replace(at_end, seconds=4.1))
-    said = "ucf101: 5/5, 15.0 frames/s, waits for backbone 75 %, 0:00 left\n"
+    said = "ucf101: 5/5, 15.0 frames/s, backbone-bound (75 %), 0:00 left\n"
     assert capsys.readouterr().err == said
 
 

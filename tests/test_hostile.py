@@ -86,7 +86,7 @@ def test_tables_have_a_largest_size(
     with (folder / name).open("r+b") as file:
         file.truncate(1 << 40)  # sparse
     monkeypatch.setitem(layout.LARGEST, name, 1_000_000)
-    assert any("is larger than 1 MB, refused" in p.found for p in verify(folder, CHECKS))
+    assert any("is larger than 1 MB and is refused" in p.found for p in verify(folder, CHECKS))
 
 
 def edit_index(folder: Path, edit: Callable[[dict], object]) -> None:
@@ -203,7 +203,7 @@ HOSTILE_RECORDS: dict[str, Callable[[h5py.Dataset], None]] = {
     "record is no text": attribute(np.zeros(4)),
     "record is no text ": attribute(3.0),
     "NaN is no number": attribute('{"video": NaN}'),
-    "no object": attribute("[]"),
+    "it is no JSON object": attribute("[]"),
 }
 
 

@@ -201,11 +201,11 @@ GOOD = b"a,0,x,train,1\n"
         (HEADER + GOOD + b"b\0,0,x,train,1\n", r"line 3: there is a NUL byte"),
         (
             HEADER + b"a" * 140_000 + b",0,x,train,1\n",
-            r"line 2: .* larger than field limit .* quote",
+            r"line 2: .* larger than field limit .* quotation mark",
         ),
         (
             HEADER + GOOD + b'"b,0,x,train,1\n',
-            r"line 3: this is no CSV .* a quote too much or too few",
+            r"line 3: this is no CSV .* a quotation mark missing",
         ),
         (b"", r"the columns must be video,label,class,split,frames, got ''"),
         (b"video;label;class;split;frames\n", r"columns must be .* got 'video;label"),

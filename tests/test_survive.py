@@ -346,7 +346,7 @@ def test_shards_are_written_side_by_side_and_only_when_whole(tmp_path: Path) -> 
         writer.append("b", rows[:2])
         writer.complete(VideoRecord(video="a"))
         writer.complete(VideoRecord(video="c/d"))
-        with pytest.raises(Exception, match="2 frames came of 4 that were announced"):
+        with pytest.raises(Exception, match="only 2 of the 4 frames that were announced came"):
             writer.complete(VideoRecord(video="b"))
     with open_shard(tmp_path / "shard-00007.h5") as file:
         assert set(file) == {"a", "c"}
@@ -372,4 +372,4 @@ def test_verify_extracts_a_sample_again(root: Path, undisturbed, tmp_path: Path,
     result = cli(*sample, "--videos", root / "videos" / "day", "--weights", "random:1")
     assert result.exit_code == 1 and "was made otherwise: weights_sha256" in result.output
     result = cli(*sample, "--videos", root / "videos" / "night")
-    assert result.exit_code == 1 and "source that is not the one extracted" in result.output
+    assert result.exit_code == 1 and "source that is not the extracted one" in result.output
