@@ -108,7 +108,7 @@ def _method_named(args: Sequence[str]) -> str | None:
                 found[name] = args[at + 1]
             elif word.startswith(f"{name}="):
                 found[name] = word.partition("=")[2]
-    if "--method" in found or "--config" not in found:
+    if "--method" in found or not found.get("--config"):
         return found.get("--method")
     return str(read_config_file(Path(found["--config"])).get("method", DEFAULT_METHOD))
 

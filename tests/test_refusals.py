@@ -267,10 +267,12 @@ def refuse_writing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
         return whole(self, mode, *rest, **more)
 
+    def write_bytes(self: Path, data: bytes) -> int:
+        with open_(self, "wb") as file:
+            return int(file.write(data))
+
     monkeypatch.setattr(Path, "open", open_)
-    monkeypatch.setattr(
-        Path, "write_bytes", lambda self, data: open_(self, "wb").write(data) or len(data)
-    )
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
 
 
 def test_videos_shorter_than_the_frames_sampled_are_counted(cli, problem: Path) -> None:
