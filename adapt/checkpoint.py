@@ -19,7 +19,8 @@ from torch import nn
 
 from adapt import methods
 from adapt.config import AdaptConfig
-from adapt.runs import GO_ON, RunFolder
+from adapt.run_files import GO_ON
+from adapt.runs import RunFolder
 from store.errors import RunError
 from store.files import explained, replacing, write_text
 

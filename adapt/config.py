@@ -1,6 +1,7 @@
 """Options that the methods share, and how a config is resolved. No torch here.
 
-A method's own options are the fields that its `Options` adds to these (`adapt.methods`).
+A method's own options are the fields that its `Options` adds to these (`adapt.methods`). This file is
+long because every option is documented where it is declared.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Losses on class predictions."""
+"""Losses on class predictions, with p = softmax(logits)."""
 
 from __future__ import annotations
 
@@ -10,27 +10,33 @@ from adapt.parallel import averaged
 
 
 def source_loss(logits_BN: Tensor, labels_B: Tensor) -> Tensor:
-    """L_s: cross entropy on the source's labels, mean over videos (eq. 1)."""
+    """L_s = mean_b -log p_b[y_b], the cross entropy on the source's labels (eq. 1).
+
+    Args:
+        logits_BN, labels_B: of the source's videos, (B, N) and (B,) long.
+    """
     return F.cross_entropy(logits_BN, labels_B)
 
 
 def entropy(logits: Tensor, reduction: str = "sum") -> Tensor:
-    """Entropy of softmax(logits) in nats, (..., N) -> (...); `mean` is 1/N of the sum over classes."""
+    """H(p) = -sum_n p_n log p_n in nats, (..., N) -> (...); `mean` is 1/N of that sum."""
     log_p = F.log_softmax(logits, dim=-1)
     terms = -log_p.exp() * log_p
     return terms.sum(dim=-1) if reduction == "sum" else terms.mean(dim=-1)
 
 
 def target_entropy(logits_BN: Tensor, reduction: str) -> Tensor:
-    """L_t: entropy of the target's predictions, mean over videos (eq. 2).
+    """L_t = mean_b H(p_b), the entropy of the target's predictions (eq. 2).
 
-    Over the classes it is summed as in the paper, or averaged as in the authors' code.
+    Args:
+        logits_BN: of the target's videos, (B, N).
+        reduction: over the classes, `sum` as in the paper or `mean` as in its authors' code.
     """
     return entropy(logits_BN, reduction).mean()
 
 
 def diversity(logits_BN: Tensor) -> Tensor:
-    """Entropy of the mean prediction of the whole batch in nats: large where all classes are predicted.
+    """H(mean_b p_b) in nats, the entropy of the batch's mean prediction: large where all classes occur.
 
     Subtracted from the target's entropy it gives information maximisation (Krause et al. 2010; for
     adaptation Liang et al. 2020, SHOT), which keeps predictions from all becoming one class.

@@ -24,6 +24,7 @@ import pandas as pd
 
 from adapt.accuracy import Accuracy
 from adapt.config import AdaptConfig
+from adapt.run_files import GO_ON, read_json, write_json
 from store.errors import ConfigError, RunError
 from store.files import explained, write_text
 from store.format import config_differences
@@ -92,8 +93,8 @@ class RunFolder:
             if self.is_finished():
                 return
         record = {"config": config.as_dict(), "data": dataclasses.asdict(data)}
-        self._write_json("config.json", record)
-        self._write_json("environment.json", environment)
+        write_json(self.path, "config.json", record)
+        write_json(self.path, "environment.json", environment)
 
     def refuse_used(self) -> None:
         """Make sure that nothing stands here yet.
@@ -150,7 +151,7 @@ class RunFolder:
         Raises:
             RunError: no run stands there, or its config is damaged or of another version.
         """
-        record = self._read_json("config.json")
+        record = read_json(self.path, "config.json")
         try:
             return AdaptConfig.load(record["config"]), DataRecord(**record["data"])
         except (KeyError, TypeError, AttributeError, ConfigError) as error:
@@ -196,7 +197,8 @@ class RunFolder:
             write_text(
                 self.path / "predictions.csv", table.to_csv(index=False, lineterminator="\n")
             )
-        self._write_json(
+        write_json(
+            self.path,
             "done.json",
             {
                 "target_eval": dataclasses.asdict(result),
@@ -225,7 +227,7 @@ class RunFolder:
         return self._done()[1]
 
     def _done(self) -> tuple[Accuracy, str]:
-        record = self._read_json("done.json")
+        record = read_json(self.path, "done.json")
         with suppress(KeyError, TypeError, AttributeError):
             result, digest = Accuracy(**record["target_eval"]), record["checkpoint_sha256"]
             numbers = dataclasses.astuple(result)
@@ -239,25 +241,3 @@ class RunFolder:
     def has(self, name: str) -> bool:
         """Whether the folder has a file of that name."""
         return (self.path / name).is_file()
-
-    def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        with explained(self.path / name, RunError, GO_ON):
-            write_text(self.path / name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-    def _read_json(self, name: str) -> dict[str, Any]:
-        path = self.path / name
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise RunError(
-                f"{self.path} has no {name}: no run, or one that did not finish."
-            ) from None
-        except (ValueError, RecursionError) as error:
-            raise RunError(f"{path} is damaged: {error}") from error
-        if not isinstance(value, dict):
-            raise RunError(f"{path} is damaged: it holds no JSON object.")
-        return value
-
-
-GO_ON = "Make room, then run the same command with --run and --resume: what was kept is kept."
-"""What to do when a disk refuses a run's files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import sys
@@ -17,10 +18,13 @@ from store.program import program
 BACKBONE = "resnet18"
 PER_ACTION = 18
 METHODS = {
-    "source only": ["--method", "source-only"],
-    "MA2L-TD": ["--method", "ma2l-td"],
+    "source only": ["--method", "source-only", "--frames", "9"],
+    "source only, target statistics": [
+        *("--method", "source-only", "--preset", "shared", "--frames", "9")
+    ],
+    "MA2L-TD (robust)": [*("--method", "ma2l-td", "--levels", "3", "--discriminator-width", "256")],
 }
-TRAINING = ["--levels", "3", "--discriminator-width", "256", "--epochs", "40", "--batch-size", "16"]
+TRAINING = ["--epochs", "40", "--batch-size", "16"]
 
 
 def run_demo(folder: Path, main: click.Group) -> None:
@@ -83,7 +87,7 @@ def run_demo(folder: Path, main: click.Group) -> None:
         )
 
     for name, method in METHODS.items():
-        path = folder / "runs" / name.replace(" ", "-").lower()
+        path = _run_of(folder, name)
         run(
             "adapt",
             "--source",
@@ -113,15 +117,19 @@ def _weights() -> str:
     return "random:0"
 
 
+def _run_of(folder: Path, name: str) -> Path:
+    return folder / "runs" / re.sub(r"\W+", "-", name.lower()).strip("-")
+
+
 def _table(folder: Path, weights: str, seconds: float) -> None:
     from adapt.runs import RunFolder
 
     say(f"\n{' -> '.join(DOMAINS)}, {BACKBONE} with {weights}, one seed, last epoch")
-    say(f"{'method':<14} {'overall':>8} {'95 % interval':>16} {'class mean':>11} {'videos':>7}")
+    say(f"{'method':<30} {'overall':>8} {'95 % interval':>16} {'class mean':>11} {'videos':>7}")
     for name in METHODS:
-        result = RunFolder(folder / "runs" / name.replace(" ", "-").lower()).result()
+        result = RunFolder(_run_of(folder, name)).result()
         interval = f"{result.low:.1f} to {result.high:.1f}"
         say(
-            f"{name:<14} {result.overall:>8.2f} {interval:>16} {result.class_mean:>11.2f} {result.videos:>7}"
+            f"{name:<30} {result.overall:>8.2f} {interval:>16} {result.class_mean:>11.2f} {result.videos:>7}"
         )
     say(f"\nEverything is in {folder}; it took {seconds:.0f} s.")

@@ -89,7 +89,8 @@ class AdaptProgress(_Lines):
 
     def __init__(self, config: AdaptConfig, runs: int) -> None:
         super().__init__(f"{config.source} -> {config.target}")
-        self._total = config.epochs * runs
+        self._epochs = int(config.as_dict().get("epochs", 1))  # a fit without gradients has none
+        self._total = self._epochs * runs
         self._trained = 0
         self._runs: list[AdaptConfig] = []
         self._begin = time.monotonic()
@@ -99,7 +100,7 @@ class AdaptProgress(_Lines):
         self._trained += 1
         if config not in self._runs[-1:]:
             self._runs.append(config)
-        done = (len(self._runs) - 1) * config.epochs + epoch
+        done = (len(self._runs) - 1) * self._epochs + epoch
         seconds = (time.monotonic() - self._begin) / self._trained * (self._total - done)
         names = ("source", "entropy", "adversarial", "frame", "relation", "video")
         losses = " ".join(f"{name} {metrics[name]:.3f}" for name in names if name in metrics)
