@@ -63,18 +63,17 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
         size = needed_bytes(source_store, source) + needed_bytes(target_store, [*target, *held_out])
         kind = choose_bank(options.bank, size, device)
         log.info(
-            "%d source, %d target, %d evaluation videos of %s, features %s (%s), %.2f GB, bank: %s",
-            *(len(source), len(target), len(held_out), config.benchmark),
-            *(source_store.folder.name, source_store.index["run"].get("weights")),
-            *(size / 1e9, kind),
+            f"{len(source)} source, {len(target)} target, {len(held_out)} evaluation videos of "
+            f"{config.benchmark}, features {source_store.folder.name} "
+            f"({source_store.index['run'].get('weights')}), {size / 1e9:.2f} GB, bank: {kind}"
         )
         classes = class_names(config, options)
         untaught = sorted(set(range(len(classes))) - {video.label for video in source})
         if untaught:
             log.warning(
-                "%d of %d classes %s no %s training video %s: it cannot be learned.",
-                *(len(untaught), len(classes), "has" if len(untaught) == 1 else "have"),
-                *(config.source, first_of([classes[label] for label in untaught])),
+                f"{len(untaught)} of {len(classes)} classes {'has' if len(untaught) == 1 else 'have'} "
+                f"no {config.source} training video {first_of([classes[n] for n in untaught])}: it "
+                "cannot be learned."
             )
         data = TrainingData(
             source=load_bank(source_store, source, device, kind),
@@ -142,15 +141,13 @@ def videos_of(
     what = f"{domain} {split}"
     found = available(listed, store, what, command, allow_missing=options.allow_missing)
     if len(found) < len(listed):
-        log.warning(
-            "Continuing without %d of %d %s videos.", len(listed) - len(found), len(listed), what
-        )
+        lacking = len(listed) - len(found)
+        log.warning(f"Continuing without {lacking} of {len(listed)} {what} videos.")
     short = [v.id for v in found if store.records[v.id].frames < config.frames]
     if short:
         log.warning(
-            "%d of %d %s videos have fewer features than the %d frames sampled, so that frames "
-            "repeat %s.",
-            *(len(short), len(found), what, config.frames, first_of(short)),
+            f"{len(short)} of {len(found)} {what} videos have fewer features than the "
+            f"{config.frames} frames sampled, so that frames repeat {first_of(short)}."
         )
     return found
 

@@ -113,17 +113,13 @@ class RunFolder:
 
     def _check_same(self, config: AdaptConfig, data: DataRecord) -> None:
         old_config, old_data = self.read()
-        old, new = (
-            {**c.as_dict(), **dataclasses.asdict(d)}
-            for c, d in ((old_config, old_data), (config, data))
-        )
+        old = {**old_config.as_dict(), **dataclasses.asdict(old_data)}
+        new = {**config.as_dict(), **dataclasses.asdict(data)}
         # Folders may have moved; that the features are the same their config's sha256 says.
-        unlike = config_differences(
-            *(
-                {k: v for k, v in d.items() if k not in ("features", "manifests", "videos")}
-                for d in (old, new)
-            )
-        )
+        for record in (old, new):
+            for name in ("features", "manifests", "videos"):
+                del record[name]
+        unlike = config_differences(old, new)
         if unlike:
             raise RunError(
                 f"{self.path} holds a run with other options, {unlike}. Repeat its options to "

@@ -18,7 +18,7 @@ from store.program import program
 BACKBONE = "resnet18"
 PER_ACTION = 18
 METHODS = {
-    "source only": ["--method", "source-only", "--frames", "9"],
+    "source only": "--method source-only --frames 9".split(),
     "source only, target statistics": [
         *("--method", "source-only", "--preset", "shared", "--frames", "9")
     ],

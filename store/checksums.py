@@ -48,8 +48,8 @@ def check(expected: Mapping[Path, str]) -> None:
     size = sum(unknown.values())
     if size > _SAY_BYTES:
         log.info(
-            "Checking the sha256 of %d shards (%.1f GB) in %s before mapping them; the result is remembered.",
-            *(len(unknown), size / 1e9, next(iter(unknown)).parent),
+            f"Checking the sha256 of {len(unknown)} shards ({size / 1e9:.1f} GB) in "
+            f"{next(iter(unknown)).parent} before mapping them; the result is remembered."
         )
     for path in unknown:
         try:

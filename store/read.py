@@ -166,13 +166,11 @@ def _read_tables(folder: Path) -> tuple[dict[str, Any], list[VideoRecord]]:
         if waited > _WRITING_SECONDS or (tries > _TRIES and not writers(folder)):
             break
         time.sleep(_PAUSE_SECONDS)
-    parse_records(
-        table, folder / VIDEOS
-    )  # a killed writer leaves a whole table, only of another state
+    # A killed writer leaves a whole table, only of another state.
+    parse_records(table, folder / VIDEOS)
     log.warning(
-        "%s: %s and %s are not of one state, so the records are read from the shards. "
-        "Run extract again: it writes both anew.",
-        *(folder, INDEX, VIDEOS),
+        f"{folder}: {INDEX} and {VIDEOS} are not of one state, so the records are read from the "
+        "shards. Run extract again: it writes both anew."
     )
     records: list[VideoRecord] = []
     for shard in index["shards"]:

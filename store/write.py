@@ -184,11 +184,11 @@ class ShardWriter:
                 os.replace(self._temporary, self.path)
         if self._temporary.exists() and not self.path.samefile(self._temporary):
             lost = self.records.keys() - records_in(self.path, json.loads(self._config)).keys()
+            has = len(self.records) - len(lost)
             log.warning(
-                "Another extraction has finished %s in the meantime; its shard is kept, with %d of our "
-                "%d videos. %s",
-                *(self.path, len(self.records) - len(lost), len(self.records)),
-                "Run again for the others." if lost else "",
+                f"Another extraction has finished {self.path} in the meantime; its shard is kept, with "
+                f"{has} of our {len(self.records)} videos. "
+                f"{'Run again for the others.' if lost else ''}"
             )
         sync_folder(self.path.parent)
 
