@@ -57,8 +57,6 @@ def main(
     model = Backbone(
         ExtractConfig(backbone=backbone, weights=weights, precision=precision, batch=batch)
     )
-    if precision == "auto":
-        model.choose_precision()
     names = [path.stem for path in find_videos(videos)][:count]
     measured: dict[str, list[float]] = {}
     shares: dict[str, float] = {}

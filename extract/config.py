@@ -46,7 +46,8 @@ class ExtractConfig:
         default="auto",
         metadata=option(
             "Compute type of the backbone; stored is always float16. auto: float16 on a GPU; on a CPU "
-            "bfloat16 where a short probe finds it faster, else float32.",
+            "bfloat16 where the processor multiplies it in hardware (AMX, AVX512-BF16), else float32. "
+            "Name one where machines of several kinds make one store.",
             *("auto", "float32", "bfloat16", "float16"),
         ),
     )

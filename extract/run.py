@@ -26,7 +26,7 @@ from extract.pool import Attempt, Decoded, DecoderPool, Event, Frames, Opened, R
 from extract.sources import source_text
 from extract.videos import VideoFolder
 from store.errors import ConfigError, DecodeError, StoreError, first_of
-from store.format import shard_numbers, store_folder
+from store.format import INDEX, read_index, shard_numbers, store_folder
 from store.index import StoreIndex
 from store.machine import Process
 from store.records import VideoRecord
@@ -100,7 +100,9 @@ def extract(
     process = process or Process()
     found = VideoFolder(video_roots, options.input)
     backbone = Backbone(options, local_rank=process.local_rank)
-    _settle_precision(backbone, features, dataset, process)
+    if options.precision == "auto":
+        log.info("Computing in %s (--precision auto).", backbone.precision)
+        _warn_of_other_precision(backbone, features)
     folder = store_folder(features, dataset, backbone.config)
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -433,23 +435,25 @@ def unlike_published(
     ]
 
 
-def _settle_precision(backbone: Backbone, features: Path, dataset: str, process: Process) -> None:
-    """For `auto`: what a store of any data set that stands here was made with, else by the device.
+def _warn_of_other_precision(backbone: Backbone, features: Path) -> None:
+    """Say which store of any data set differs from this one by its number type and nothing else.
 
-    Source and target must be alike to be used together, whatever a probe says on the day.
+    `adapt` refuses to use the two together, and the user may have meant to go on with that one.
     """
-    if backbone.options.precision != "auto":
-        return
-    gpu = backbone.device.type == "cuda"
-    for backbone.precision in ("float16",) if gpu else ("bfloat16", "float32"):
-        name = store_folder(features, dataset, backbone.config).name
-        if any((other / name).is_dir() for other in features.glob("*")):
-            log.info("Computing in %s, as %s before (--precision auto).", backbone.precision, name)
+    for path in sorted(features.glob(f"*/{backbone.options.backbone}-*/{INDEX}")):
+        try:
+            config = read_index(path.parent)["config"]
+        except StoreError:
+            continue  # whatever uses that store says what is wrong with it
+        other = config.get("compute_dtype")
+        if other != backbone.precision and config == backbone.config | {"compute_dtype": other}:
+            log.warning(
+                "%s was computed in %s, this machine computes in %s (--precision auto): this run makes "
+                "another store, and adapt cannot use the two together. To go on as there: "
+                "--precision %s",
+                *(path.parent, other, backbone.precision, other),
+            )
             return
-    if process.world > 1:  # several processes must agree, and probes may differ
-        backbone.precision = "float16" if gpu else "float32"
-        return
-    log.info("Computing in %s (--precision auto).", backbone.choose_precision())
 
 
 def _run_block(backbone: Backbone, process: Process) -> dict[str, Any]:

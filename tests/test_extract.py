@@ -334,8 +334,6 @@ def test_features_are_those_of_the_cpu(
 ) -> None:
     expected = Backbone(SMALL)
     backbone = Backbone(dataclasses.replace(SMALL, device=device.type, precision=precision))
-    if precision == "auto":
-        backbone.choose_precision()
     path = next(collection.rglob("*.mp4"))
     frames = np.stack(list(Video(path, backbone.frames).frames()))
     assert error(backbone(frames), expected(frames)) < limit
@@ -429,20 +427,58 @@ def test_the_last_line_of_progress_is_said_once(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == said
 
 
-def test_auto_precision_goes_on_with_the_store_that_stands(
-    collection: Path, videos: dict[str, None], tmp_path: Path
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("fpu avx2 avx512f", "float32"),
+        ("fpu avx512f avx512_bf16", "bfloat16"),
+        ("fpu amx_tile amx_bf16", "bfloat16"),
+        (None, "float32"),
+    ],
+)
+def test_auto_precision_is_that_of_the_hardware(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str | None, expected: str
 ) -> None:
-    arguments = {"dataset": "toy", "videos": videos, "video_roots": [collection]}
-    auto = ExtractConfig(**{**SMALL.__dict__, "precision": "auto"})
-    for precision in ("float32", "bfloat16"):
-        made = ExtractConfig(**{**SMALL.__dict__, "precision": precision})
-        features = tmp_path / precision
-        folder = extract(**arguments, features=features, options=made).folder
-        report = extract(**arguments, features=features, options=auto)
-        assert report.folder == folder and report.new_videos == 0
-        # The target's features must be made as the source's were, or they could not be mixed.
-        other = extract(**{**arguments, "dataset": "other"}, features=features, options=auto)
-        assert other.folder.name == folder.name
+    """Two teammates with the same machine make the same store, however busy it is."""
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: {flags}\n")
+    monkeypatch.setattr("store.machine._CPU_FLAGS", tmp_path / "cpuinfo")
+    auto = Backbone(dataclasses.replace(SMALL, precision="auto"))
+    named = Backbone(dataclasses.replace(SMALL, precision=expected))
+    assert auto.precision == auto.config["compute_dtype"] == expected
+    assert auto.config == named.config
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_store_of_another_precision_is_named(
+    collection: Path,
+    videos: dict[str, None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    arguments = {"videos": videos, "video_roots": [collection], "features": tmp_path / "f"}
+    auto = dataclasses.replace(SMALL, precision="auto")
+    (tmp_path / "cpuinfo").write_text("flags : fpu amx_bf16\n")
+    monkeypatch.setattr("store.machine._CPU_FLAGS", tmp_path / "cpuinfo")
+    extract(**arguments, dataset="unlike", options=dataclasses.replace(SMALL, stride=3))
+    source = extract(**arguments, dataset="source", options=auto).folder
+    assert not warnings(caplog)  # nothing to say: the other store differs by more
+    (tmp_path / "cpuinfo").write_text("flags : fpu avx2\n")
+    target = extract(**arguments, dataset="target", options=auto)
+    assert warnings(caplog) == [
+        f"{source} was computed in bfloat16, this machine computes in float32 (--precision auto): this "
+        "run makes another store, and adapt cannot use the two together. To go on as there: "
+        "--precision bfloat16"
+    ]
+    assert target.index["config"]["compute_dtype"] == "float32"
+    caplog.clear()
+    as_told = dataclasses.replace(SMALL, precision="bfloat16")
+    report = extract(**arguments, dataset="target", options=as_told)
+    assert report.folder.name == source.name and not warnings(caplog)
 
 
 def test_random_weights_are_seeded_and_useful() -> None:
