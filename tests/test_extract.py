@@ -17,11 +17,13 @@ from PIL import Image
 from torchvision import transforms
 
 from commands.progress import ExtractProgress
-from extract.backbone import Backbone, state_sha256
+from extract.backbone import Backbone
 from extract.config import ExtractConfig
 from extract.decode import FrameOptions, Video, kept_frames, prepare
+from extract.preprocessing import preprocessing
 from extract.run import Progress, extract, unlike_published
 from extract.synthetic import ACTIONS, make_collection
+from extract.weights import state_sha256
 from store.datasets import dataset_videos
 from store.errors import ConfigError, DecodeError, WeightsError
 from store.machine import Process
@@ -519,11 +521,9 @@ def test_any_classification_model(name: str, width: int, sizes, interpolation: s
 
 
 def test_published_weights_have_sizes_of_their_own() -> None:
-    from extract.backbone import _preprocessing
-
     for weights, resize in (("imagenet1k_v1", 256), ("imagenet1k_v2", 232)):
         options = ExtractConfig(weights=weights, preset="torchvision")
-        assert _preprocessing(options)[0].resize == resize
+        assert preprocessing(options)[0].resize == resize
 
 
 def test_weights_from_a_file(tmp_path: Path) -> None:
@@ -577,7 +577,7 @@ def test_weights_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_an_image_size_that_a_model_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     small = (FrameOptions(resize=192, crop=192), [0.5] * 3, [0.5] * 3)
-    monkeypatch.setattr("extract.backbone._preprocessing", lambda options: small)
+    monkeypatch.setattr("extract.backbone.preprocessing", lambda options: small)
     with pytest.raises(ConfigError, match=r"does not take images of 192 x 192 .*Try --preset"):
         Backbone(ExtractConfig(backbone="maxvit_t", weights="random:0", device="cpu"))
 
