@@ -13,7 +13,7 @@ from adapt.config import AdaptConfig
 from store.machine import Process
 
 if TYPE_CHECKING:
-    from extract.run import Progress
+    from extract.report import Progress
 
 
 class _Lines:

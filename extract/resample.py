@@ -11,7 +11,8 @@ import numpy as np
 from extract.backbone import Backbone
 from extract.config import ExtractConfig
 from extract.decode import DECODER
-from extract.pool import Attempt, Broken, Decoded, DecoderPool, Frames, Restarted
+from extract.events import Attempt, Broken, Decoded, Frames, Restarted
+from extract.pool import DecoderPool
 from extract.videos import VideoFolder
 from store.compare import Pair, compare_features
 from store.errors import DecodeError, StoreError

@@ -21,7 +21,8 @@ from extract.backbone import Backbone
 from extract.config import ExtractConfig
 from extract.decode import FrameOptions, Video, kept_frames, prepare
 from extract.preprocessing import preprocessing
-from extract.run import Progress, extract, unlike_published
+from extract.report import Progress, unlike_published
+from extract.run import extract
 from extract.synthetic import ACTIONS, make_collection
 from extract.weights import state_sha256
 from store.datasets import dataset_videos
