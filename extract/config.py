@@ -66,9 +66,6 @@ class ExtractConfig:
         default=0,
         metadata=option("Decoding processes.", default_text="one per core, 16 at most"),
     )
-    compile: bool = field(
-        default=False, metadata=option("torch.compile the backbone: minutes first, then faster.")
-    )
     keep_damaged: bool = field(
         default=False,
         metadata=option(

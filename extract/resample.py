@@ -55,9 +55,14 @@ def resample(
     )
     backbone = Backbone(options)
     if backbone.config != config:
+        same_weights = backbone.config["weights_sha256"] == config["weights_sha256"]
         raise StoreError(
             f"{store.folder} was made otherwise: {config_differences(config, backbone.config)}. "
-            "Name its weights with --weights."
+            + (
+                "This version, on this processor, cannot compute as it was computed."
+                if same_weights
+                else "Name its weights with --weights."
+            )
         )
     found = VideoFolder(roots, options.input)
     chosen = sorted(

@@ -23,7 +23,7 @@ from extract.videos import VideoFolder
 from store.errors import ConfigError, StoreError, first_of
 from store.format import INDEX, read_index, store_folder
 from store.index import StoreIndex
-from store.machine import Process
+from store.machine import Process, keep_freed_memory
 from store.rewrite import drop_videos
 from store.write import explained
 
@@ -61,6 +61,8 @@ def extract(
     if options.precision == "auto":
         log.info("Computing in %s (--precision auto).", backbone.precision)
         _warn_of_other_precision(backbone, features)
+    if backbone.device.type == "cpu":
+        keep_freed_memory()
     folder = store_folder(features, dataset, backbone.config)
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,13 +117,15 @@ def _warn_of_other_precision(backbone: Backbone, features: Path) -> None:
 
     `adapt` refuses to use the two together, and the user may have meant to go on with that one.
     """
+    mine = _without(backbone.config, "inference", "compute_dtype")
     for path in sorted(features.glob(f"*/{backbone.options.backbone}-*/{INDEX}")):
         try:
             config = read_index(path.parent)["config"]
         except StoreError:
             continue  # whatever uses that store says what is wrong with it
         other = config.get("compute_dtype")
-        if other != backbone.precision and config == backbone.config | {"compute_dtype": other}:
+        alike = _without(config, "inference", "compute_dtype") == mine
+        if alike and other != backbone.precision:
             log.warning(
                 "%s was computed in %s, this machine computes in %s (--precision auto): this run makes "
                 "another store, and adapt cannot use the two together. To go on as there: "
@@ -129,6 +133,10 @@ def _warn_of_other_precision(backbone: Backbone, features: Path) -> None:
                 *(path.parent, other, backbone.precision, other),
             )
             return
+
+
+def _without(config: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in keys}
 
 
 def _run_block(backbone: Backbone, process: Process) -> dict[str, Any]:
