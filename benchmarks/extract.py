@@ -26,8 +26,10 @@ from torchvision import transforms
 
 from extract.backbone import Backbone
 from extract.config import ExtractConfig
-from extract.pool import DecoderPool, Frames
-from extract.run import Progress, extract
+from extract.events import Frames
+from extract.pool import DecoderPool
+from extract.report import Progress
+from extract.run import extract
 from extract.synthetic import write_video
 from extract.videos import VideoFolder, find_videos
 
@@ -57,8 +59,6 @@ def main(
     model = Backbone(
         ExtractConfig(backbone=backbone, weights=weights, precision=precision, batch=batch)
     )
-    if precision == "auto":
-        model.choose_precision()
     names = [path.stem for path in find_videos(videos)][:count]
     measured: dict[str, list[float]] = {}
     shares: dict[str, float] = {}

@@ -104,7 +104,7 @@ def run_demo(folder: Path, main: click.Group) -> None:
 
 
 def _weights() -> str:
-    from extract.backbone import has_weights
+    from extract.weights import has_weights
 
     say(f"\nLooking for ImageNet weights of {BACKBONE} (the default of extract is resnet101) ...")
     if has_weights(BACKBONE, "imagenet1k_v1"):

@@ -27,7 +27,7 @@ from store.errors import first_of
 from store.machine import process_of
 
 if TYPE_CHECKING:
-    from extract.run import Report
+    from extract.report import Report
 
 
 @click.command("extract")
@@ -115,7 +115,7 @@ class _StopSignals:
 
 
 def _say_extracted(dataset: str, listed: Mapping[str, int | None], report: Report) -> None:
-    from extract.run import unlike_published
+    from extract.report import unlike_published
 
     totals = report.index["totals"]
     rate = report.new_frames / report.seconds

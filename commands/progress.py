@@ -14,7 +14,7 @@ from commands.text import say, shown
 from store.machine import Process
 
 if TYPE_CHECKING:
-    from extract.run import Progress
+    from extract.report import Progress
 
 
 class _Lines:

@@ -5,30 +5,25 @@ Frames come resized and cropped (`extract/decode.py`); here they are normalised,
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import pickle
-import re
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor, nn
 from torchvision.transforms import functional as F
 
+from extract import fused
 from extract.config import ExtractConfig
-from extract.decode import DECODER, FrameOptions
-from store.errors import ConfigError, WeightsError
-from store.machine import device_name
+from extract.decode import DECODER
+from extract.preprocessing import preprocessing
+from extract.weights import load_model
+from store.errors import ConfigError
+from store.machine import device_name, has_fast_bfloat16
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-_CALIBRATION_IMAGES = 32
+_MOST_ROUNDING = 2.0
+"""Times the error of plain bfloat16: measured were 0.6 to 1.2 on 18 models of torchvision."""
 
 
 class Backbone:
@@ -37,6 +32,7 @@ class Backbone:
     Attributes:
         width: length of a feature.
         frames: what the decoders must do to a frame before it comes here.
+        precision: the compute type, float32, bfloat16 or float16.
         batch: frames in one forward pass, always exactly these: a feature is then the same to the bit
             wherever in a batch its frame stands (measured on the CPU, tested).
         weights_note: where the weights came from, for people.
@@ -55,20 +51,27 @@ class Backbone:
         )
         torch.backends.cudnn.allow_tf32 = False  # on by default, but float32 is to mean float32
         self.batch = options.batch or (128 if self.device.type == "cuda" else 16)
-        model, self._digest, self.weights_note = _load_model(options.backbone, options.weights)
-        self.frames, self._mean, self._std = _preprocessing(options)
+        model, self._digest, self.weights_note = load_model(options.backbone, options.weights)
+        self.frames, self._mean, self._std = preprocessing(options)
         self.width = _remove_head(model, options.backbone)
         self._model = model.eval().requires_grad_(False).to(self.device)
         self._model = self._model.to(memory_format=torch.channels_last)
-        self.precision = "float32" if options.precision == "auto" else options.precision
+        auto = options.precision == "auto"
+        self.precision = _precision_of(self.device) if auto else options.precision
         self._check_output()
-        if options.compile:
-            self._model = torch.compile(self._model, dynamic=False)  # type: ignore[assignment]
+        self._fused = self._may_be_fused() and fused.is_available()
+        if self._fused:
+            self._fuse()
 
     @property
     def config(self) -> dict[str, Any]:
-        """Everything that changes the numbers; its hash names the store."""
+        """Everything that changes the numbers; its hash names the store.
+
+        `inference` is only there where the model is not computed as torchvision wrote it.
+        """
+        form = {"inference": fused.FORM} if self._fused else {}
         return {
+            **form,
             "backbone": self.options.backbone,
             "weights_sha256": self._digest,
             "layer": "input of the last linear layer",
@@ -85,29 +88,6 @@ class Backbone:
             "compute_dtype": self.precision,
             "stored_dtype": "float16",
         }
-
-    def choose_precision(self) -> str:
-        """Set and return the compute type for `auto`: float16 on a GPU, the faster by a probe on a CPU.
-
-        bfloat16 must be 1.5 times as fast to be worth its rounding. One second or so on a CPU.
-        """
-        if self.device.type == "cuda":
-            self.precision = (
-                "float16"  # eight times smaller rounding than bfloat16 at the same speed
-            )
-        else:
-            images = torch.zeros(4, self.frames.crop, self.frames.crop, 3, dtype=torch.uint8)
-            seconds = {}
-            for self.precision in ("float32", "bfloat16"):
-                seconds[self.precision] = min(self._time(images) for _ in range(3))
-            faster = seconds["float32"] > 1.5 * seconds["bfloat16"]
-            self.precision = "bfloat16" if faster else "float32"
-        return self.precision
-
-    def _time(self, images: Tensor) -> float:
-        begin = time.perf_counter()
-        self.submit(images)()
-        return time.perf_counter() - begin
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """(F, crop, crop, 3) uint8 RGB, any F -> (F, width) float32, in full batches."""
@@ -154,6 +134,38 @@ class Backbone:
             features: Tensor = self._model(images)
         return features.float()
 
+    def _may_be_fused(self) -> bool:
+        # float32 is the reference: the model as it was published. On a GPU nothing was measured.
+        return self.device.type == "cpu" and self.precision == "bfloat16"
+
+    @torch.inference_mode()
+    def _fuse(self) -> None:
+        """Put the model into the form of `extract/fused.py`, and see that it still computes the same.
+
+        Raises:
+            ConfigError: the result is further from float32 than bfloat16 explains. The operators
+                are not public ones of torch, so another version could change them without a word.
+        """
+        frames = self.staging()
+        generator = torch.Generator().manual_seed(0)
+        frames[:2].random_(0, 256, generator=generator)
+        frames[1] //= 4
+        plain_FD = self.forward(frames[:2])
+        self.precision = "float32"
+        exact_FD = self.forward(frames[:2])
+        self.precision = "bfloat16"
+        self._model = fused.fuse(self._model)
+        fused_FD = self.forward(frames)[:2]
+        if not exact_FD.isfinite().all():
+            return  # damaged weights: such features are refused video by video
+        expected, found = ((x - exact_FD).norm().item() for x in (plain_FD, fused_FD))
+        if not found <= _MOST_ROUNDING * expected + 1e-3 * exact_FD.norm().item():
+            raise ConfigError(
+                f"torch {torch.__version__} computes {self.options.backbone} wrongly on this processor in "
+                f"bfloat16 with folded batch norms: the error against float32 is {found:.3g}, where "
+                f"{expected:.3g} is usual. Use --precision float32."
+            )
+
     def _check_output(self) -> None:
         side = self.frames.crop
         try:
@@ -170,125 +182,15 @@ class Backbone:
             )
 
 
-def has_weights(backbone: str, weights: str) -> bool:
-    """Whether named torchvision weights are at hand or can be downloaded now."""
-    try:
-        with _short_network_timeout():
-            _published(backbone, weights).get_state_dict(check_hash=True, weights_only=True)
-    except (OSError, RuntimeError):
-        return False
-    return True
+def _precision_of(device: torch.device) -> str:
+    """The compute type of `auto`, by the hardware alone: the same machine always makes the same store.
 
-
-def _load_model(backbone: str, weights: str) -> tuple[nn.Module, str, str]:
-    """The model with its weights, the sha256 that identifies them, and where they came from."""
-    if backbone not in torchvision.models.list_models(module=torchvision.models):
-        raise ConfigError(
-            f"torchvision has no classification model {backbone!r}. "
-            "Examples: resnet101, resnet50, mobilenet_v2, convnext_tiny, vit_b_16, swin_t."
-        )
-    if seed := re.fullmatch(r"random:(\d+)", weights):
-        return *_random_model(backbone, int(seed[1])), weights
-    with torch.random.fork_rng(devices=[]):
-        model = torchvision.models.get_model(backbone, weights=None, **_no_warning(backbone))
-    if re.fullmatch(r"imagenet1k_\w+", weights):
-        state, note = _download(backbone, weights), weights
-    else:
-        state, note = _read_state_dict(Path(weights)), Path(weights).name
-    try:
-        model.load_state_dict(state)
-    except (RuntimeError, AttributeError) as error:
-        lines = str(error).splitlines()
-        raise WeightsError(
-            f"{weights} does not hold the weights of {backbone}: {' '.join(lines[:2]).strip()}"
-        ) from error
-    return model, state_sha256(model.state_dict()), note
-
-
-def _no_warning(backbone: str) -> dict[str, Any]:
-    # These two ask on every construction to say whether to initialise; weights replace it anyway.
-    return {"init_weights": False} if backbone in ("googlenet", "inception_v3") else {}
-
-
-def _published(backbone: str, weights: str) -> Any:
-    members = torchvision.models.get_model_weights(backbone)
-    for member in members:
-        if member.name.lower() == weights:
-            return member
-    names = ", ".join(m.name.lower() for m in members)
-    raise WeightsError(f"torchvision publishes no {weights} weights for {backbone}, only: {names}.")
-
-
-def _download(backbone: str, weights: str) -> Mapping[str, Tensor]:
-    member = _published(backbone, weights)
-    try:
-        with _short_network_timeout():
-            state: Mapping[str, Tensor] = member.get_state_dict(check_hash=True, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise WeightsError(
-            f"Cannot get the {weights} weights of {backbone} ({str(error).splitlines()[0]}). "
-            "Without a network: download\n"
-            f"  {member.url}\non another machine and put the file into\n  {folder}\n"
-            "or give its path as --weights PATH. To try the pipeline with meaningless features: "
-            "--weights random:0"
-        ) from error
-    return state
-
-
-def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise WeightsError(
-            f"There is no file {path}. --weights takes a torchvision name such as imagenet1k_v1, "
-            "random:SEED, or the path of a state dict."
-        )
-    try:
-        # weights_only: a state dict that would run code is refused.
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(
-            f"{path} is not a state dict that can be loaded safely: {reason}"
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"{path} is not a plain state dict (a mapping of names to tensors).")
-    return state
-
-
-def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """Hex sha256 over names, types, shapes and bytes, sorted by name: the same for every file format."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _random_model(backbone: str, seed: int) -> tuple[nn.Module, str]:
-    """A seeded untrained model whose batch norms were set by one pass over seeded patterns.
-
-    With torchvision's untouched statistics, ResNet-101's pooled features are beyond float16 and nearly
-    the same for all images (measured). The hash is taken before that pass: its sums differ in the last
-    bit between machines, and `random:0` should name the same store on all of them.
+    float16 rounds eight times less than bfloat16 and is as fast on a GPU. Processors multiply bfloat16
+    matrices in hardware or not at all.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        kwargs = {"init_weights": True} if _no_warning(backbone) else {}
-        model = torchvision.models.get_model(backbone, weights=None, **kwargs)
-    digest = state_sha256(model.state_dict())
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if norms:
-        generator = torch.Generator().manual_seed(seed)
-        coarse = torch.rand(_CALIBRATION_IMAGES, 3, 9, 9, generator=generator)
-        images = nn.functional.interpolate(coarse, size=(224, 224), mode="bicubic").clamp(0, 1)
-        images = F.normalize(images, IMAGENET_MEAN, IMAGENET_STD)
-        model.eval()
-        for norm in norms:
-            norm.train()
-            norm.momentum = 1.0
-        with torch.inference_mode():
-            model(images)
-    return model, digest
+    if device.type == "cuda":
+        return "float16"
+    return "bfloat16" if has_fast_bfloat16() else "float32"
 
 
 def _remove_head(model: nn.Module, backbone: str) -> int:
@@ -304,40 +206,3 @@ def _remove_head(model: nn.Module, backbone: str) -> int:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, nn.Identity())
     return head.in_features
-
-
-def _preprocessing(options: ExtractConfig) -> tuple[FrameOptions, list[float], list[float]]:
-    """What the decoders do to a frame, and the mean and deviation that normalise it here."""
-    frames = FrameOptions(
-        resize=224,
-        crop=224,
-        stride=options.stride,
-        frames_per_video=options.frames_per_video,
-        keep_damaged=options.keep_damaged,
-    )
-    if options.preset == "ta3n":
-        return frames, IMAGENET_MEAN, IMAGENET_STD
-    members = {m.name.lower(): m for m in torchvision.models.get_model_weights(options.backbone)}
-    # Weights of one's own are taken to expect what the first published ones expect.
-    member = members.get(options.weights, next(iter(members.values())))
-    transforms = member.transforms()
-    frames = dataclasses.replace(
-        frames,
-        resize=transforms.resize_size[0],
-        crop=transforms.crop_size[0],
-        interpolation=transforms.interpolation.value,
-    )
-    return frames, list(transforms.mean), list(transforms.std)
-
-
-@contextmanager
-def _short_network_timeout(seconds: float = 20.0) -> Iterator[None]:
-    """A network that swallows packets must not hang the run for minutes."""
-    import socket
-
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

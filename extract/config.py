@@ -46,7 +46,8 @@ class ExtractConfig:
         default="auto",
         metadata=option(
             "Compute type of the backbone; stored is always float16. auto: float16 on a GPU; on a CPU "
-            "bfloat16 where a short probe finds it faster, else float32.",
+            "bfloat16 where the processor multiplies it in hardware (AMX, AVX512-BF16), else float32. "
+            "Name one where machines of several kinds make one store.",
             *("auto", "float32", "bfloat16", "float16"),
         ),
     )
@@ -64,9 +65,6 @@ class ExtractConfig:
     workers: int = field(
         default=0,
         metadata=option("Decoding processes.", default_text="one per core, 16 at most"),
-    )
-    compile: bool = field(
-        default=False, metadata=option("torch.compile the backbone: minutes first, then faster.")
     )
     keep_damaged: bool = field(
         default=False,

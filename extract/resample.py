@@ -11,7 +11,8 @@ import numpy as np
 from extract.backbone import Backbone
 from extract.config import ExtractConfig
 from extract.decode import DECODER
-from extract.pool import Attempt, Broken, Decoded, DecoderPool, Frames, Restarted
+from extract.events import Attempt, Broken, Decoded, Frames, Restarted
+from extract.pool import DecoderPool
 from extract.videos import VideoFolder
 from store.compare import Pair, compare_features
 from store.errors import DecodeError, StoreError
@@ -54,9 +55,14 @@ def resample(
     )
     backbone = Backbone(options)
     if backbone.config != config:
+        same_weights = backbone.config["weights_sha256"] == config["weights_sha256"]
         raise StoreError(
             f"{store.folder} was made otherwise: {config_differences(config, backbone.config)}. "
-            "Name its weights with --weights."
+            + (
+                "This version, on this processor, cannot compute as it was computed."
+                if same_weights
+                else "Name its weights with --weights."
+            )
         )
     found = VideoFolder(roots, options.input)
     chosen = sorted(

@@ -17,7 +17,8 @@ from PIL import Image
 from extract.check_sources import sources_in
 from extract.config import ExtractConfig
 from extract.decode import FrameOptions, Video
-from extract.pool import Broken, Decoded, DecoderPool
+from extract.events import Broken, Decoded
+from extract.pool import DecoderPool
 from extract.run import extract
 from extract.survey import survey
 from store.check import CHECKS, verify

@@ -13,7 +13,8 @@ from test_pool import OPTIONS, collect
 
 from extract.config import ExtractConfig
 from extract.decode import Video
-from extract.pool import Broken, DecoderPool
+from extract.events import Broken
+from extract.pool import DecoderPool
 from extract.run import extract
 from extract.synthetic import make_collection
 from store.errors import DecodeError
@@ -62,7 +63,7 @@ def check(
 def test_videos_beside_processes_that_die(
     healthy, marked, expected, monkeypatch, workers: int, take_turns: bool
 ) -> None:
-    monkeypatch.setattr("extract.pool.serve", marked_worker.serve)
+    monkeypatch.setattr("extract.decoder.serve", marked_worker.serve)
     quick = [item for item in marked if "hang" not in item[0]]
     check(healthy, quick, expected, workers=workers, take_turns=take_turns, order=workers)
 
@@ -74,14 +75,14 @@ def test_videos_beside_processes_that_die(
 def test_videos_beside_processes_that_die_or_hang(
     healthy, marked, expected, monkeypatch, workers: int, take_turns: bool, order: int
 ) -> None:
-    monkeypatch.setattr("extract.pool.serve", marked_worker.serve)
+    monkeypatch.setattr("extract.decoder.serve", marked_worker.serve)
     check(healthy, marked, expected, workers=workers, take_turns=take_turns, order=order)
 
 
 def test_the_store_is_the_same_to_the_byte_without_the_files_that_kill(
     healthy: Work, marked: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("extract.pool.serve", marked_worker.serve)
+    monkeypatch.setattr("extract.decoder.serve", marked_worker.serve)
     for video, path in [*healthy, *(item for item in marked if "hang" not in item[0])]:
         # Names in an order that puts a marked file between healthy ones.
         (tmp_path / "all").mkdir(exist_ok=True)
@@ -109,7 +110,7 @@ def test_the_store_is_the_same_to_the_byte_without_the_files_that_kill(
 
 
 def test_a_process_that_dies_before_it_is_ready_is_replaced(healthy, expected, monkeypatch) -> None:
-    monkeypatch.setattr("extract.pool.serve", marked_worker.harmless)
+    monkeypatch.setattr("extract.decoder.serve", marked_worker.harmless)
     broken: list[Broken] = []
     with DecoderPool(healthy, OPTIONS, workers=2) as pool:
         # Three such starts in a row end the run; with every second one that is unlikely, not impossible.
@@ -121,7 +122,7 @@ def test_a_process_that_dies_before_it_is_ready_is_replaced(healthy, expected, m
 
 
 def test_decoders_that_never_start_end_the_run_with_a_reason(healthy, monkeypatch) -> None:
-    monkeypatch.setattr("extract.pool.serve", marked_worker.never_ready)
+    monkeypatch.setattr("extract.decoder.serve", marked_worker.never_ready)
     expected = r"do not start: the decoder crashed \(SIGKILL\), 3 times in a row"
     with (
         DecoderPool(healthy, OPTIONS, workers=1) as pool,

@@ -14,7 +14,9 @@ import pytest
 from conftest import REPOSITORY, alive
 
 from extract.decode import FrameOptions, Video
-from extract.pool import SLOT_FRAMES, Broken, Decoded, DecoderPool, Frames, Opened
+from extract.events import Broken, Decoded, Frames, Opened
+from extract.pool import DecoderPool
+from extract.ring import SLOT_FRAMES
 from extract.synthetic import ACTIONS, make_collection, write_video
 
 OPTIONS = FrameOptions(resize=32, crop=32)
@@ -89,7 +91,7 @@ def test_a_crashed_decoder_is_replaced_and_its_video_tried_again(tmp_path: Path)
     with DecoderPool([(video, path)], OPTIONS, workers=1, ring_frames=16) as pool:
         for event in pool:
             if isinstance(event, Opened) and event.attempt.number == 1:
-                os.kill(pool._workers[0].process.pid, signal.SIGSEGV)
+                os.kill(pool._workers[0].process.process.pid, signal.SIGSEGV)
             if isinstance(event, Frames):
                 parts.setdefault(event.attempt, []).append(event.images.copy())
             if isinstance(event, Broken):
@@ -108,8 +110,8 @@ def test_a_decoder_never_runs_further_ahead_than_its_ring(tmp_path: Path) -> Non
             pass
         time.sleep(1)  # the consumer sleeps; the decoder fills what room it has
         waiting = 0
-        while pool._workers[0].pipe.poll():
-            assert pool._workers[0].pipe.recv()[0] == "frames"
+        while pool._workers[0].process.pipe.poll():
+            assert pool._workers[0].process.pipe.recv()[0] == "frames"
             waiting += SLOT_FRAMES
         assert waiting == 32 - SLOT_FRAMES
 
@@ -119,7 +121,7 @@ def test_a_pool_that_is_told_to_stop_ends_and_leaves_no_process(videos) -> None:
     with DecoderPool(videos, OPTIONS, workers=2, stopped=lambda: bool(stop)) as pool:
         for _ in pool:
             stop.append(True)
-        processes = [worker.process.pid for worker in pool._workers]
+        processes = [worker.process.process.pid for worker in pool._workers]
         assert processes
     assert not any(map(alive, processes))
 
@@ -138,8 +140,8 @@ def test_decoders_die_with_their_parent(tmp_path: Path) -> None:
         "    work = [('hang', Path(sys.argv[1]))]\n"
         "    with DecoderPool(work, FrameOptions(resize=8, crop=8), workers=1) as pool:\n"
         "        pool._feed()\n"
-        "        pool._workers[0].pipe.recv()\n"
-        "        print(pool._workers[0].process.pid, flush=True)\n"
+        "        pool._workers[0].process.pipe.recv()\n"
+        "        print(pool._workers[0].process.process.pid, flush=True)\n"
         "        list(pool)\n"
     )
     command = [sys.executable, script, tmp_path / "hang"]
