@@ -71,7 +71,7 @@ class AdaptConfig:
             "Target videos in a step: equal takes as many as of the source; proportional takes the "
             "same share of the target's training videos as of the source's, rounded down, so that a "
             "pass over either takes the same number of steps.",
-            *("equal", "proportional"),
+            choices=("equal", "proportional"),
             group=TRAINING,
         ),
     )
@@ -81,7 +81,7 @@ class AdaptConfig:
             "What a pass over the source contains: shuffled takes every video once; smallest-class "
             "takes as many videos of every class as the smallest class has (MA2L-TD's authors); "
             "largest-class takes as many as the largest has and repeats videos of the others.",
-            *("shuffled", "smallest-class", "largest-class"),
+            choices=("shuffled", "smallest-class", "largest-class"),
             group=TRAINING,
         ),
     )
@@ -89,7 +89,7 @@ class AdaptConfig:
         default="jittered",
         metadata=option(
             "Which frame of each segment of a video trains: a random one or its centre.",
-            *("jittered", "centred"),
+            choices=("jittered", "centred"),
             group=TRAINING,
         ),
     )
@@ -114,13 +114,13 @@ class AdaptConfig:
             "Number type of matrix products in training. auto: bfloat16 where the hardware has it (AMX "
             "or AVX512-BF16; a GPU of compute capability 8.0 or higher), else float32. Parameters, "
             "losses and the optimiser are always float32.",
-            *("auto", "float32", "bfloat16"),
+            choices=("auto", "float32", "bfloat16"),
             group=TRAINING,
         ),
     )
     optimiser: str = field(
         default="adam",
-        metadata=option("Optimiser of all parameters.", "adam", "sgd", group=TRAINING),
+        metadata=option("Optimiser of all parameters.", choices=("adam", "sgd"), group=TRAINING),
     )
     momentum: float = field(
         default=0.9,
@@ -139,7 +139,7 @@ class AdaptConfig:
             "dann: the learning rate is rate / (1 + 10 p)^0.75, p being the finished share of the "
             "epochs; ta3n: the same formula as TA3N's authors apply it, set after every step with the "
             "epochs counted from 1; none: a constant rate.",
-            *("dann", "ta3n", "none"),
+            choices=("dann", "ta3n", "none"),
             group=TRAINING,
         ),
     )
@@ -162,7 +162,7 @@ class AdaptConfig:
         metadata=option(
             "dann: the coefficient grows as 2 / (1 + exp(-10 p)) - 1, p being the finished share of "
             "the epochs; none: it is constant.",
-            *("dann", "none"),
+            choices=("dann", "none"),
             group=ADVERSARY,
         ),
     )
@@ -175,7 +175,7 @@ class AdaptConfig:
         metadata=option(
             "two-layer: Linear, BatchNorm, ReLU, Dropout, Linear, BatchNorm, ReLU (MA2L-TD, section "
             "3.1); one-layer: Linear, ReLU, Dropout (TA3N).",
-            *("two-layer", "one-layer"),
+            choices=("two-layer", "one-layer"),
             group=ENCODER,
         ),
     )
@@ -206,7 +206,7 @@ class AdaptConfig:
             "Values before training. default: torch's; small-normal: weights from N(0, 0.001) and "
             "zero biases, as TA3N's authors start all but the relations; xavier: Xavier normal "
             "weights with zero biases and batch norm scales from N(1, 0.02), as MA2L-TD's authors do.",
-            *("default", "small-normal", "xavier"),
+            choices=("default", "small-normal", "xavier"),
             group=ENCODER,
         ),
     )
@@ -215,7 +215,7 @@ class AdaptConfig:
         metadata=option(
             "Batch norm statistics at prediction: the running averages of training, or those of the "
             "target's training videos, computed after training (AdaBN).",
-            *("running", "target"),
+            choices=("running", "target"),
             group=ENCODER,
         ),
     )

@@ -34,7 +34,7 @@ class ExtractConfig:
     )
     preset: str = field(
         default="ta3n",
-        metadata=option("; ".join(f"{k}: {v}" for k, v in PRESETS.items()) + ".", *PRESETS),
+        metadata=option("; ".join(f"{k}: {v}" for k, v in PRESETS.items()) + ".", choices=PRESETS),
     )
     stride: int = field(
         default=1, metadata=option("Keep every N-th frame, from the first.", least=1)
@@ -48,15 +48,18 @@ class ExtractConfig:
             "Compute type of the backbone; stored is always float16. auto: float16 on a GPU; on a CPU "
             "bfloat16 where the processor multiplies it in hardware (AMX, AVX512-BF16), else float32. "
             "Name one where machines of several kinds make one store.",
-            *("auto", "float32", "bfloat16", "float16"),
+            choices=("auto", "float32", "bfloat16", "float16"),
         ),
     )
     input: str = field(
         default="videos",
-        metadata=option("Video files, or one folder of images per video.", "videos", "frames"),
+        metadata=option(
+            "Video files, or one folder of images per video.", choices=("videos", "frames")
+        ),
     )
     device: str = field(
-        default="auto", metadata=option("auto: a GPU if there is one.", "auto", "cpu", "cuda")
+        default="auto",
+        metadata=option("auto: a GPU if there is one.", choices=("auto", "cpu", "cuda")),
     )
     batch: int = field(
         default=0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from store.errors import ConfigError
@@ -12,7 +12,7 @@ LARGEST = 2**31 - 1
 """The largest integer that an option takes where its metadata names none."""
 
 
-def option(help_: str, *choices: str, **more: Any) -> dict[str, Any]:
+def option(help_: str, *, choices: Iterable[str] = (), **more: Any) -> dict[str, Any]:
     """Metadata of a config's field.
 
     Args:
@@ -22,7 +22,7 @@ def option(help_: str, *choices: str, **more: Any) -> dict[str, Any]:
             `required`, `default_text` (shown instead of the default), `read_with` (a mapping of another
             option's name to the value with which alone this one is read).
     """
-    return {"help": help_, **({"choices": choices} if choices else {}), **more}
+    return {"help": help_, **({"choices": tuple(choices)} if choices else {}), **more}
 
 
 def flag(name: str) -> str:

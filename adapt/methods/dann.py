@@ -39,7 +39,9 @@ class Options(AdaptConfig):
     )
     entropy_reduction: str = field(
         default="sum",
-        metadata=option("How the target entropy is taken over the classes.", "sum", "mean"),
+        metadata=option(
+            "How the target entropy is taken over the classes.", choices=("sum", "mean")
+        ),
     )
 
 

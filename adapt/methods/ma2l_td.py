@@ -42,14 +42,14 @@ class Options(AdaptConfig):
         default="slot",
         metadata=option(
             "One discriminator for each slot, or one for each level (ablation of table 4).",
-            *("slot", "shared"),
+            choices=("slot", "shared"),
         ),
     )
     adversarial_levels: str = field(
         default="all",
         metadata=option(
             "Levels with discriminators: all of them, or frames and video only (ablation of table 4).",
-            *("all", "frame-video"),
+            choices=("all", "frame-video"),
         ),
     )
     first_level: bool = field(
@@ -61,14 +61,14 @@ class Options(AdaptConfig):
             "Where the gradient is reversed: at the input of every discriminator, so that the "
             "aggregators play against them, or at the input of the first aggregator, so that they "
             "play with them.",
-            *("discriminators", "aggregators"),
+            choices=("discriminators", "aggregators"),
         ),
     )
     aggregation: str = field(
         default="attention",
         metadata=option(
             "Weights within a receptive field: by the slots' losses (eq. 12), or 1/q each.",
-            *("attention", "mean"),
+            choices=("attention", "mean"),
         ),
     )
     level_weights: str = field(
@@ -76,20 +76,21 @@ class Options(AdaptConfig):
         metadata=option(
             "Weights of the levels: by the losses of trained level discriminators (eq. 7), by the "
             "entropy of untrained ones (authors' code), or equal.",
-            *("loss", "entropy", "equal"),
+            choices=("loss", "entropy", "equal"),
         ),
     )
     slot_reduction: str = field(
         default="sum",
         metadata=option(
-            "How the slots' losses make a level's: the sum (eq. 3) or the mean.", "sum", "mean"
+            "How the slots' losses make a level's: the sum (eq. 3) or the mean.",
+            choices=("sum", "mean"),
         ),
     )
     bound: str = field(
         default="layernorm",
         metadata=option(
             "What keeps the aggregators' output bounded: a layer norm after each, or nothing.",
-            *("layernorm", "none"),
+            choices=("layernorm", "none"),
         ),
     )
     entropy_weight: float = field(
@@ -99,7 +100,7 @@ class Options(AdaptConfig):
         default="mean",
         metadata=option(
             "How the target entropy is taken over the classes: the sum (eq. 2) or the mean.",
-            *("sum", "mean"),
+            choices=("sum", "mean"),
         ),
     )
     diversity_weight: float = field(

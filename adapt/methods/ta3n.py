@@ -61,7 +61,7 @@ class Options(AdaptConfig):
     )
     entropy_reduction: str = field(
         default="sum",
-        metadata=option("How that entropy is taken over the classes.", "sum", "mean"),
+        metadata=option("How that entropy is taken over the classes.", choices=("sum", "mean")),
     )
 
     def __post_init__(self) -> None:
