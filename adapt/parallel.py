@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 
 def rank() -> int:
-    """This process's number, 0 where there is only one."""
+    """Return this process's number, 0 where there is only one."""
     return dist.get_rank() if _together() else 0
 
 
 def world() -> int:
-    """How many processes train together."""
+    """Return how many processes train together."""
     return dist.get_world_size() if _together() else 1
 
 
@@ -41,7 +41,7 @@ def _together() -> bool:
 
 @contextlib.contextmanager
 def group(environment: Mapping[str, str], device: torch.device) -> Iterator[None]:
-    """Join the processes that torchrun started; alone, nothing happens.
+    """Join the processes that torchrun started; a process that was started alone joins nothing.
 
     Raises:
         ConfigError: torchrun's variables are not all there.
@@ -76,10 +76,12 @@ def group(environment: Mapping[str, str], device: torch.device) -> Iterator[None
 
 
 def from_first(function: Callable[[], Any]) -> Any:
-    """Only the first process calls it; all get its result, tensors, numbers and names.
+    """Call a function in the first process alone, and return its result in all of them.
+
+    The result may hold tensors, numbers and names.
 
     Raises:
-        Ma2lError: it did in the first process; the others raise a RunError with the same text.
+        Ma2lError: the function raised it; the other processes raise a RunError with the same text.
     """
     if world() == 1:
         return function()
@@ -130,7 +132,7 @@ def check_divisible(count: int) -> None:
 
 
 def share(rows: slice) -> slice:
-    """This process's part of a batch's rows.
+    """Return this process's part of a batch's rows.
 
     Raises:
         ConfigError: the processes cannot share them equally.
@@ -141,19 +143,19 @@ def share(rows: slice) -> slice:
 
 
 def wrapped(module: nn.Module) -> nn.Module:
-    """The module, its gradients averaged over the processes if there are several."""
+    """Return the module, with gradients that are averaged over the processes if there are several."""
     if world() == 1:
         return module
     return DistributedDataParallel(module, gradient_as_bucket_view=True)
 
 
 def averaged(x: Tensor) -> Tensor:
-    """Mean over the processes, of the value and of what comes back to it."""
+    """Average a value over the processes; its gradient is averaged likewise."""
     return x if world() == 1 else _Sum.apply(x) / world()
 
 
 def smallest(x: Tensor) -> Tensor:
-    """Least value over the processes; no gradient."""
+    """Return the least value over the processes, without a gradient."""
     if world() > 1:
         x = x.clone()
         dist.all_reduce(x, dist.ReduceOp.MIN)
@@ -177,7 +179,7 @@ def _summed(x: Tensor) -> Tensor:
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """`nn.BatchNorm1d` over the whole batch, (rows, C) in every process."""
+    """`nn.BatchNorm1d` over the rows of all processes, of which each has (rows, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise; in training by the statistics of all processes' rows."""

@@ -32,16 +32,16 @@ class Seeds:
 
     @property
     def overall(self) -> list[float]:
-        """One per seed."""
+        """The overall accuracy of each seed."""
         return [result.overall for result in self.results]
 
     @property
     def class_mean(self) -> list[float]:
-        """One per seed."""
+        """The class-mean accuracy of each seed."""
         return [result.class_mean for result in self.results]
 
     def as_json(self) -> dict[str, Any]:
-        """Mean, deviation and each."""
+        """Mean, sample deviation and the single values, for seeds.json."""
         return {
             "seeds": list(self.seeds),
             "selection": SELECTION,
@@ -53,12 +53,12 @@ class Seeds:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean."""
+    """Return the arithmetic mean."""
     return statistics.fmean(values)
 
 
 def deviation(values: Sequence[float]) -> float | None:
-    """Sample standard deviation (n - 1), None for a single value."""
+    """Return the sample standard deviation (n - 1), None for a single value."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 
@@ -71,7 +71,7 @@ def adapt_seeds(
     policy: CheckpointPolicy = KEEP_NOTHING,
     on_epoch: OnEpoch = lambda config, epoch, metrics: None,
 ) -> Seeds:
-    """One run per seed in `folder`/seed<N>, and `folder`/seeds.json over all of them.
+    """Train one run per seed in `folder`/seed<N>, and write `folder`/seeds.json over all of them.
 
     Raises:
         Ma2lError: as `adapt`.
@@ -102,7 +102,7 @@ class Row:
     folder: str
     changes: dict[str, Any]
     reported: dict[tuple[str, str], str]
-    """By (source, target) of ucf-hmdb-full: accuracy as printed in the paper."""
+    """The accuracy that the paper prints, by (source, target) of ucf-hmdb-full."""
 
     def config(self, full: AdaptConfig) -> AdaptConfig:
         """The config of the full method with the row's change."""
@@ -187,7 +187,7 @@ def run_study(
     policy: CheckpointPolicy = KEEP_NOTHING,
     on_epoch: OnEpoch = lambda config, epoch, metrics: None,
 ) -> str:
-    """All rows over all seeds in `folder`/<row>/seed<N>; writes `folder`/table.md and returns it.
+    """Train every row with every seed in `folder`/<row>/seed<N>, write `folder`/table.md and return it.
 
     Raises:
         Ma2lError: as `adapt`.
@@ -217,7 +217,7 @@ def run_study(
 def table(
     benchmark: str, pair: tuple[str, str], rows: Sequence[Row], results: Sequence[Seeds]
 ) -> str:
-    """A Markdown table: ours over the seeds beside what the paper reports."""
+    """Return a Markdown table of our accuracies over the seeds beside what the paper reports."""
     published = benchmark == "ucf-hmdb-full"
     lines = [
         "| | overall, mean | deviation | each | class mean | reported |",

@@ -17,6 +17,7 @@ import cloup
 from cloup import OptionGroup
 
 from adapt.config import DEFAULT_METHOD, SHARED_FIELDS
+from adapt.settings import BENCHMARKS
 from store.errors import ConfigError
 from store.options import flag, type_name
 
@@ -72,10 +73,12 @@ class MethodCommand(click.Command):
             for name, m in owners.items()
             if name not in self._leave_out
         }
-        groups = self._run_options()
+        groups: dict[str, list[click.Option]] = {}
         for name in shared:
             if any(name in m.reads for m in shown):
                 groups.setdefault(SHARED_FIELDS[name].metadata["group"], []).append(options[name])
+        for title, made in self._run_options().items():
+            groups[title] += made
         for m in shown:
             # The same flag may be an option of several methods, each with its own help.
             fields = [m.options.__dataclass_fields__[name] for name in m.own]
@@ -88,13 +91,16 @@ class MethodCommand(click.Command):
             help=self.help,
             formatter_settings={"max_width": 110, "col1_max_width": 34},
         )
-        command.option_groups = [_group(title, made) for title, made in groups.items() if made]
+        summaries = {f"Method {m.name}": m.summary for m in shown}
+        command.option_groups = [
+            _group(title, made, summaries.get(title)) for title, made in groups.items() if made
+        ]
         command.ungrouped_options = []
         return command
 
 
-def _group(title: str, options: Sequence[click.Option]) -> OptionGroup:
-    group = OptionGroup(title)
+def _group(title: str, options: Sequence[click.Option], summary: str | None) -> OptionGroup:
+    group = OptionGroup(title, help=summary)
     group.options = options
     return group
 
@@ -145,6 +151,9 @@ def _defaults(f: Field, method: Any, named: str | None) -> str:
     by_preset = {p: values.get(f.name, base) for p, values in method.settings.items()}
     first = by_preset[method.default_preset]
     others = [f"{p}: {value}" for p, value in by_preset.items() if value != first]
+    if f.name not in method.settings[method.default_preset]:  # presets win over benchmarks
+        tables = {**BENCHMARKS, **method.benchmarks}
+        others += [f"{b}: {values[f.name]}" for b, values in tables.items() if f.name in values]
     return "; ".join([f"default: {first}", *others])
 
 
