@@ -152,8 +152,9 @@ def _defaults(f: Field, method: Any, named: str | None) -> str:
     first = by_preset[method.default_preset]
     others = [f"{p}: {value}" for p, value in by_preset.items() if value != first]
     if f.name not in method.settings[method.default_preset]:  # presets win over benchmarks
-        tables = {**BENCHMARKS, **method.benchmarks}
-        others += [f"{b}: {values[f.name]}" for b, values in tables.items() if f.name in values]
+        for benchmark in dict.fromkeys([*BENCHMARKS, *method.benchmarks]):
+            sets = {**BENCHMARKS.get(benchmark, {}), **method.benchmarks.get(benchmark, {})}
+            others += [f"{benchmark}: {sets[f.name]}"] if f.name in sets else []
     return "; ".join([f"default: {first}", *others])
 
 
