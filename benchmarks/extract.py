@@ -1,37 +1,34 @@
-"""How busy does extraction keep the backbone? Everything in one run, in turns.
+"""How fast is extraction, beside the best that the machine can do and beside the usual way?
 
+    pip install --no-deps opencv-python-headless      # for the usual way; not needed by the project
     python -m benchmarks.extract --videos ../shared/clips/ucf101
 
-Per round: the whole pipeline from files to shards; the bare forward pass (same batch, type and device,
-input already there); the decoders alone; and a plain loop over videos (decord, PIL transforms, float32
-forward). Then the peak memory of the pipeline on a short and on a long video.
+In every round, in turn: `extract` from files to shards; bare forward passes, with the input already there,
+in the form of `extract` and compiled by torch.compile with freezing; the decoders alone; and the way of
+the package video_features as a plain loop (OpenCV, PIL, float32, video by video, its best batch). Then
+the peak memory of `extract` on a short and on a long video.
 """
 
 from __future__ import annotations
 
-import itertools
+import multiprocessing
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import click
-import numpy as np
-import torch
-from PIL import Image
-from torchvision import transforms
 
-from extract.backbone import Backbone
+# No torch here: the decoding processes import this file again when they start.
 from extract.config import ExtractConfig
-from extract.events import Frames
-from extract.pool import DecoderPool
-from extract.report import Progress
-from extract.run import extract
-from extract.synthetic import write_video
-from extract.videos import VideoFolder, find_videos
+from extract.videos import find_videos
+
+BATCHES = (1, 8, 16, 32)
 
 
 @click.command(context_settings={"show_default": True})
@@ -40,7 +37,7 @@ from extract.videos import VideoFolder, find_videos
 @click.option("--weights", default="random:0")
 @click.option("--precision", default="auto")
 @click.option("--batch", default=0, help="0: the default of the device.")
-@click.option("--count", default=8, help="Videos in a round.")
+@click.option("--count", default=16, help="Videos in a round.")
 @click.option("--plain-count", default=1, help="Videos of the plain loop in a round.")
 @click.option("--rounds", default=3)
 @click.option("--memory/--no-memory", default=True)
@@ -56,109 +53,72 @@ def main(
     memory: bool,
 ) -> None:
     """Print the figures as a Markdown table."""
-    model = Backbone(
-        ExtractConfig(backbone=backbone, weights=weights, precision=precision, batch=batch)
-    )
+    from benchmarks import rates
+
+    options = ExtractConfig(backbone=backbone, weights=weights, precision=precision, batch=batch)
     names = [path.stem for path in find_videos(videos)][:count]
+    bare = rates.Bare(options)
+    usual, tried = _fresh(rates.best_batch, options, BATCHES)
+    others = {
+        "extract, end to end": (rates.end_to_end, videos, names, options),
+        "decoders alone": (rates.decoders_alone, videos, names, options),
+        f"video_features' way, batch {usual}": (
+            *(rates.video_features, videos, names[:plain_count], options, usual),
+        ),
+    }
     measured: dict[str, list[float]] = {}
     shares: dict[str, float] = {}
     for _ in range(rounds):
-        for name, measure in (
-            ("end to end", lambda: _end_to_end(model, videos, names, shares)),
-            ("bare forward", lambda: _bare_forward(model)),
-            ("decoders alone", lambda: _decoders(model, videos, names)),
-            ("plain loop, float32", lambda: _plain_loop(model, videos, names[:plain_count])),
-        ):
-            measured.setdefault(name, []).append(measure())
-    gpu = model.device.type == "cuda"
-    device = (
-        torch.cuda.get_device_name(model.device) if gpu else f"{torch.get_num_threads()} threads"
-    )
-    click.echo(
-        f"{backbone}, {model.precision}, batch {model.batch}, {device}, {_processor()}, torch "
-        f"{torch.__version__}; {len(names)} videos, {rounds} rounds, frames/s: median (all)\n"
-    )
-    for name, rates in measured.items():
-        click.echo(
-            f"| {name} | {statistics.median(rates):.1f} | {', '.join(f'{r:.1f}' for r in rates)} |"
-        )
-    for name in ("bare forward", "plain loop, float32"):
-        ratios = [a / b for a, b in zip(measured["end to end"], measured[name])]
-        each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-        click.echo(f"| end to end / {name} | {statistics.median(ratios):.2f} | {each} |")
-    total = sum(shares.values())
-    waits = ", ".join(f"{name} {100 * part / total:.1f} %" for name, part in shares.items())
-    click.echo(f"\nWhat the pipeline's time goes to (last round): {waits}")
+        for name, (measure, *arguments) in others.items():
+            rate, parts = _fresh(measure, *arguments)
+            measured.setdefault(name, []).append(rate)
+            shares = parts or shares
+        for form in bare.forms:
+            measured.setdefault(f"bare, {form}", []).append(bare.rate(form))
+    click.echo(_title(bare.backbone, rates.form_of(bare.backbone), len(names), rounds))
+    if bare.why_not_compiled:
+        click.echo(f"Not compiled: {bare.why_not_compiled}\n")
+    for name, values in measured.items():
+        click.echo(_row(name, values, 1))
+    ours = measured["extract, end to end"]
+    best = [max(values) for values in zip(*(measured[f"bare, {form}"] for form in bare.forms))]
+    click.echo(_row("extract / the best bare rate", _ratios(ours, best), 2))
+    [plain] = [values for name, values in measured.items() if name.startswith("video_features")]
+    click.echo(_row("extract / video_features' way", _ratios(ours, plain), 2))
+    spent = ", ".join(f"{name} {100 * part:.1f} %" for name, part in shares.items())
+    click.echo(f"\nWhat the time of extract went to (last round): {spent}")
+    each = ", ".join(f"{size}: {rate:.1f}" for size, rate in tried.items())
+    click.echo(f"Frames/s of the plain float32 model by batch: {each}")
     if memory:
         _memory()
 
 
-def _end_to_end(model: Backbone, videos: Path, names: list[str], shares: dict[str, float]) -> float:
-    def note(progress: Progress) -> None:
-        shares["decoders"], shares["backbone"] = progress.decoders, progress.backbone
-        shares["store"] = progress.store
-
-    with tempfile.TemporaryDirectory() as folder:
-        report = extract(
-            dataset="benchmark",
-            videos=dict.fromkeys(names),
-            video_roots=[videos],
-            features=Path(folder),
-            options=ExtractConfig(**{**model.options.__dict__, "precision": model.precision}),
-            on_progress=note,
-        )
-    assert report.new_videos == len(names)
-    shares["rest"] = max(0.0, report.seconds - sum(v for k, v in shares.items() if k != "rest"))
-    return report.new_frames / report.seconds
+def _fresh(measure: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a call in a process of its own, which shares neither memory nor settings."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as process:
+        return process.submit(measure, *arguments).result()
 
 
-def _bare_forward(model: Backbone, seconds: float = 8.0) -> float:
-    images = model.staging().to(model.device)
-    model.forward(images)
-    _synchronise(model)
-    begin = time.perf_counter()
-    for passes in itertools.count(1):
-        model.forward(images)
-        if model.device.type == "cpu" or passes % 20 == 0:
-            _synchronise(model)
-            if time.perf_counter() - begin > seconds:
-                return passes * model.batch / (time.perf_counter() - begin)
-    raise AssertionError("unreachable")
+def _ratios(ours: list[float], theirs: list[float]) -> list[float]:
+    return [a / b for a, b in zip(ours, theirs)]
 
 
-def _decoders(model: Backbone, videos: Path, names: list[str]) -> float:
-    found = VideoFolder([videos])
-    work = [(name, root / path) for name in names for root, path in found.candidates(name)]
-    frames, begin = 0, 0.0
-    with DecoderPool(work, model.frames, workers=torch.get_num_threads()) as pool:
-        for event in pool:
-            begin = begin or time.perf_counter()  # the processes have started by now
-            frames += len(event.images) if isinstance(event, Frames) else 0
-    return frames / (time.perf_counter() - begin)
+def _row(name: str, values: list[float], digits: int) -> str:
+    each = ", ".join(f"{value:.{digits}f}" for value in values)
+    return f"| {name} | {statistics.median(values):.{digits}f} | {each} |"
 
 
-def _plain_loop(model: Backbone, videos: Path, names: list[str]) -> float:
-    import decord  # the one place outside the decoders: this is what they are compared with
+def _title(backbone: Any, form: str, videos: int, rounds: int) -> str:
+    import torch
 
-    transform = transforms.Compose(
-        [
-            transforms.Resize(model.frames.resize),
-            transforms.CenterCrop(model.frames.crop),
-            transforms.ToTensor(),
-            transforms.Normalize(model._mean, model._std),
-        ]
+    gpu = backbone.device.type == "cuda"
+    device = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} threads"
+    return (
+        f"{backbone.options.backbone}, {backbone.precision} ({form}), batch {backbone.batch}, {device}, "
+        f"{_processor()}, torch {torch.__version__}; {videos} videos, {rounds} rounds, frames/s: "
+        "median (all)\n"
     )
-    found = VideoFolder([videos])
-    frames, begin = 0, time.perf_counter()
-    for name in names:
-        [(root, path)] = found.candidates(name)
-        reader = decord.VideoReader(str(root / path), num_threads=1)
-        images = [transform(Image.fromarray(reader.next().asnumpy())) for _ in range(len(reader))]
-        with torch.inference_mode():
-            for at in range(0, len(images), 16):
-                model._model(torch.stack(images[at : at + 16]).to(model.device)).cpu()
-        frames += len(images)
-    return frames / (time.perf_counter() - begin)
 
 
 def _memory() -> None:
@@ -166,6 +126,10 @@ def _memory() -> None:
 
     Of the process itself, multiprocessing's resource tracker, and the decoder.
     """
+    import numpy as np
+
+    from extract.synthetic import write_video
+
     noise = np.random.default_rng(0).integers(0, 256, (40, 240, 320, 3), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         for frames in (400, 6400):
@@ -199,11 +163,6 @@ if __name__ == "__main__":
     assert report.new_videos == 1
     print(", ".join(f"{int(peak) / 1024:,.0f} MB" for peak in peaks.values()))
 """
-
-
-def _synchronise(model: Backbone) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def _processor() -> str:

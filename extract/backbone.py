@@ -129,10 +129,15 @@ class Backbone:
         """(F, crop, crop, 3) uint8 on the device -> (F, width) float32 on the device."""
         images = frames.permute(0, 3, 1, 2).float().div_(255)  # channels_last, as it lies in memory
         images = F.normalize(images, self._mean, self._std, inplace=True)
+        return self.compute(images).float()
+
+    @torch.inference_mode()
+    def compute(self, images: Tensor) -> Tensor:
+        """(F, 3, crop, crop) float32, normalised, on the device -> (F, width) in the compute type."""
         dtype = _DTYPES[self.precision]
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):
             features: Tensor = self._model(images)
-        return features.float()
+        return features
 
     def _may_be_fused(self) -> bool:
         # float32 is the reference: the model as it was published. On a GPU nothing was measured.

@@ -37,7 +37,7 @@ from benchmarks.planted_gap import (
     planted_gap,
     write_problem,
 )
-from extract.synthetic import write_video
+from extract.synthetic import make_collection, write_video
 from store.manifest import read_manifest
 from store.read import find_stores
 
@@ -361,3 +361,60 @@ def test_drawing_without_matplotlib_names_the_extra(tmp_path, monkeypatch):
     outcome = CliRunner().invoke(collapse.collapse, arguments)
     assert outcome.exit_code == 1
     assert "Drawing needs matplotlib. Run: pip install -e '.[test]'" in outcome.output
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_extraction_measures_every_way_in_every_round(tmp_path, monkeypatch):
+    pytest.importorskip("cv2", reason="needs opencv-python-headless")
+    from benchmarks import extract, rates
+
+    monkeypatch.setattr(rates, "_SECONDS", 0.1)
+    make_collection(tmp_path, "day", per_action=1)
+    arguments = ["--videos", tmp_path, "--backbone", "mobilenet_v3_small", "--rounds", 2]
+    arguments += ["--count", 2, "--no-memory", "--precision", "float32"]
+    outcome = CliRunner().invoke(extract.main, [str(a) for a in arguments])
+    assert outcome.exit_code == 0, outcome.output
+    rows = {
+        line.split(" | ")[0].strip("| "): [
+            float(x) for x in line.split(" | ")[2].strip(" |").split(",")
+        ]
+        for line in outcome.output.splitlines()
+        if line.startswith("| ")
+    }
+    assert all(len(values) == 2 and min(values) > 0 for values in rows.values())
+    bare = [values for name, values in rows.items() if name.startswith("bare, ")]
+    [usual] = [values for name, values in rows.items() if name.startswith("video_features' way")]
+    ours = rows["extract, end to end"]
+    for turn in (0, 1):
+        best = max(values[turn] for values in bare)
+        assert rows["extract / the best bare rate"][turn] == pytest.approx(
+            ours[turn] / best, abs=0.02
+        )
+        ratio = rows["extract / video_features' way"][turn]
+        assert ratio == pytest.approx(ours[turn] / usual[turn], rel=0.1, abs=0.02)
+
+
+def test_the_usual_way_computes_the_features_of_extract(tmp_path):
+    """Else the two would not be compared at the same work: the same frames, the same model."""
+    cv2 = pytest.importorskip("cv2", reason="needs opencv-python-headless")
+    from benchmarks import rates
+    from extract.backbone import Backbone
+    from extract.config import ExtractConfig
+    from extract.decode import Video
+
+    make_collection(tmp_path, "day", per_action=1)
+    path = next(tmp_path.rglob("*.mp4"))
+    options = ExtractConfig(
+        backbone="resnet18", weights="random:0", device="cpu", precision="float32"
+    )
+    seen = []
+    model = rates._plain_model(options)
+    model.register_forward_hook(lambda module, inputs, output: seen.append(output.numpy()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rates, "_plain_model", lambda options: model)
+        rate, _ = rates.video_features(tmp_path, [path.stem], options, batch=5)
+    assert rate > 0 and cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) == 12
+    assert [len(part) for part in seen] == [5, 5, 2]
+    backbone = Backbone(options)
+    expected = backbone(np.stack(list(Video(path, backbone.frames).frames())))
+    np.testing.assert_allclose(np.concatenate(seen), expected, rtol=0.02, atol=0.05)
