@@ -56,7 +56,7 @@ METHODS = {
     ),
     "released, Adam 3e-4": "--preset released --learning-rate 3e-4",
     "paper": "--preset paper",
-    "dann, shared settings": "--method dann --preset paper",
+    "dann, settings of paper": "--method dann --preset paper",
 }
 OWN_SETTINGS = {
     "dann": "--method dann",
