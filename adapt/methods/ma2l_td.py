@@ -164,7 +164,7 @@ _INFORMATION_MAXIMISATION = {
 SETTINGS = {
     # Every component of the paper, and what makes it train without a label of the target (ours).
     "robust": {**ROBUST, **_GAME, **_INFORMATION_MAXIMISATION, "adversarial_weight": 0.3},
-    # One discriminator for the frames and one for the video: cheaper (ours, benchmarks/tuned.md).
+    # One discriminator for the frames and one for the video: cheaper (ours, benchmarks/presets.md).
     "light": {
         **ROBUST,
         **_GAME,
