@@ -6,7 +6,8 @@ import json
 import shlex
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,56 @@ def adapt_over_seeds(
         seconds.append(time.monotonic() - begin)
         results.append(RunFolder(run).result())
     return Row(name=name, results=tuple(results), seconds=tuple(seconds))
+
+
+def complete_record(
+    path: Path,
+    problem: Mapping[str, object],
+    methods: Mapping[str, str],
+    seeds: Sequence[int],
+    prepare: Callable[[], None],
+    *,
+    source: str,
+    target: str,
+    benchmark: str,
+    places: Places,
+) -> None:
+    """Train every method with every seed that the record lacks, and append each result at once.
+
+    Args:
+        path: the record, JSON lines.
+        problem: begins every line; its entry `problem` is the name by which `measured` finds the results.
+        methods: names and options of `adapt`.
+        prepare: writes the stores and manifests; called once, before the first run.
+    """
+    prepared = False
+    for method, options in methods.items():
+        for seed in seeds:
+            if seed in measured(path)[str(problem["problem"]), method]:
+                continue
+            if not prepared:
+                prepare()
+                prepared = True
+            row = adapt_over_seeds(
+                method,
+                sized(options),
+                source=source,
+                target=target,
+                benchmark=benchmark,
+                seeds=[seed],
+                places=places,
+            )
+            record(path, {**problem, "seed": seed}, [row])
+
+
+def measured(path: Path) -> dict[tuple[str, str], dict[int, tuple[float, float]]]:
+    """What a record holds: (problem, method) -> seed -> (overall accuracy in percent, seconds)."""
+    found: dict[tuple[str, str], dict[int, tuple[float, float]]] = defaultdict(dict)
+    if path.is_file():
+        for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+            results = (line["overall"][0], line["seconds"][0])
+            found[line["problem"], line["method"]][line["seed"]] = results
+    return found
 
 
 def choose_methods(

@@ -41,6 +41,7 @@ from store.write import ShardWriter
 BENCHMARK, SOURCE, TARGET = "planted-gap", "plain", "shifted"
 LABELLED_TARGET = "shifted-labelled"
 """The target once more under a name that can be a source, to train on its labels."""
+WEIGHTS = "VGG-16 features of real videos, planted gap"
 BACKGROUND_OF = 6
 """Frames whose mean makes one background frame."""
 RANK = 48
@@ -55,7 +56,7 @@ METHODS = {
     ),
     "released, Adam 3e-4": "--preset released --learning-rate 3e-4",
     "paper": "--preset paper",
-    "dann, shared settings": "--method dann --preset paper",
+    "dann, settings of paper": "--method dann --preset paper",
 }
 OWN_SETTINGS = {
     "dann": "--method dann",
@@ -224,12 +225,22 @@ def write_problem(
         ]
         write_manifest(places.manifests / BENCHMARK / f"{domain}.csv", rows)
         named = {row.id: features[v] for row, v in zip(rows, sorted(features))}
-        _write_store(places.features, domain, config, named)
+        write_features(places.features, domain, config, named, WEIGHTS)
 
 
-def _write_store(
-    features: Path, dataset: str, config: Mapping[str, Any], videos: Mapping[str, np.ndarray]
+def write_features(
+    features: Path,
+    dataset: str,
+    config: Mapping[str, Any],
+    videos: Mapping[str, np.ndarray],
+    weights: str,
 ) -> None:
+    """Write a store of one shard.
+
+    Args:
+        videos: id -> features (F, D).
+        weights: what made them, in words that `adapt` shows.
+    """
     folder = store_folder(features, dataset, config)
     folder.mkdir(parents=True)
     with ShardWriter(folder, 0, config) as writer:
@@ -241,7 +252,7 @@ def _write_store(
         config=config,
         width=width,
         records=records,
-        run={"weights": "VGG-16 features of real videos, planted gap"},
+        run={"weights": weights},
     )
 
 

@@ -12,10 +12,9 @@ other two only.
 
 from __future__ import annotations
 
-import json
+import functools
 import shlex
 import statistics
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,11 +22,10 @@ import click
 
 from benchmarks.common import (
     Places,
-    adapt_over_seeds,
     choose_methods,
+    complete_record,
     mean_and_deviation,
-    record,
-    sized,
+    measured,
     working_folder,
 )
 from benchmarks.planted_gap import (
@@ -128,16 +126,6 @@ RECIPES = {
 """What was tried on the first set beside those."""
 
 
-def measured(path: Path) -> dict[tuple[str, str], dict[int, tuple[float, float]]]:
-    """(problem, method) -> seed -> (overall accuracy in percent, seconds)."""
-    found: dict[tuple[str, str], dict[int, tuple[float, float]]] = defaultdict(dict)
-    if path.is_file():
-        for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-            results = (line["overall"][0], line["seconds"][0])
-            found[line["problem"], line["method"]][line["seed"]] = results
-    return found
-
-
 def table(
     found: Mapping[tuple[str, str], Mapping[int, tuple[float, float]]], problems: Mapping[str, Gap]
 ) -> str:
@@ -155,6 +143,10 @@ def table(
         cells += [whole, f"{statistics.median(seconds):.0f}"]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _write(npz: Path, gap: Gap, places: Places) -> None:
+    write_problem(read_features(npz), gap, places, DOMAINS)
 
 
 @click.command()
@@ -182,22 +174,17 @@ def main(
     for problem, gap in problems.items():
         with working_folder(None) as root:
             places = Places.below(root)
-            for method, options in methods.items():
-                for seed in map(int, seeds.split(",")):
-                    if seed in measured(record_to)[problem, method]:
-                        continue
-                    if not places.features.exists():
-                        write_problem(read_features(npz), gap, places, DOMAINS)
-                    row = adapt_over_seeds(
-                        method,
-                        sized(options),
-                        source=SOURCE,
-                        target=TARGET,
-                        benchmark=BENCHMARK,
-                        seeds=[seed],
-                        places=places,
-                    )
-                    record(record_to, {"problem": problem, "gap": gap.name, "seed": seed}, [row])
+            complete_record(
+                record_to,
+                {"problem": problem, "gap": gap.name},
+                methods,
+                [int(seed) for seed in seeds.split(",")],
+                functools.partial(_write, npz, gap, places),
+                source=SOURCE,
+                target=TARGET,
+                benchmark=BENCHMARK,
+                places=places,
+            )
     click.echo("\n" + table(measured(record_to), SETS[which]))
 
 

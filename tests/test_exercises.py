@@ -1,0 +1,98 @@
+"""The benchmark of exercises: its split, its stores, and a record that a stopped command goes on from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import exercises
+from benchmarks.common import Places
+from store.manifest import read_manifest
+from store.read import find_stores
+
+LENGTHS = (1, 3, 12, 24)
+CLASSES = ("squat", "bench", "curl")
+WIDTH = 8
+
+
+@pytest.fixture
+def npz(tmp_path: Path) -> Path:
+    """60 videos of three classes in two domains, of unequal lengths, one of them without a frame."""
+    random = np.random.default_rng(0)
+    lengths = [LENGTHS[number % 4] for number in range(60)]
+    lengths[5] = 0
+    path = tmp_path / "features.npz"
+    np.savez(
+        path,
+        features=random.gamma(2, 0.5, (sum(lengths), WIDTH)).astype(np.float16),
+        offsets=np.cumsum([0, *lengths]),
+        video=[f"v_{number}" for number in range(60)],
+        domain=["real" if number < 30 else "render" for number in range(60)],
+        **{"class": [CLASSES[number % 3] for number in range(60)]},
+    )
+    return path
+
+
+def test_manifests_and_stores_hold_the_file(npz: Path, tmp_path: Path) -> None:
+    places = Places.below(tmp_path)
+    exercises.write_problem(npz, places)
+    arrays = np.load(npz)
+    splits = set()
+    for domain, numbers in (("real", range(30)), ("render", range(30, 60))):
+        rows = read_manifest(places.manifests / "exercises" / f"{domain}.csv")
+        [store] = find_stores(places.features, domain).values()
+        expected = {}
+        for number in numbers:
+            begin, end = arrays["offsets"][number], arrays["offsets"][number + 1]
+            if begin < end:
+                name = CLASSES[number % 3]
+                expected[f"{name}/v_{number}"] = (name, arrays["features"][begin:end])
+        assert {row.id for row in rows} == expected.keys() and len(rows) == len(expected)
+        for row in rows:
+            name, features = expected[row.id]
+            assert (row.class_name, row.label) == (name, ["bench", "curl", "squat"].index(name))
+            assert row.frames == len(features)
+            # The rule of `manifest from-folder`, written out.
+            first = hashlib.sha256(f"0/{row.id}".encode()).hexdigest()[:16]
+            assert row.split == ("eval" if int(first, 16) < 0.4 * 2**64 else "train")
+            splits.add(row.split)
+            assert np.array_equal(store.read(row.id), features)
+        store.close()
+    assert splits == {"train", "eval"}
+
+
+def test_both_directions_are_trained_once_and_the_table_is_the_record(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exercises, "SHARED", "--frames 9 --width 8 --batch-size 4 --epochs 1")
+    path = tmp_path / "record.jsonl"
+
+    def run(*more: str) -> str:
+        arguments = ["--npz", str(npz), "--record", str(path), *more]
+        recipe = ("--recipe", "plain=--method source-only")
+        result = CliRunner().invoke(exercises.main, [*arguments, *recipe], catch_exceptions=False)
+        assert result.exit_code == 0
+        return result.output
+
+    run("--seeds", "0", "--source", "real")
+    first = path.read_text()
+    output = run("--seeds", "0,1")
+    assert path.read_text().startswith(first)  # what stood there was not run again
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    directions = ("real -> render", "render -> real")
+    assert sorted((r["problem"], r["seed"]) for r in records) == [
+        (direction, seed) for direction in directions for seed in (0, 1)
+    ]
+    [row] = [line for line in output.splitlines() if line.startswith("| plain |")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    for place, direction in enumerate(directions):
+        values = [r["overall"][0] for r in records if r["problem"] == direction]
+        mean, spread = statistics.fmean(values), statistics.stdev(values)
+        assert cells[1 + 2 * place] == f"{mean:.1f} ± {spread:.1f}"
+        assert cells[2 + 2 * place] == " ".join(f"{value:.1f}" for value in values)
