@@ -326,7 +326,7 @@ def test_stacked_start_is_that_of_linear() -> None:
 def test_dropout_drops_its_share_and_keeps_the_mean(dtype: torch.dtype, p: float) -> None:
     torch.manual_seed(0)
     x = torch.ones(7, 301, 101, dtype=dtype, requires_grad=True)
-    dropped = drop(x, p, domains=1)
+    dropped = drop(x, p, domains=[x.shape[1]])
     zero, factor = dropped.unique().tolist()
     assert dropped.dtype == dtype and zero == 0
     share = (dropped == 0).double().mean().item()
@@ -340,8 +340,8 @@ def test_dropout_drops_its_share_and_keeps_the_mean(dtype: torch.dtype, p: float
     for distance in (1, 2, 3, 4, 101):
         together = (kept[distance:] * kept[:-distance]).mean().item()
         assert together == pytest.approx(both, abs=5 * math.sqrt(both * (1 - both) / x.numel()))
-    assert not torch.equal(drop(x, p, domains=1), dropped)
-    assert drop(x, 1 - 1e-9, domains=1).isfinite().all()
+    assert not torch.equal(drop(x, p, domains=[x.shape[1]]), dropped)
+    assert drop(x, 1 - 1e-9, domains=[x.shape[1]]).isfinite().all()
 
 
 def test_discriminators_drop_in_training_only() -> None:
