@@ -355,3 +355,8 @@ def test_discriminators_drop_in_training_only() -> None:
     assert (draws.std(dim=0) > 0).all()
     # Unbiased up to the second layer's ReLU: the mean over draws comes close to the exact logit.
     torch.testing.assert_close(draws.mean(dim=0), exact, rtol=0, atol=0.02)
+
+
+def test_dropout_refuses_domains_that_are_not_all_rows() -> None:
+    with pytest.raises(ValueError, match=r"Domains of \[2, 3\] rows make no tensor of 6 rows"):
+        drop(torch.ones(1, 6, 4), 0.5, domains=[2, 3])
