@@ -67,8 +67,11 @@ class Discriminators(nn.Module):
         for weight, bias in zip(self.weights, self.biases):
             initialise_linear(weight, bias, kind, weight.shape[1], weight.shape[2])
 
-    def forward(self, features_BSC: Tensor) -> Tensor:
+    def forward(self, features_BSC: Tensor, source_videos: int | None = None) -> Tensor:
         """(B, S, C) -> domain logits z_j (B, S).
+
+        Args:
+            source_videos: how many of the B videos, the first ones, are the source's; half if not given.
 
         Raises:
             ValueError: another number of slots.
@@ -77,12 +80,14 @@ class Discriminators(nn.Module):
         if self.slots != S:
             raise ValueError(f"{self.slots} slot discriminators got features of {S} slots.")
         stack = len(self.weights[0])
+        source = B // 2 if source_videos is None else source_videos
+        rows = [videos * (1 if stack == S else S) for videos in (source, B - source)]
         x = features_BSC.transpose(0, 1) if stack == S else features_BSC.reshape(1, B * S, C)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases)):
             if layer:
                 x = F.relu(x)
                 if self.training:
-                    x = drop(x, DROPOUT, domains=2)
+                    x = drop(x, DROPOUT, domains=rows)
             x = torch.baddbmm(bias, x, weight)
         x = x.to(self.biases[0].dtype)  # losses are float32, whatever autocast made the products
         return x.squeeze(2).transpose(0, 1) if stack == S else x.view(B, S)

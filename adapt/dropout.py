@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -13,20 +15,27 @@ _STEPS = 2**16
 """On a CPU: of all numbers of 16 bits, round(2^16 p) mean dropped."""
 
 
-def drop(x: Tensor, p: float, domains: int) -> Tensor:
+def drop(x: Tensor, p: float, domains: Sequence[int]) -> Tensor:
     """Set entries to 0 with probability p and scale the rest by 1 / (1 - p).
 
     Several processes that train together each take their rows' share of the mask that one would draw.
 
     Args:
-        x: (S, rows, W), the rows those of one domain after the other, equally many of each.
-        domains: how many.
+        x: (S, rows, W), the rows those of one domain after the other.
+        domains: how many rows of each domain this process has; every process has equally many.
+
+    Raises:
+        ValueError: they are not as many as the rows of x.
     """
+    S, rows, W = x.shape
+    if sum(domains) != rows:
+        raise ValueError(f"Domains of {list(domains)} rows make no tensor of {rows} rows.")
     if world() == 1:
         return _drop(x, p)
-    S, rows, W = x.shape
-    whole = x.new_ones(S, domains, world(), rows // domains, W)
-    return x * _drop(whole, p)[:, :, rank()].reshape(x.shape)
+    whole = _drop(x.new_ones(S, world() * rows, W), p)
+    masks = whole.split([world() * own for own in domains], dim=1)
+    shares = [mask.narrow(1, rank() * own, own) for mask, own in zip(masks, domains)]
+    return x * torch.cat(shares, dim=1)
 
 
 def _drop(x: Tensor, p: float) -> Tensor:
@@ -47,4 +56,4 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop, in training."""
-        return drop(x[None], self.p, domains=1)[0] if self.training and self.p else x
+        return drop(x[None], self.p, domains=[len(x)])[0] if self.training and self.p else x

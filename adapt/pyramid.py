@@ -117,13 +117,20 @@ class AdaptationBranch(nn.Module):
             else {}
         )
 
-    def forward(self, features_BTC: Tensor, domains_B: Tensor, coefficient: float) -> PyramidLosses:
+    def forward(
+        self,
+        features_BTC: Tensor,
+        domains_B: Tensor,
+        coefficient: float,
+        source_videos: int | None = None,
+    ) -> PyramidLosses:
         """Losses of a batch of both domains.
 
         Args:
             features_BTC: f^1, the encoder's output.
             domains_B: d of every video, source 0, target 1.
             coefficient: of the gradient reversal.
+            source_videos: how many videos, the first ones, are the source's; half if not given.
         """
         config = self.config
         at_discriminators = config.reversal == "discriminators"
@@ -134,7 +141,7 @@ class AdaptationBranch(nn.Module):
             losses_BS = None
             if str(level) in self.discriminators:
                 seen = reverse(f_BSC, coefficient) if at_discriminators else f_BSC
-                logits_BS = self.discriminators[str(level)](seen)
+                logits_BS = self.discriminators[str(level)](seen, source_videos)
                 losses_BS = domain_losses(logits_BS, domains_B)  # eq. 11
                 slot_losses.append(losses_BS)
                 level_features.append(f_BSC.mean(dim=1).detach())  # eq. 5
@@ -148,7 +155,7 @@ class AdaptationBranch(nn.Module):
         level_losses_BL = torch.stack(
             [reduce(loss_BS, dim=1) for loss_BS in slot_losses], dim=1
         )  # eq. 3
-        weights_BL, trained = self._level_weights(level_features, domains_B)
+        weights_BL, trained = self._level_weights(level_features, domains_B, source_videos)
         return PyramidLosses(
             adversarial=(weights_BL * level_losses_BL).sum(dim=1).mean(),  # eq. 8
             level_attention=trained,
@@ -157,14 +164,18 @@ class AdaptationBranch(nn.Module):
         )
 
     def _level_weights(
-        self, features: list[Tensor], domains_B: Tensor
+        self, features: list[Tensor], domains_B: Tensor, source_videos: int | None
     ) -> tuple[Tensor, Tensor | None]:
         """omega (B, L) and, where G^m is trained, its loss."""
         if self.config.level_weights == "equal":
             return domains_B.new_full((len(domains_B), len(features)), 1 / len(features)), None
         # In the order of the levels, which is the order of `features`.
         logits_BL = torch.cat(
-            [g(F_BC) for g, F_BC in zip(self.level_discriminators.values(), features)], dim=1
+            [
+                g(F_BC, source_videos)
+                for g, F_BC in zip(self.level_discriminators.values(), features)
+            ],
+            dim=1,
         )
         if self.config.level_weights == "entropy":
             z_BL = logits_BL.detach().to(domains_B.dtype)
@@ -184,13 +195,20 @@ class _LevelDiscriminator(nn.Module):
         super().__init__()
         self.layers = Discriminators(1, width, hidden)
 
-    def forward(self, features_BC: Tensor) -> Tensor:
-        logits: Tensor = self.layers(features_BC[:, None])
+    def forward(self, features_BC: Tensor, source_videos: int | None) -> Tensor:
+        logits: Tensor = self.layers(features_BC[:, None], source_videos)
         return logits
+
+
+class _UntrainedLevelDiscriminator(nn.Linear):
+    """The authors' G^m, one linear layer without dropout: (B, C) -> (B, 1)."""
+
+    def forward(self, features_BC: Tensor, source_videos: int | None = None) -> Tensor:
+        return super().forward(features_BC)
 
 
 def _level_discriminator(config: Options) -> nn.Module:
     if config.level_weights == "entropy":
         # The authors' is one linear layer that no loss reaches: it keeps its random start.
-        return nn.Linear(config.width, 1).requires_grad_(False)
+        return _UntrainedLevelDiscriminator(config.width, 1).requires_grad_(False)
     return _LevelDiscriminator(config.width, config.discriminator_width)

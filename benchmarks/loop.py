@@ -26,7 +26,13 @@ class LoopBranch(nn.Module):
         )
         self.aggregators.load_state_dict(stacked.aggregators.state_dict())
 
-    def forward(self, features_BTC: Tensor, domains_B: Tensor, coefficient: float) -> PyramidLosses:
+    def forward(
+        self,
+        features_BTC: Tensor,
+        domains_B: Tensor,
+        coefficient: float,
+        source_videos: int | None = None,
+    ) -> PyramidLosses:
         """See `AdaptationBranch.forward`."""
         f = list(features_BTC.unbind(1))
         slot_losses: list[Tensor] = []

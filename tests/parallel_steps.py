@@ -27,6 +27,7 @@ def main(path: str, given: str) -> None:
 def take_steps(path: str, given: str) -> None:
     options = json.loads(given)
     preset = options.pop("preset", None)
+    target_videos = options.pop("target_videos", 8)
     config = AdaptConfig.make(
         benchmark="toy", preset=preset, given={"compute": "float32", **options}
     )
@@ -46,10 +47,11 @@ def take_steps(path: str, given: str) -> None:
         for shift in (0, 1)
     )
     own = parallel.share(slice(0, 8))
+    own_target = parallel.share(slice(0, target_videos))
     losses = []
     for _ in range(3):
         source = SourceBatch(source_BTD[own], data.labels_V[own])
-        parts = step(config, state, source, TargetBatch(target_BTD[own]), Progress(2, 5))
+        parts = step(config, state, source, TargetBatch(target_BTD[own_target]), Progress(2, 5))
         losses.append(
             {name: parallel.averaged(part.detach()).item() for name, part in parts.items()}
         )

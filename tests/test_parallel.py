@@ -28,6 +28,11 @@ CASES = {
         "preset": "paper",
         **{"discriminators": "shared", "aggregation": "mean", "level_weights": "equal"},
     },
+    "fewer target videos": {"preset": "paper", "target_videos": 6},
+    "shared, fewer target videos": {
+        "preset": "paper",
+        **{"discriminators": "shared", "target_videos": 6},
+    },
     "source-only": {"method": "source-only"},
     "robust": {"preset": "robust"},
     "light": {"preset": "light"},
@@ -35,6 +40,8 @@ CASES = {
     "dann": {"method": "dann", "epochs": 3},
     "ta3n": {"method": "ta3n", "epochs": 3},
 }
+
+QUICK = ("paper", "fewer target videos")
 
 
 def run(*command: object) -> subprocess.CompletedProcess[str]:
@@ -58,7 +65,7 @@ def steps(path: Path, launcher: Sequence[object], given: dict[str, Any]) -> dict
 
 @pytest.mark.parametrize(
     "case",
-    ["paper", *(pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != "paper")],
+    [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES],
 )
 def test_two_processes_take_the_steps_of_one(tmp_path: Path, case: str) -> None:
     """Losses, gradients, parameters, statistics and random state, dropout on, in float64."""

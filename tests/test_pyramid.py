@@ -328,7 +328,7 @@ def test_stacked_start_is_that_of_linear() -> None:
 def test_dropout_drops_its_share_and_keeps_the_mean(dtype: torch.dtype, p: float) -> None:
     torch.manual_seed(0)
     x = torch.ones(7, 301, 101, dtype=dtype, requires_grad=True)
-    dropped = drop(x, p, domains=1)
+    dropped = drop(x, p, domains=[x.shape[1]])
     zero, factor = dropped.unique().tolist()
     assert dropped.dtype == dtype and zero == 0
     share = (dropped == 0).double().mean().item()
@@ -342,8 +342,8 @@ def test_dropout_drops_its_share_and_keeps_the_mean(dtype: torch.dtype, p: float
     for distance in (1, 2, 3, 4, 101):
         together = (kept[distance:] * kept[:-distance]).mean().item()
         assert together == pytest.approx(both, abs=5 * math.sqrt(both * (1 - both) / x.numel()))
-    assert not torch.equal(drop(x, p, domains=1), dropped)
-    assert drop(x, 1 - 1e-9, domains=1).isfinite().all()
+    assert not torch.equal(drop(x, p, domains=[x.shape[1]]), dropped)
+    assert drop(x, 1 - 1e-9, domains=[x.shape[1]]).isfinite().all()
 
 
 def test_discriminators_drop_in_training_only() -> None:
@@ -357,3 +357,8 @@ def test_discriminators_drop_in_training_only() -> None:
     assert (draws.std(dim=0) > 0).all()
     # Unbiased up to the second layer's ReLU: the mean over draws comes close to the exact logit.
     torch.testing.assert_close(draws.mean(dim=0), exact, rtol=0, atol=0.02)
+
+
+def test_dropout_refuses_domains_that_are_not_all_rows() -> None:
+    with pytest.raises(ValueError, match=r"Domains of \[2, 3\] rows make no tensor of 6 rows"):
+        drop(torch.ones(1, 6, 4), 0.5, domains=[2, 3])

@@ -227,6 +227,7 @@ def losses(
         torch.cat([source_BTC, target_BTC]),
         domains_of(source, target),
         reversal_coefficient(config, progress.share),
+        len(source_BTC),
     )
     target_BN = model.classify(target_BTC)
     parts = {
