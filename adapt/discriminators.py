@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from adapt.data import SourceBatch, TargetBatch
 from adapt.dropout import drop
 from adapt.initialise import initialise_linear
+from adapt.parallel import world
 
 SOURCE, TARGET = 0.0, 1.0
 """Domain labels d, here and nowhere else."""
@@ -80,6 +81,8 @@ class Discriminators(nn.Module):
         if self.slots != S:
             raise ValueError(f"{self.slots} slot discriminators got features of {S} slots.")
         stack = len(self.weights[0])
+        if source_videos is None and world() > 1:
+            raise ValueError("Several processes need to know how many videos are the source's.")
         source = B // 2 if source_videos is None else source_videos
         rows = [videos * (1 if stack == S else S) for videos in (source, B - source)]
         x = features_BSC.transpose(0, 1) if stack == S else features_BSC.reshape(1, B * S, C)

@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from adapt.accuracy import Accuracy
 from adapt.config import AdaptConfig
 from adapt.run_files import GO_ON, read_json, write_json
@@ -181,6 +179,8 @@ class RunFolder:
         Args:
             predicted, probabilities: of every video, the class and how probable the model takes it.
         """
+        import pandas as pd  # half a second that training need not wait for
+
         table = pd.DataFrame(
             {
                 "video": [v.id for v in videos],
@@ -189,10 +189,9 @@ class RunFolder:
                 "probability": [round(p, 4) for p in probabilities],
             }
         )
+        text = table.to_csv(index=False, lineterminator="\n")
         with explained(self.path / "predictions.csv", RunError, GO_ON):
-            write_text(
-                self.path / "predictions.csv", table.to_csv(index=False, lineterminator="\n")
-            )
+            write_text(self.path / "predictions.csv", text)
         write_json(
             self.path,
             "done.json",

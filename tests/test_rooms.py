@@ -50,7 +50,7 @@ def test_configs_need_no_torch() -> None:
     [
         ("store", ("torch", "decord", "torchvision", "av")),
         ("adapt.loop", ("decord", "torchvision", "av")),
-        ("adapt.experiment", ("decord", "torchvision", "av")),
+        ("adapt.experiment", ("decord", "torchvision", "av", "pandas")),
         ("cli", ("torch", "decord", "torchvision", "av")),
     ],
 )

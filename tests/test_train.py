@@ -136,9 +136,9 @@ def test_domains_are_told_apart_as_source_0_and_target_1(monkeypatch: pytest.Mon
     seen: list[Tensor] = []
     forward = pyramid.AdaptationBranch.forward
 
-    def watch(self: Any, features: Tensor, domains_B: Tensor, coefficient: float) -> Any:
+    def watch(self: Any, features: Tensor, domains_B: Tensor, *more: Any) -> Any:
         seen.append(domains_B)
-        return forward(self, features, domains_B, coefficient)
+        return forward(self, features, domains_B, *more)
 
     monkeypatch.setattr(pyramid.AdaptationBranch, "forward", watch)
     config = make_config("paper")
