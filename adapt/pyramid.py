@@ -184,8 +184,7 @@ class AdaptationBranch(nn.Module):
             )
             return normalised(entropy_BL), None
         losses_BL = domain_losses(logits_BL, domains_B)  # eq. 6
-        smoothed_BL = losses_BL.detach() + self.config.level_smoothing
-        return normalised(smoothed_BL), losses_BL.sum(dim=1).mean()  # eq. 7
+        return normalised(losses_BL.detach()), losses_BL.sum(dim=1).mean()  # eq. 7
 
 
 class _LevelDiscriminator(nn.Module):

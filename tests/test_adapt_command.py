@@ -26,8 +26,7 @@ statistics
 """
 OWN = {
     "ma2l-td": """kernel levels discriminator-width discriminators adversarial-levels first-level reversal
-        aggregation level-weights level-smoothing slot-reduction bound entropy-weight entropy-reduction
-        diversity-weight""",
+        aggregation level-weights slot-reduction bound entropy-weight entropy-reduction diversity-weight""",
     "infomax": "entropy-weight diversity-weight",
     "dann": "frame-reversal video-reversal entropy-weight entropy-reduction",
     "ta3n": "frame-reversal relation-reversal video-reversal entropy-weight entropy-reduction",

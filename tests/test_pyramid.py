@@ -29,7 +29,6 @@ VARIANTS: list[dict[str, Any]] = [
     {"preset": "paper", "discriminators": "shared"},
     {"preset": "paper", "adversarial_levels": "frame-video"},
     {"preset": "paper", "level_weights": "equal"},
-    {"preset": "paper", "level_smoothing": 0.7},
     {"preset": "paper", "aggregation": "mean"},
     {"preset": "paper", "kernel": 2, "levels": 4},
     {"preset": "paper", "first_level": False, "reversal": "aggregators"},
@@ -154,8 +153,7 @@ def reference(
                 after.append(y)  # eq. 12
             f, dilation = after, (q - 1) * dilation + 1
         if r.levels:
-            added = config.level_smoothing if config.level_weights == "loss" else 0.0
-            omega = share([loss + added for loss in level_losses.values()])  # eq. 7
+            omega = share(list(level_losses.values()))  # eq. 7
         else:
             omega = [torch.tensor(1 / len(L), dtype=torch.float64)] * len(L)
         r.omega.append(omega)

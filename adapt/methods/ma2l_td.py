@@ -79,14 +79,6 @@ class Options(AdaptConfig):
             choices=("loss", "entropy", "equal"),
         ),
     )
-    level_smoothing: float = field(
-        default=0.0,
-        metadata=option(
-            "Added to each level's loss before the losses become weights: with 0, as in eq. 7, a level "
-            "whose domain is told apart loses all weight; the larger, the more equal the weights.",
-            read_with={"level_weights": "loss"},
-        ),
-    )
     slot_reduction: str = field(
         default="sum",
         metadata=option(
