@@ -83,7 +83,9 @@ def command(*arguments: object) -> None:
     """Show a command of `cli.py` and run it in this process."""
     texts = [str(a) for a in arguments]
     click.secho(f"\n$ python cli.py {shlex.join(texts)}", bold=True)
-    main(texts, standalone_mode=False)
+    code = main(texts, standalone_mode=False)
+    if code:  # without this a Ctrl-C would end one command and start the next
+        raise SystemExit(code)
 
 
 def run_folder(places: Places, name: str, seed: int) -> Path:
