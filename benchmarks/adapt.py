@@ -6,6 +6,8 @@ thread, CPU time does not:
 
     python -m benchmarks.adapt
     python -m benchmarks.adapt --threads 1
+
+Longer than the project's other modules because a benchmark is one script, read from top to bottom.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ paper's eq. 2 and 9 to the preset, with the project's own loop. `docs/bound.md` 
 
     OMP_NUM_THREADS=1 python -m benchmarks.collapse measure docs/collapse.csv
     python -m benchmarks.collapse draw docs/collapse.csv docs/collapse.svg
+
+Longer than the project's other modules because a benchmark is one script, read from top to bottom.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ is `cli.py adapt`.
     OMP_NUM_THREADS=1 python -m benchmarks.planted_gap
     python -m benchmarks.planted_gap --family mix --mix 1.5 --background 0.5 --method source-only
     python -m benchmarks.planted_gap --variant "letter of eq. 9=--preset paper --bound none"
+
+Longer than the project's other modules because a benchmark is one script, read from top to bottom.
 """
 
 from __future__ import annotations
