@@ -170,19 +170,14 @@ class AdaptationBranch(nn.Module):
         if self.config.level_weights == "equal":
             return domains_B.new_full((len(domains_B), len(features)), 1 / len(features)), None
         # In the order of the levels, which is the order of `features`.
-        logits_BL = torch.cat(
-            [
-                g(F_BC, source_videos)
-                for g, F_BC in zip(self.level_discriminators.values(), features)
-            ],
-            dim=1,
-        )
+        pairs = list(zip(self.level_discriminators.values(), features))
         if self.config.level_weights == "entropy":
-            z_BL = logits_BL.detach().to(domains_B.dtype)
+            z_BL = torch.cat([g(F_BC) for g, F_BC in pairs], dim=1).detach().to(domains_B.dtype)
             entropy_BL = F.binary_cross_entropy_with_logits(
                 z_BL, torch.sigmoid(z_BL), reduction="none"
             )
             return normalised(entropy_BL), None
+        logits_BL = torch.cat([g(F_BC, source_videos) for g, F_BC in pairs], dim=1)
         losses_BL = domain_losses(logits_BL, domains_B)  # eq. 6
         return normalised(losses_BL.detach()), losses_BL.sum(dim=1).mean()  # eq. 7
 
@@ -199,15 +194,8 @@ class _LevelDiscriminator(nn.Module):
         return logits
 
 
-class _UntrainedLevelDiscriminator(nn.Linear):
-    """The authors' G^m, one linear layer without dropout: (B, C) -> (B, 1)."""
-
-    def forward(self, features_BC: Tensor, source_videos: int | None = None) -> Tensor:
-        return super().forward(features_BC)
-
-
 def _level_discriminator(config: Options) -> nn.Module:
     if config.level_weights == "entropy":
         # The authors' is one linear layer that no loss reaches: it keeps its random start.
-        return _UntrainedLevelDiscriminator(config.width, 1).requires_grad_(False)
+        return nn.Linear(config.width, 1).requires_grad_(False)
     return _LevelDiscriminator(config.width, config.discriminator_width)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
 from commands.method_options import MethodCommand, resolve_given
 from commands.text import say
-from commands.training import RunOptions, make_config, parse_seeds, ready, run_folder, run_options
+from commands.training import (
+    RunOptions,
+    make_config,
+    parse_seeds,
+    ready,
+    run_folder,
+    run_options,
+    say_config,
+)
 from store.errors import ConfigError
 
 _METHOD, _PRESET = "ma2l-td", "paper"
@@ -34,7 +41,7 @@ def _ablate(seeds: str, sweep: str | None, **given: Any) -> None:
         raise ConfigError("--sweep kernel,levels sets --kernel, --levels and --frames itself.")
     config = make_config(options.root, given)
     if options.show_config:
-        say(json.dumps(config.as_dict(), indent=1, ensure_ascii=False))
+        say_config(config)
         return
     folder = run_folder(options, config, "sweep" if sweep else "ablations")
     from adapt.study import STUDIES, run_study

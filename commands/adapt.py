@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
 from commands.method_options import MethodCommand, resolve_given
 from commands.results import say_accuracy, say_seeds
-from commands.text import say
-from commands.training import RunOptions, make_config, parse_seeds, ready, run_folder, run_options
+from commands.training import (
+    RunOptions,
+    make_config,
+    parse_seeds,
+    ready,
+    run_folder,
+    run_options,
+    say_config,
+)
 from store.errors import ConfigError
 
 
@@ -33,7 +39,7 @@ def _adapt(seeds: str | None, **given: Any) -> None:
     several = None if seeds is None else parse_seeds(seeds)
     config = make_config(options.root, resolve_given(given, options.config_file))
     if options.show_config:
-        say(json.dumps(config.as_dict(), indent=1, ensure_ascii=False))
+        say_config(config)
         return
     folder = run_folder(options, config, f"seed{config.seed}" if several is None else "seeds")
     runs = [folder] if several is None else [folder / f"seed{seed}" for seed in several]

@@ -77,13 +77,14 @@ class MethodCommand(click.Command):
         for name in shared:
             if any(name in m.reads for m in shown):
                 groups.setdefault(SHARED_FIELDS[name].metadata["group"], []).append(options[name])
-        for title, made in self._run_options().items():
+        run_options = self._run_options()
+        for title, made in run_options.items():
             groups[title] += made
         for m in shown:
             # The same flag may be an option of several methods, each with its own help.
             fields = [m.options.__dataclass_fields__[name] for name in m.own]
             groups[f"Method {m.name}"] = [_option_of(f, m, [m], named) for f in fields]
-        params = [o for made in self._run_options().values() for o in made]
+        params = [option for made in run_options.values() for option in made]
         command = cloup.Command(
             self.name,
             callback=self.callback,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import time
@@ -17,6 +18,7 @@ import click
 from adapt.config import BANKS, DATA, RUN, AdaptConfig
 from commands.options import DEVICE, FEATURES, MANIFESTS, GivenPath, GivenText
 from commands.progress import AdaptProgress
+from commands.text import say
 from store import datasets
 from store.errors import ConfigError
 from store.machine import process_of
@@ -127,6 +129,11 @@ def make_config(root: Path, given: dict[str, Any]) -> AdaptConfig:
         given["source"], given["target"], given.pop("benchmark", None), root
     )
     return AdaptConfig.make(benchmark=benchmark, preset=given.pop("preset", None), given=given)
+
+
+def say_config(config: AdaptConfig) -> None:
+    """Print a config as --config takes it back."""
+    say(json.dumps(config.as_dict(), indent=1, ensure_ascii=False))
 
 
 def run_folder(options: RunOptions, config: AdaptConfig, suffix: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -54,27 +55,12 @@ def compare(a: FeatureStore, b: FeatureStore) -> Iterator[Pair]:
 
 def compare_features(video: str, a_TD: np.ndarray, b_TD: np.ndarray) -> Pair:
     """Compare two float16 matrices (frames, width) of equal width; see `Pair`."""
+    pair = functools.partial(Pair, video=video, frames_a=len(a_TD), frames_b=len(b_TD))
     if a_TD.shape == b_TD.shape and a_TD.tobytes() == b_TD.tobytes():
-        return Pair(
-            video=video,
-            frames_a=len(a_TD),
-            frames_b=len(b_TD),
-            identical=True,
-            cosine_min=1.0,
-            cosine_mean=1.0,
-            error=0.0,
-        )
+        return pair(identical=True, cosine_min=1.0, cosine_mean=1.0, error=0.0)
     frames = min(len(a_TD), len(b_TD))
     if not all(np.isfinite(x_TD[:frames]).all() for x_TD in (a_TD, b_TD)):
-        return Pair(
-            video=video,
-            frames_a=len(a_TD),
-            frames_b=len(b_TD),
-            identical=False,
-            cosine_min=0.0,
-            cosine_mean=0.0,
-            error=np.inf,
-        )
+        return pair(identical=False, cosine_min=0.0, cosine_mean=0.0, error=np.inf)
     mean_D = b_TD[:frames].mean(axis=0, dtype=np.float64)
     difference = variation = cosines = 0.0
     cosine_min = np.inf
@@ -87,10 +73,7 @@ def compare_features(video: str, a_TD: np.ndarray, b_TD: np.ndarray) -> Pair:
         cosines += float(cosine.sum())
         cosine_min = min(cosine_min, float(cosine.min()))
     none = np.inf if difference else 0.0
-    return Pair(
-        video=video,
-        frames_a=len(a_TD),
-        frames_b=len(b_TD),
+    return pair(
         identical=False,
         cosine_min=cosine_min,
         cosine_mean=cosines / frames,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from click.testing import CliRunner, Result
 from adapt import methods
 from adapt.config import AdaptConfig
 from adapt.methods import Networks, Progress, StepLosses
+from adapt.runs import RunFolder
 from store.format import store_folder
 from store.manifest import Video, write_manifest
 from store.records import VideoRecord
@@ -151,6 +154,21 @@ def losses_of(config: AdaptConfig, model: Any, branch: Any, source: Any, target:
     losses = methods.find(config.method).function("losses")
     result: StepLosses = losses(Networks(model, branch), source, target, config, Progress())
     return result
+
+
+@contextmanager
+def stopped_before(epoch: int) -> Iterator[None]:
+    """Runs that train meanwhile are stopped, as by Ctrl-C, when this epoch is to be logged."""
+    log = RunFolder.log
+
+    def stop(run: RunFolder, metrics: dict[str, Any]) -> None:
+        if metrics["epoch"] == epoch:
+            raise KeyboardInterrupt
+        log(run, metrics)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(RunFolder, "log", stop)
+        yield
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

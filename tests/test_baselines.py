@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import config_for, losses_of, toy_arguments
+from conftest import config_for, losses_of, stopped_before, toy_arguments
 from test_robust import outcome
 from torch import Tensor, nn
 
@@ -316,20 +316,10 @@ def test_a_run_is_evaluated_again_from_its_checkpoint(
 
 
 @pytest.mark.parametrize("method", PREDICTING)
-def test_stopped_and_resumed_is_as_undisturbed(
-    cli, problem: Path, method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopped_and_resumed_is_as_undisturbed(cli, problem: Path, method: str) -> None:
     more = ("--method", method, "--epochs", 5, "--checkpoint-every", 2)
     assert cli(*toy_arguments(problem, "calm", *more)).exit_code == 0
-    log = RunFolder.log
-
-    def stop(run: RunFolder, metrics: dict[str, Any]) -> None:
-        if metrics["epoch"] == 4:
-            raise KeyboardInterrupt
-        log(run, metrics)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(RunFolder, "log", stop)
+    with stopped_before(4):
         assert cli(*toy_arguments(problem, "stopped", *more)).exit_code != 0
     assert (problem / "stopped" / "progress.pt").is_file()
     assert cli(*toy_arguments(problem, "stopped", *more, "--resume")).exit_code == 0

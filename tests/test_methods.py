@@ -6,12 +6,11 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, config_for, toy_arguments
+from conftest import REPOSITORY, config_for, stopped_before, toy_arguments
 from test_robust import outcome
 from torch import nn
 
@@ -125,7 +124,7 @@ def documented() -> str:
 
 
 def test_the_method_of_the_docs_is_listed_trained_resumed_and_evaluated(
-    cli, drop, problem: Path, monkeypatch: pytest.MonkeyPatch
+    cli, drop, problem: Path
 ) -> None:
     drop("deep_coral", documented())
     assert "deep-coral" in methods.names()
@@ -137,15 +136,7 @@ def test_the_method_of_the_docs_is_listed_trained_resumed_and_evaluated(
 
     more = ("--method", "deep-coral", "--frames", 9, "--checkpoint-every", 1)
     assert cli(*toy_arguments(problem, "calm", *more)).exit_code == 0
-    log = RunFolder.log
-
-    def stop(run: RunFolder, metrics: dict[str, Any]) -> None:
-        if metrics["epoch"] == 3:
-            raise KeyboardInterrupt
-        log(run, metrics)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(RunFolder, "log", stop)
+    with stopped_before(3):
         assert cli(*toy_arguments(problem, "run", *more)).exit_code == 130
     resumed = cli(*toy_arguments(problem, "run", *more, "--resume"))
     assert resumed.exit_code == 0 and "Going on after epoch 2 of 3." in resumed.output

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import config_for, make_store, toy_arguments
+from conftest import config_for, make_store, stopped_before, toy_arguments
 
 from adapt import methods
 from adapt.bank import FeatureBank
@@ -149,28 +149,16 @@ def test_a_config_comes_back_from_show_config_and_from_a_run(cli, problem: Path)
     assert result.exit_code == 2 and "--method dann does not read --kernel" in result.output
 
 
-def stopped_run(cli, problem: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+def stopped_run(cli, problem: Path) -> list[object]:
     """A run that was stopped after its second epoch; returns the command that resumes it."""
-    from adapt.runs import RunFolder
-
-    log = RunFolder.log
-
-    def stop(run: RunFolder, metrics: dict[str, Any]) -> None:
-        if metrics["epoch"] == 3:
-            raise KeyboardInterrupt
-        log(run, metrics)
-
     arguments = toy_arguments(problem, "run", "--checkpoint-every", 1)
-    with monkeypatch.context() as patched:
-        patched.setattr(RunFolder, "log", stop)
+    with stopped_before(3):
         assert cli(*arguments).exit_code == 130
     return [*arguments, "--resume"]
 
 
-def test_every_damage_of_a_kept_state_is_refused(
-    cli, problem: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resume = stopped_run(cli, problem, monkeypatch)
+def test_every_damage_of_a_kept_state_is_refused(cli, problem: Path) -> None:
+    resume = stopped_run(cli, problem)
     path = problem / "run" / "progress.pt"
     whole = path.read_bytes()
     places = np.random.default_rng(0).integers(0, len(whole), 12)
