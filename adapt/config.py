@@ -138,9 +138,19 @@ class AdaptConfig:
         metadata=option(
             "dann: the learning rate is rate / (1 + 10 p)^0.75, p being the finished share of the "
             "epochs; ta3n: the same formula as TA3N's authors apply it, set after every step with the "
-            "epochs counted from 1; none: a constant rate.",
-            choices=("dann", "ta3n", "none"),
+            "epochs counted from 1; inverse: rate / (1 + g i)^0.75 after i steps, g being --rate-gamma; "
+            "cosine: half a cosine over the epochs, set one epoch ahead as TransferAttn's authors do, "
+            "so that the last epoch's rate is 0; none: a constant rate.",
+            choices=("dann", "ta3n", "inverse", "cosine", "none"),
             group=TRAINING,
+        ),
+    )
+    rate_gamma: float = field(
+        default=0.001,
+        metadata=option(
+            "How quickly the learning rate falls from step to step.",
+            group=TRAINING,
+            read_with={"rate_decay": "inverse"},
         ),
     )
     weight_decay: float = field(

@@ -38,8 +38,7 @@ class TrainingState:
         self.networks.train()
         self.forward = parallel.wrapped(_Forward(config, self.networks))
         """From a pair of batches to the method's losses: one module, which processes can share."""
-        trained = [p for p in self.networks.parameters() if p.requires_grad]
-        self.optimiser = _optimiser(config, trained, data.device) if trained else None
+        self.optimiser = _optimiser(config, self.networks, data.device)
         self.source = source_stream(config, data.labels_V, generator(config.seed, "source order"))
         self.target = shuffled(len(data.target), generator(config.seed, "target order"))
         self.source_frames = generator(config.seed, "source frames")
@@ -101,17 +100,29 @@ class _Forward(nn.Module):
 
 
 def _optimiser(
-    config: AdaptConfig, parameters: list[nn.Parameter], device: torch.device
-) -> torch.optim.Optimizer:
+    config: AdaptConfig, networks: Networks, device: torch.device
+) -> torch.optim.Optimizer | None:
+    """The optimiser of all that is trained, None where nothing is."""
+    paces = methods.find(config.method).function("paces")
+    groups: list[dict[str, Any]] = []
+    faster: set[nn.Parameter] = set()
+    for module, rate, decay in paces(networks, config) if paces is not None else ():
+        own = [p for p in module.parameters() if p.requires_grad]
+        faster |= set(own)
+        groups.append({"params": own, "pace": rate, "weight_decay": decay * config.weight_decay})
+    rest = [p for p in networks.parameters() if p.requires_grad and p not in faster]
+    groups = [group for group in ({"params": rest}, *groups) if group["params"]]
+    if not groups:
+        return None
     shared: dict[str, Any] = {
         "lr": config.learning_rate,
         "weight_decay": config.weight_decay,
         "fused": device.type in ("cpu", "cuda"),
     }
     if config.optimiser == "adam":
-        return torch.optim.Adam(parameters, **shared)
+        return torch.optim.Adam(groups, **shared)
     nesterov = config.momentum > 0
-    return torch.optim.SGD(parameters, momentum=config.momentum, nesterov=nesterov, **shared)
+    return torch.optim.SGD(groups, momentum=config.momentum, nesterov=nesterov, **shared)
 
 
 def train(
@@ -175,7 +186,7 @@ def step(
     """
     assert state.optimiser is not None
     for group in state.optimiser.param_groups:
-        group["lr"] = learning_rate(config, progress)
+        group["lr"] = group.get("pace", 1.0) * learning_rate(config, progress)
 
     def descend(loss: Tensor, modules: Sequence[nn.Module]) -> None:
         parameters = [p for module in modules for p in module.parameters() if p.requires_grad]

@@ -154,6 +154,15 @@ def averaged(x: Tensor) -> Tensor:
     return x if world() == 1 else _Sum.apply(x) / world()
 
 
+def gathered(x: Tensor) -> Tensor:
+    """Join the rows of all processes in the batch's order: (rows, ...) of each -> (world() rows, ...).
+
+    For losses that compare every pair of a batch. A loss of the joined rows is computed by every process
+    alike, and `wrapped` averages its gradients to those that one process would have.
+    """
+    return x if world() == 1 else _Gathered.apply(x)
+
+
 def smallest(x: Tensor) -> Tensor:
     """Return the least value over the processes, without a gradient."""
     if world() > 1:
@@ -170,6 +179,18 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         return _summed(gradient)
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        return _summed(gradient).chunk(world())[rank()]
 
 
 def _summed(x: Tensor) -> Tensor:

@@ -32,13 +32,21 @@ def learning_rate(config: AdaptConfig, progress: Progress) -> float:
     With `dann` it is rate / (1 + 10 p)^0.75 with p the finished share of the epochs. With `ta3n` it is
     what TA3N's code makes of the same formula: it is set after every step i = 0, 1, ... of epoch
     e = 1, 2, ... with p = (i + e L) / (E L), L steps in an epoch and E epochs, so the first step has the
-    undecayed rate, the second p = 1 / E, and the last one a p beyond 1.
+    undecayed rate, the second p = 1 / E, and the last one a p beyond 1. With `inverse` it is
+    rate / (1 + g i)^0.75 after i steps of the run (Long et al., DAN, JAN and CDAN), and with `cosine`
+    rate (1 + cos(pi e / E)) / 2 in epoch e = 1, 2, ... (TransferAttn).
     """
     if config.rate_decay == "none":
         return config.learning_rate
     if config.rate_decay == "dann":
         return config.learning_rate * annealed(progress.share)
-    before = progress.epoch * progress.steps + progress.step - 1  # steps before the last one
+    if config.rate_decay == "cosine":
+        ahead = (progress.epoch + 1) / progress.epochs
+        return config.learning_rate * (1 + math.cos(math.pi * ahead)) / 2
+    done = progress.epoch * progress.steps + progress.step
+    if config.rate_decay == "inverse":
+        return config.learning_rate * float((1 + config.rate_gamma * done) ** -0.75)
+    before = done - 1  # steps before the last one
     if before < 0:
         return config.learning_rate
     return config.learning_rate * annealed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, config_for, stopped_before, toy_arguments
+from conftest import REPOSITORY, config_for, losses_of, stopped_before, toy_arguments
 from test_robust import outcome
 from torch import nn
 
@@ -224,6 +225,40 @@ def test_each_descent_of_a_step_moves_only_what_it_names(drop) -> None:
     expected = [w_e - 0.1 * g_w, b_e - 0.1 * g_b, *flat]
     for p, q in zip(ours, expected):
         torch.testing.assert_close(p.double(), q, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_parts_that_learn_at_a_pace_of_their_own(drop, optimiser: str) -> None:
+    """torch's optimiser with a group for the part, put together by hand, takes the same steps."""
+    paces = "def paces(networks, config):\n    return [(networks.model.classifier, 10, 2)]\n"
+    drop("deep_coral", documented() + "\n\n" + paces)
+    small = {"width": 6, "dropout": 0.0, "compute": "float32", "rate_decay": "inverse"}
+    rates = {"optimiser": optimiser, "learning_rate": 0.01, "weight_decay": 0.1, "rate_gamma": 0.5}
+    config = config_for(small, method="deep-coral", source="a", target="b", **rates)
+    state = TrainingState(config, data())
+    twin = copy.deepcopy(state.networks)
+    encoder, classifier = twin.model.encoder, twin.model.classifier
+    make = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimiser]
+    momentum = {"momentum": 0.9, "nesterov": True} if optimiser == "sgd" else {}
+    by_hand = make(
+        [
+            {"params": encoder.parameters(), "weight_decay": 0.1},
+            {"params": classifier.parameters(), "weight_decay": 0.2},
+        ],
+        lr=0.01,
+        **momentum,
+    )
+    for number in range(3):
+        source, target = batch()
+        rate = 0.01 * (1 + 0.5 * (4 + number)) ** -0.75
+        for group, factor in zip(by_hand.param_groups, (1, 10)):
+            group["lr"] = factor * rate
+        by_hand.zero_grad()
+        losses_of(config, twin.model, None, source, target).total.backward()
+        by_hand.step()
+        step(config, state, source, target, Progress(1, 5, number, 4))
+    for ours, theirs in zip(state.networks.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,17 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path, case: str) -> None:
             torch.testing.assert_close(two["parameters"][name], parameter, rtol=1e-6, atol=1e-9)
 
 
+def test_a_loss_of_all_pairs_of_a_batch(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("gathered_rows.py")
+    found = {}
+    for name, launcher in (("one", [sys.executable]), ("two", [*TORCHRUN, "2"])):
+        process = run(*launcher, script, tmp_path / name)
+        assert process.returncode == 0, process.stderr
+        found[name] = torch.load(tmp_path / name, weights_only=True)
+    for name, value in found["one"].items():
+        torch.testing.assert_close(found["two"][name], value, rtol=1e-12, atol=1e-12)
+
+
 def same_run(one: Path, two: Path) -> None:
     assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
     for a, b in zip(metrics(one), metrics(two), strict=True):

@@ -159,19 +159,24 @@ def watched(config: AdaptConfig, data: TrainingData, monkeypatch: pytest.MonkeyP
     return steps
 
 
-@pytest.mark.parametrize("rate_decay", ["dann", "ta3n", "none"])
+@pytest.mark.parametrize("rate_decay", ["dann", "ta3n", "inverse", "cosine", "none"])
 def test_learning_rates(rate_decay: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gamma = {"rate_gamma": 0.3} if rate_decay == "inverse" else {}
     config = make_config(
-        method="dann", epochs=3, batch_size=5, rate_decay=rate_decay, learning_rate=0.02
+        method="dann", epochs=3, batch_size=5, rate_decay=rate_decay, learning_rate=0.02, **gamma
     )
     rates = [rate for rate, *_ in watched(config, make_data(), monkeypatch)]
     assert len(rates) == 12
     rate = 0.02  # TA3N's loop: epochs from 1, and the rate is set when a step is done
     for number, found in enumerate(rates):
-        if rate_decay != "ta3n":
+        if rate_decay == "inverse":
+            rate = 0.02 * (1 + 0.3 * number) ** -0.75
+        elif rate_decay == "cosine":
+            rate = (0.015, 0.005, 0.0)[number // 4]  # cos of 60, 120 and 180 degrees
+        elif rate_decay != "ta3n":
             p = {"dann": number // 4 / 3, "none": 0.0}[rate_decay]
             rate = 0.02 / (1 + 10 * p) ** 0.75
-        assert found == pytest.approx(rate)
+        assert found == pytest.approx(rate, abs=1e-12)
         epoch, i = number // 4 + 1, number % 4
         rate = 0.02 / (1 + 10 * (i + epoch * 4) / (3 * 4)) ** 0.75
 

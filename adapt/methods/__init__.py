@@ -14,6 +14,8 @@ and, where it needs them,
 
     BENCHMARKS             benchmark -> values of options
     PAIRS                  (source domain, target domain) -> values of options
+    paces(networks, config) -> [(module, rate, decay), ...]
+                           parts whose learning rate and weight decay are these multiples of the config's
     step(networks, source, target, config, progress, descend) -> parts
                            in place of `losses`: several descents in a step, each on some of the networks
     fit(networks, data, config)
