@@ -24,7 +24,7 @@ from adapt.runs import RunFolder
 from store.errors import RunError
 from store.files import explained, replacing, write_text
 
-_PROGRESS, _DIGESTS = "progress.pt", "progress.sha256"
+_PROGRESS, _DIGESTS, _CANDIDATES = "progress.pt", "progress.sha256", "candidates"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,39 @@ def save_model(run: RunFolder, model: nn.Module, width: int, classes: Sequence[s
     with explained(path, RunError, GO_ON), replacing(path) as temporary:
         temporary.write_bytes(data)
     return _digest(data)
+
+
+def save_candidate(run: RunFolder, epoch: int, model: nn.Module) -> None:
+    """Write the model of an epoch that may be chosen at the end; the file's name holds its sha256.
+
+    Raises:
+        RunError: the disk refuses.
+    """
+    data = _serialised({"model": {name: t.cpu() for name, t in model.state_dict().items()}})
+    path = run.path / _CANDIDATES / f"epoch{epoch:06}-{_digest(data)}.pt"
+    with explained(path, RunError, GO_ON):
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+
+
+def candidates(run: RunFolder) -> dict[int, Path]:
+    """The files of `save_candidate` by epoch."""
+    files = sorted((run.path / _CANDIDATES).glob("epoch??????-*.pt"))
+    return {int(path.name[5:11]): path for path in files}
+
+
+def load_candidate(run: RunFolder, epoch: int, model: nn.Module) -> None:
+    """Give a model the values that it had at an epoch.
+
+    Raises:
+        RunError: there is no such file, or it is damaged.
+    """
+    path = candidates(run).get(epoch)
+    if path is None:
+        raise RunError(f"{run.path} has no model of epoch {epoch}. Train again.")
+    loaded = _load(path, path.read_bytes(), [path.stem.partition("-")[2]], "Train again.")
+    model.load_state_dict(loaded["model"])
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from adapt.rules import CHOICES, LAST, RULES
 from adapt.settings import BENCHMARKS
 from store.errors import ConfigError, printable
 from store.options import check_options, flag, option
@@ -53,6 +54,24 @@ class AdaptConfig:
     seed: int = field(
         default=0,
         metadata=option("Seed of every random choice.", group=RUN, most=2**63 - 1),
+    )
+    select: str = field(
+        default=LAST,
+        metadata=option(
+            "Which epoch's model is kept. "
+            + "; ".join(f"{name}: {rule.what}" for name, rule in RULES.items())
+            + f"; {LAST}: the last one.",
+            choices=CHOICES,
+            group=RUN,
+        ),
+    )
+    score_every: int = field(
+        default=10,
+        metadata=option(
+            "Epochs between two times that all these scores are computed; the last epoch always has "
+            "them. 0: never.",
+            group=RUN,
+        ),
     )
     epochs: int = field(
         default=300,
@@ -296,6 +315,11 @@ class AdaptConfig:
                 raise ConfigError(f"{flag(name)} must be below 1, got {getattr(self, name)}.")
         if self.learning_rate == 0:
             raise ConfigError("--learning-rate must be above 0, got 0.")
+        if self.select != LAST and not self.score_every:
+            raise ConfigError(
+                f"--select {self.select} needs its score, and --score-every 0 computes none. Give "
+                "--score-every a number of epochs."
+            )
         if self.train_sampling == "centred" and self.draws > 1:
             raise ConfigError(
                 f"--train-sampling centred takes the same frames in each of {self.draws} draws. Use "

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from adapt import checkpoint, methods, parallel
+from adapt import checkpoint, methods, parallel, selection
 from adapt.accuracy import Accuracy, accuracy
 from adapt.bank import choose_bank, load_bank, needed_bytes
 from adapt.checkpoint import KEEP_NOTHING, CheckpointPolicy
@@ -23,7 +23,8 @@ from adapt.environment import environment
 from adapt.loading import DataOptions, Loaded, class_names, videos_of
 from adapt.loop import TrainingState, train
 from adapt.memory import check_memory
-from adapt.prediction import predict, take_statistics
+from adapt.prediction import predict
+from adapt.rules import NEED_SOURCE_VIDEOS
 from adapt.runs import RunFolder
 from store.datasets import dataset_of, manifest_path
 from store.errors import ConfigError, RunError, StoreError
@@ -66,9 +67,13 @@ def adapt(
         def each_epoch(metrics: dict[str, Any]) -> None:
             if parallel.rank() > 0:
                 return
+            candidate = selection.score(config, state, loaded, metrics)
             run.log(metrics)
+            if candidate is not None:
+                selection.keep(run, state.epoch, candidate)
             if policy.every and state.epoch % policy.every == 0:
                 checkpoint.keep(run, state.state_dict())
+                selection.prune(run)
             on_epoch(state.epoch, metrics)
 
         train(config, loaded.data, state, each_epoch)
@@ -90,6 +95,12 @@ def _check_fits(config: AdaptConfig, loaded: Loaded) -> None:
         raise ConfigError(
             f"--method {config.method} trains in one process: start it without torchrun."
         )
+    if config.select in NEED_SOURCE_VIDEOS and loaded.source_held_out_bank is None:
+        raise ConfigError(
+            f"--select {config.select} needs held-out source videos, and the {config.source} manifest "
+            f"of {config.benchmark} has no eval videos. Mark some in its column split, or choose "
+            "another rule."
+        )
 
 
 def _begin(
@@ -107,6 +118,7 @@ def _begin(
         return None, dataclasses.asdict(run.result())
     state_dict = checkpoint.kept(run)
     run.forget_after(0 if state_dict is None else int(state_dict["epoch"]))
+    selection.prune(run)
     return state_dict, None
 
 
@@ -124,11 +136,10 @@ def _finish(
     config: AdaptConfig, loaded: Loaded, run: RunFolder, state: TrainingState, begin: float
 ) -> dict[str, Any]:
     """Evaluate and write what a finished run leaves; returns the fields of its accuracy."""
-    if config.statistics == "target":
-        take_statistics(state.model, loaded.data.target, config.frames)
+    model, chosen = selection.chosen(config, state, loaded, run)
     classes = loaded.data.classes
-    digest = checkpoint.save_model(run, state.model, loaded.data.source.width, classes)
-    logits_VN = predict(state.model, loaded.held_out_bank, config)
+    digest = checkpoint.save_model(run, model, loaded.data.source.width, classes)
+    logits_VN = predict(model, loaded.held_out_bank, config)
     probabilities_V, predicted_V = logits_VN.softmax(dim=1).max(dim=1)
     result = accuracy(predicted_V.tolist(), [video.label for video in loaded.held_out])
     run.finish(
@@ -138,6 +149,7 @@ def _finish(
         probabilities=probabilities_V.tolist(),
         classes=classes,
         checkpoint_sha256=digest,
+        chosen=chosen,
         seconds=time.monotonic() - begin,
     )
     return dataclasses.asdict(result)

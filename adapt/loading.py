@@ -15,6 +15,7 @@ from adapt.bank import Bank, choose_bank, load_bank, needed_bytes
 from adapt.choose import available, choose_stores, extract_command
 from adapt.config import AdaptConfig
 from adapt.data import TrainingData, labels_of
+from adapt.rules import NEED_SOURCE_VIDEOS
 from adapt.runs import DataRecord
 from store.datasets import dataset_of, manifest_path
 from store.errors import StoreError, first_of
@@ -46,6 +47,9 @@ class Loaded:
     held_out: Sequence[Video]
     """The target's evaluation videos."""
     held_out_bank: Bank
+    source_held_out: Sequence[Video]
+    """The source's evaluation videos, by which an epoch may be chosen; there may be none."""
+    source_held_out_bank: Bank | None
     record: DataRecord
 
 
@@ -60,7 +64,9 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
         source = videos_of(config, options, config.source, "train", source_store)
         target = videos_of(config, options, config.target, "train", target_store)
         held_out = videos_of(config, options, config.target, "eval", target_store)
-        size = needed_bytes(source_store, source) + needed_bytes(target_store, [*target, *held_out])
+        unseen = _source_held_out(config, options, source_store)
+        size = needed_bytes(source_store, [*source, *unseen])
+        size += needed_bytes(target_store, [*target, *held_out])
         kind = choose_bank(options.bank, size, device)
         log.info(
             f"{len(source)} source, {len(target)} target, {len(held_out)} evaluation videos of "
@@ -83,6 +89,7 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
             device=device,
         )
         held_out_bank = load_bank(target_store, held_out, device, kind)
+        unseen_bank = load_bank(source_store, unseen, device, kind) if unseen else None
     record = DataRecord(
         features=str(options.features.resolve()),
         manifests=str(options.manifests.resolve()),
@@ -96,6 +103,8 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
         data=data,
         held_out=held_out,
         held_out_bank=held_out_bank,
+        source_held_out=unseen,
+        source_held_out_bank=unseen_bank,
         record=record,
     )
 
@@ -123,7 +132,11 @@ def class_names(config: AdaptConfig, options: DataOptions) -> tuple[str, ...]:
 
 
 def videos_of(
-    config: AdaptConfig, options: DataOptions, domain: str, split: str, store: FeatureStore
+    config: AdaptConfig,
+    options: DataOptions,
+    domain: str,
+    split: str,
+    store: FeatureStore,
 ) -> list[Video]:
     """The listed videos of a split that the store has.
 
@@ -150,6 +163,21 @@ def videos_of(
             f"{config.frames} frames sampled, so that frames repeat {first_of(short)}."
         )
     return found
+
+
+def _source_held_out(config: AdaptConfig, options: DataOptions, store: FeatureStore) -> list[Video]:
+    """The source's evaluation videos; none unless all have features, or the epoch is chosen by them."""
+    listed = [v for v in _manifest(config, options, config.source) if v.split == "eval"]
+    if not listed:
+        return []
+    lacking = [v.id for v in listed if v.id not in store]
+    if not lacking or config.select in NEED_SOURCE_VIDEOS:
+        return videos_of(config, options, config.source, "eval", store)
+    log.info(
+        f"{len(lacking)} of {len(listed)} {config.source} eval videos have no features "
+        f"{first_of(lacking)}: no score is taken on the source."
+    )
+    return []
 
 
 def _stores(config: AdaptConfig, options: DataOptions) -> tuple[FeatureStore, FeatureStore]:

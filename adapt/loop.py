@@ -166,10 +166,6 @@ def train(
         check_parameters(state.model, state.epoch, config)
         seconds = time.monotonic() - begin
         on_epoch({"epoch": state.epoch, **means, **first, "seconds": seconds})
-    remember = method.function("remember")
-    if remember is not None:
-        remember(state.networks, data, config)
-    state.model.eval()
 
 
 def step(

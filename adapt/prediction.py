@@ -2,15 +2,74 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from adapt import methods
 from adapt.bank import Bank, sample
 from adapt.config import AdaptConfig
+from adapt.data import TrainingData
+from adapt.methods import Networks
 from adapt.schedule import generator
 from store.errors import RunError
 
 _BATCH = 256
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a model says of V videos, on the CPU."""
+
+    logits_VN: Tensor
+    features_VC: NDArray[np.float64] | None
+    """What the classifier sees of each video, None of a model that has no classifier."""
+
+    @property
+    def probabilities_VN(self) -> NDArray[np.float64]:
+        """Every row sums to 1."""
+        P_VN: NDArray[np.float64] = self.logits_VN.double().softmax(dim=1).numpy()
+        return P_VN
+
+
+def predict_with_features(model: nn.Module, bank: Bank, config: AdaptConfig) -> Predicted:
+    """As `predict`, with what the layer called `classifier` was given, the mean over the draws."""
+    classifier = getattr(model, "classifier", None)
+    if not isinstance(classifier, nn.Module):
+        return Predicted(predict(model, bank, config), None)
+    seen: list[Tensor] = []
+    handle = classifier.register_forward_pre_hook(lambda _, x: seen.append(x[0].double().cpu()))
+    try:
+        logits_VN = predict(model, bank, config)
+    finally:
+        handle.remove()
+    draws = max(1, config.eval_draws)
+    batches = [torch.stack(seen[i : i + draws]).mean(dim=0) for i in range(0, len(seen), draws)]
+    return Predicted(logits_VN, torch.cat(batches).numpy())
+
+
+def as_target(config: AdaptConfig, networks: Networks, data: TrainingData) -> nn.Module:
+    """A copy of the model as it predicts the target's videos if training ends now."""
+    copied = Networks(copy.deepcopy(networks.model), networks.branch)
+    remember = methods.find(config.method).function("remember")
+    if remember is not None:
+        remember(copied, data, config)
+    model: nn.Module = copied.model
+    if config.statistics == "target":
+        take_statistics(model, data.target, config.frames)
+    return model.eval()
+
+
+def as_source(config: AdaptConfig, networks: Networks, data: TrainingData) -> nn.Module:
+    """A copy of the model for the source's videos: with their statistics where `as_target` has its own."""
+    model: nn.Module = copy.deepcopy(networks.model)
+    if config.statistics == "target":
+        take_statistics(model, data.source, config.frames)
+    return model.eval()
 
 
 @torch.inference_mode()

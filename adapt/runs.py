@@ -4,7 +4,8 @@ config.json       the resolved options, and which features the run was trained o
 environment.json  versions, machine, command
 metrics.jsonl     one line per epoch
 progress.pt       what --resume goes on from, with progress.sha256; gone once the run is finished
-checkpoint.pt     the method's model, all that prediction needs
+candidates/       models of the epochs that a rule would choose (`adapt.rules`)
+checkpoint.pt     the method's model of the chosen epoch, all that prediction needs
 predictions.csv   the target's evaluation videos, truth and prediction
 done.json         written last: the accuracies, the rule by which the epoch was chosen, and the
                   sha256 of checkpoint.pt
@@ -29,9 +30,6 @@ from store.format import config_differences
 from store.locks import LOCK, folder_lock, remove_leftovers
 from store.manifest import Video
 
-SELECTION = "last epoch"
-"""The rule that chooses the checkpoint: no label of the target is looked at."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class DataRecord:
@@ -45,6 +43,17 @@ class DataRecord:
     allow_missing: bool
     videos: str
     """How many of each split, and a hash of which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Which epoch's model was kept, and which one every rule would have kept."""
+
+    selection: str
+    """The rule, as it is called where accuracies are printed."""
+    epoch: int
+    rules: Mapping[str, Mapping[str, float]]
+    """Of each rule: its epoch, its score there, and the accuracies on the target's evaluation videos."""
 
 
 class RunFolder:
@@ -135,6 +144,12 @@ class RunFolder:
             text = (self.path / "metrics.jsonl").read_text(encoding="utf-8")
             write_text(self.path / "metrics.jsonl", "".join(text.splitlines(True)[:epoch]))
 
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, one for each finished epoch."""
+        path = self.path / "metrics.jsonl"
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
+
     def is_finished(self) -> bool:
         """Whether the done mark stands."""
         return self.has("done.json")
@@ -172,6 +187,7 @@ class RunFolder:
         probabilities: Sequence[float],
         classes: Sequence[str],
         checkpoint_sha256: str,
+        chosen: Chosen,
         seconds: float,
     ) -> None:
         """Write predictions.csv, then the done mark; nothing is left to resume.
@@ -197,7 +213,9 @@ class RunFolder:
             "done.json",
             {
                 "target_eval": dataclasses.asdict(result),
-                "selection": SELECTION,
+                "selection": chosen.selection,
+                "epoch": chosen.epoch,
+                "rules": chosen.rules,
                 "checkpoint_sha256": checkpoint_sha256,
                 "seconds": round(seconds, 1),
             },
@@ -212,6 +230,16 @@ class RunFolder:
             RunError: the run did not finish, or done.json is damaged.
         """
         return self._done()[0]
+
+    def rules(self) -> dict[str, dict[str, float]]:
+        """Of every rule that could have chosen an epoch what `Chosen.rules` says.
+
+        Raises:
+            RunError: as `result`.
+        """
+        self._done()
+        found: dict[str, dict[str, float]] = read_json(self.path, "done.json").get("rules", {})
+        return found
 
     def checkpoint_sha256(self) -> str:
         """The sha256 of checkpoint.pt as it was written.

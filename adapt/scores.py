@@ -7,7 +7,6 @@ collapse to one class perfect, `snd` too, `bnm` depends on V, and `dev` can be n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -166,15 +165,3 @@ LABEL_FREE = {
 def label_free(P_VN: Array) -> dict[str, float]:
     """All scores of `LABEL_FREE`."""
     return {name: score(P_VN) for name, score in LABEL_FREE.items()}
-
-
-def best(rows: Sequence[Mapping[str, float]], name: str, *, lowest: bool) -> int:
-    """The first row with the best value of a score.
-
-    Raises:
-        ValueError: no row has it.
-    """
-    having = [number for number, row in enumerate(rows) if name in row]
-    if not having:
-        raise ValueError(f"No row has the score {name}.")
-    return (min if lowest else max)(having, key=lambda number: rows[number][name])

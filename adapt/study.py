@@ -17,7 +17,8 @@ from adapt.config import AdaptConfig
 from adapt.experiment import adapt
 from adapt.geometry import Geometry
 from adapt.loading import Loaded
-from adapt.runs import SELECTION, RunFolder
+from adapt.rules import LAST, selection_of
+from adapt.runs import RunFolder
 from store.files import write_text
 
 OnEpoch = Callable[[AdaptConfig, int, dict[str, Any]], None]
@@ -29,6 +30,8 @@ class Seeds:
 
     seeds: Sequence[int]
     results: Sequence[Accuracy]
+    select: str = LAST
+    """The rule by which each run's epoch was chosen."""
 
     @property
     def overall(self) -> list[float]:
@@ -44,7 +47,7 @@ class Seeds:
         """Mean, sample deviation and the single values, for seeds.json."""
         return {
             "seeds": list(self.seeds),
-            "selection": SELECTION,
+            "selection": selection_of(self.select),
             **{
                 name: {"mean": mean(values), "deviation": deviation(values), "each": values}
                 for name, values in (("overall", self.overall), ("class_mean", self.class_mean))
@@ -88,7 +91,7 @@ def adapt_seeds(
                 on_epoch=lambda epoch, metrics, one=one: on_epoch(one, epoch, metrics),  # type: ignore[misc]
             )
         )
-    summary = Seeds(seeds=seeds, results=results)
+    summary = Seeds(seeds=seeds, results=results, select=config.select)
     if parallel.rank() == 0:
         write_text(folder / "seeds.json", json.dumps(summary.as_json(), indent=1) + "\n")
     return summary
@@ -238,7 +241,7 @@ def table(
     lines += [
         "",
         f"{pair[0]} -> {pair[1]} ({benchmark}), accuracy in % on {results[0].results[0].videos} target "
-        f"evaluation videos, seeds {seeds}, {SELECTION}. Reported: the paper's figure, most likely the "
-        "best epoch on the target's evaluation labels.",
+        f"evaluation videos, seeds {seeds}, {selection_of(results[0].select)}. Reported: the paper's "
+        "figure, most likely the best epoch on the target's evaluation labels.",
     ]
     return "\n".join(lines) + "\n"

@@ -16,7 +16,8 @@ from tempfile import TemporaryDirectory
 import click
 
 from adapt.accuracy import Accuracy
-from adapt.runs import SELECTION, RunFolder
+from adapt.rules import LAST, selection_of
+from adapt.runs import RunFolder
 from cli import main
 
 HEADER = (
@@ -219,7 +220,7 @@ def table(rows: Sequence[Row], title: str) -> str:
     lines += [
         "",
         f"{rows[0].results[0].videos} target evaluation videos: one run's 95 % interval is up to "
-        f"±{half:.1f} points. Selection: {SELECTION}.",
+        f"±{half:.1f} points. Selection: {selection_of(LAST)}.",
     ]
     return "\n".join(lines)
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from commands.method_options import MethodCommand, resolve_given
-from commands.results import say_accuracy, say_seeds
+from commands.results import say_accuracy, say_rules, say_seeds
 from commands.training import (
     RunOptions,
     make_config,
@@ -70,8 +70,10 @@ def _adapt(seeds: str | None, **given: Any) -> None:
         return
     if several is None:
         say_accuracy(config, result, folder)
+        say_rules(config, [RunFolder(folder)])
     else:
         say_seeds(config, summary, folder)
+        say_rules(config, [RunFolder(run) for run in runs])
 
 
 def _options() -> dict[str, list[click.Option]]:

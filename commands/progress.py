@@ -84,6 +84,10 @@ class ExtractProgress(_Lines):
         )
 
 
+_NO_LOSS = ("epoch", "learning_rate", "reversal", "scores", "seconds")
+"""What stands in an epoch's metrics beside its losses."""
+
+
 class AdaptProgress(_Lines):
     """Shows epochs, losses and the time left."""
 
@@ -95,15 +99,14 @@ class AdaptProgress(_Lines):
         self._runs: list[AdaptConfig] = []
         self._begin = time.monotonic()
 
-    def __call__(self, config: AdaptConfig, epoch: int, metrics: Mapping[str, float]) -> None:
+    def __call__(self, config: AdaptConfig, epoch: int, metrics: Mapping[str, Any]) -> None:
         """Show the end of an epoch."""
         self._trained += 1
         if config not in self._runs[-1:]:
             self._runs.append(config)
         done = (len(self._runs) - 1) * self._epochs + epoch
         seconds = (time.monotonic() - self._begin) / self._trained * (self._total - done)
-        names = ("source", "entropy", "adversarial", "frame", "relation", "video")
-        losses = " ".join(f"{name} {metrics[name]:.3f}" for name in names if name in metrics)
+        losses = " ".join(f"{n} {value:.3f}" for n, value in metrics.items() if n not in _NO_LOSS)
         self.show(done, self._total, losses, _left(seconds))
 
 

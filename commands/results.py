@@ -2,40 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapt.config import AdaptConfig
+from adapt.rules import CHOICES, RULES, selection_of
 from commands.text import say
 from commands.training import method_and_preset
 
 if TYPE_CHECKING:
     from adapt.accuracy import Accuracy
+    from adapt.runs import RunFolder
     from adapt.study import Seeds
 
 
 def say_accuracy(config: AdaptConfig, result: Accuracy, folder: Path) -> None:
     """Print the accuracy of one run."""
-    from adapt.runs import SELECTION
-
     say(
         f"{config.source} -> {config.target} ({config.benchmark}), {method_and_preset(config)}, "
-        f"seed {config.seed}, {SELECTION}\n"
+        f"seed {config.seed}, {selection_of(config.select)}\n"
         f"  {result.videos} target evaluation videos: overall {result.overall:.2f} % "
         f"(95 % interval {result.low:.1f} to {result.high:.1f}), class mean {result.class_mean:.2f} %\n"
         f"  run folder: {folder}"
     )
 
 
+def say_rules(config: AdaptConfig, runs: Sequence[RunFolder]) -> None:
+    """Print which epoch each rule would have chosen, and what accuracy that had; the mean over runs."""
+    from adapt.study import mean
+
+    found = [run.rules() for run in runs]
+    names = [name for name in CHOICES if all("overall" in rules.get(name, {}) for rules in found)]
+    if len(names) < 2 or {rules[name]["epoch"] for rules in found for name in names} == {1}:
+        return
+    say("  the epoch that each rule (--select) takes, and its accuracy:")
+    for name in names:
+        epochs = ", ".join(f"{rules[name]['epoch']:.0f}" for rules in found)
+        overall = mean([rules[name]["overall"] for rules in found])
+        notes = ["chosen"] if name == config.select else []
+        if name in RULES and RULES[name].reads_target_labels:
+            notes.append("reads the target's labels")
+        note = f"  ({'; '.join(notes)})" if notes else ""
+        say(f"    {name:<11} {overall:6.2f} %  epoch {epochs}{note}")
+
+
 def say_seeds(config: AdaptConfig, summary: Seeds, folder: Path) -> None:
     """Print mean, deviation and each accuracy of several seeds."""
-    from adapt.runs import SELECTION
     from adapt.study import deviation, mean
 
     videos = summary.results[0].videos
     say(
         f"{config.source} -> {config.target} ({config.benchmark}), {method_and_preset(config)}, "
-        f"{len(summary.seeds)} seeds, {SELECTION}, {videos} target evaluation videos"
+        f"{len(summary.seeds)} seeds, {selection_of(config.select)}, {videos} target evaluation videos"
     )
     for name, values in (("overall", summary.overall), ("class mean", summary.class_mean)):
         spread = deviation(values)

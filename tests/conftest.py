@@ -172,8 +172,9 @@ def stopped_before(epoch: int) -> Iterator[None]:
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl without the one thing that may differ between equal runs."""
+    """Lines of metrics.jsonl, flat, without the one thing that may differ between equal runs."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         del line["seconds"]
+        line |= {f"score {name}": value for name, value in line.pop("scores", {}).items()}
     return lines

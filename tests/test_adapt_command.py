@@ -19,7 +19,8 @@ from store.manifest import read_manifest, write_manifest
 
 SHARED = """
 features manifests store allow-missing bank run device resume checkpoint-every config show-config seeds
-source target benchmark method preset seed epochs batch-size target-batch source-sampling train-sampling
+source target benchmark method preset seed select score-every epochs batch-size target-batch
+source-sampling train-sampling
 draws eval-draws compute optimiser momentum learning-rate rate-decay rate-gamma weight-decay gradient-clip
 adversarial-weight adversarial-ramp frames encoder input-norm width dropout video-dropout initialisation
 statistics
@@ -53,7 +54,7 @@ def test_a_run_describes_itself_and_evaluate_repeats_it(cli, problem: Path, pres
     run = problem / "run"
     assert {path.name for path in run.iterdir()} == {
         *("config.json", "environment.json", "metrics.jsonl", "checkpoint.pt"),
-        *("predictions.csv", "done.json"),
+        *("predictions.csv", "done.json", "candidates"),
     }
     config = json.loads((run / "config.json").read_text())
     assert config["config"]["preset"] == preset and config["config"]["frames"] == 9

@@ -99,11 +99,3 @@ def test_no_score_depends_on_the_order_of_the_videos() -> None:
     again = scores.label_free(P[np.random.default_rng(1).permutation(50)])
     for name, value in scores.label_free(P).items():
         assert again[name] == pytest.approx(value, rel=1e-10), name
-
-
-def test_the_best_row_is_the_first_of_equals() -> None:
-    rows = [{"im": 1.0}, {}, {"im": 2.0, "dev": -1.0}, {"im": 2.0, "dev": 0.5}]
-    assert scores.best(rows, "im", lowest=False) == 2
-    assert scores.best(rows, "dev", lowest=True) == 2
-    with pytest.raises(ValueError, match="No row has the score snd"):
-        scores.best(rows, "snd", lowest=False)

@@ -23,7 +23,9 @@ def test_seeds_share_the_features_and_are_the_single_runs(cli, problem: Path, mo
     monkeypatch.setattr(FeatureStore, "read", lambda s, v: (reads.append(v), read(s, v))[1])
     result = cli(*toy_arguments(problem, "many", "--seeds", "0,3,5", "--epochs", 2))
     assert result.exit_code == 0, result.output
-    assert len(reads) == len(set(reads)) == 60  # 24 source, 24 target, 12 evaluation videos, once
+    assert (
+        len(reads) == len(set(reads)) == 72
+    )  # 24 training and 12 evaluation videos of each domain, once
     for seed in (0, 3, 5):
         assert (
             cli(*toy_arguments(problem, f"one{seed}", "--seed", seed, "--epochs", 2)).exit_code == 0

@@ -21,7 +21,7 @@ and, where it needs them,
     fit(networks, data, config)
                            in place of `losses`: a fit without gradients
     remember(networks, data, config)
-                           after training: keep in the model what prediction needs of the training videos
+                           before the model predicts: keep in it what it needs of the training videos
 """
 
 from __future__ import annotations

@@ -1,0 +1,55 @@
+"""Per-class figures, confusions, next guesses and calibration against counts by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from adapt.details import calibration_error, details
+
+CLASSES = ["run", "walk", "jump", "sit"]
+P = np.array(
+    [
+        [0.7, 0.1, 0.1, 0.1],  # run, right
+        [0.2, 0.5, 0.2, 0.1],  # run, taken for walk
+        [0.1, 0.6, 0.2, 0.1],  # run, taken for walk
+        [0.1, 0.8, 0.1, 0.0],  # walk, right
+        [0.4, 0.3, 0.2, 0.1],  # jump, taken for run; third guess
+    ]
+)
+LABELS = np.array([0, 0, 0, 1, 2])
+
+
+def test_classes_and_confusions() -> None:
+    found = details(P, LABELS, CLASSES)
+    assert found.confusion_NN.tolist() == [[1, 2, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    run, walk, jump, sit = found.classes
+    assert (run.videos, run.predicted, run.mistaken_for) == (3, 2, "walk")
+    assert run.recall == pytest.approx(100 / 3) and run.precision == pytest.approx(50)
+    assert (walk.recall, walk.mistaken_for) == (100, None)
+    assert walk.precision == pytest.approx(100 / 3)
+    assert (jump.recall, jump.precision, jump.mistaken_for) == (0, None, "run")
+    assert (sit.videos, sit.recall, sit.precision) == (0, None, None)
+
+
+def test_next_guesses_chance_and_majority() -> None:
+    found = details(P, LABELS, CLASSES)
+    assert found.top == {1: pytest.approx(40), 3: pytest.approx(100)}
+    assert (found.chance, found.majority) == (25, 60)
+    assert found.mean_confidence == pytest.approx(100 * (0.7 + 0.5 + 0.6 + 0.8 + 0.4) / 5)
+
+
+def test_calibration_error_in_a_plain_loop() -> None:
+    draws = np.random.default_rng(0)
+    P_VN, labels = draws.dirichlet([0.5] * 4, size=200), draws.integers(0, 4, size=200)
+    expected = 0.0
+    for b in range(15):
+        inside = [v for v in range(200) if b / 15 < max(P_VN[v]) <= (b + 1) / 15]
+        if inside:
+            right = sum(int(np.argmax(P_VN[v])) == labels[v] for v in inside) / len(inside)
+            mean = sum(max(P_VN[v]) for v in inside) / len(inside)
+            expected += len(inside) / 200 * abs(right - mean)
+    assert calibration_error(P_VN, labels) == pytest.approx(expected, rel=1e-12)
+    sure = np.eye(4)[[0, 1, 2, 3]]
+    assert calibration_error(sure, np.array([0, 1, 2, 3])) == 0
+    assert calibration_error(sure, np.array([1, 2, 3, 0])) == 1
