@@ -88,6 +88,12 @@ def _check_fits(config: AdaptConfig, loaded: Loaded) -> None:
             f"The config is for {asked[1]} -> {asked[2]} of {asked[0]}, and the loaded data is "
             f"{loaded.domains[1]} -> {loaded.domains[2]} of {loaded.domains[0]}. Load the data again."
         )
+    if methods.find(config.method).reads_target_labels != loaded.reads_target_labels:
+        raise ConfigError(
+            f"The data was loaded with{'' if loaded.reads_target_labels else 'out'} the target's labels, "
+            f"and --method {config.method} is to train {'without' if loaded.reads_target_labels else 'on'} "
+            "them. Load the data again."
+        )
     for size in batch_sizes(config, loaded.data):
         parallel.check_divisible(size)
     method = methods.find(config.method)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from adapt import methods
 from adapt.bank import Bank, choose_bank, load_bank, needed_bytes
 from adapt.choose import available, choose_stores, extract_command
 from adapt.config import AdaptConfig
@@ -51,6 +52,8 @@ class Loaded:
     """The source's evaluation videos, by which an epoch may be chosen; there may be none."""
     source_held_out_bank: Bank | None
     record: DataRecord
+    reads_target_labels: bool = False
+    """Whether the labelled training videos are the target's."""
 
 
 def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loaded:
@@ -61,16 +64,21 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
     """
     source_store, target_store = _stores(config, options)
     with source_store, target_store:
-        source = videos_of(config, options, config.source, "train", source_store)
+        bound = methods.find(config.method).reads_target_labels
+        labelled, labelled_store = config.source, source_store
+        if bound:
+            labelled, labelled_store = config.target, target_store
+            log.warning(f"--method {config.method} trains on the labels of {config.target}.")
+        source = videos_of(config, options, labelled, "train", labelled_store)
         target = videos_of(config, options, config.target, "train", target_store)
         held_out = videos_of(config, options, config.target, "eval", target_store)
-        unseen = _source_held_out(config, options, source_store)
-        size = needed_bytes(source_store, [*source, *unseen])
+        unseen = [] if bound else _source_held_out(config, options, source_store)
+        size = needed_bytes(labelled_store, [*source, *unseen])
         size += needed_bytes(target_store, [*target, *held_out])
         kind = choose_bank(options.bank, size, device)
         log.info(
-            f"{len(source)} source, {len(target)} target, {len(held_out)} evaluation videos of "
-            f"{config.benchmark}, features {source_store.folder.name} "
+            f"{len(source)} labelled ({labelled}), {len(target)} target, {len(held_out)} evaluation "
+            f"videos of {config.benchmark}, features {source_store.folder.name} "
             f"({source_store.index['run'].get('weights')}), {size / 1e9:.2f} GB, bank: {kind}"
         )
         classes = class_names(config, options)
@@ -78,11 +86,11 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
         if untaught:
             log.warning(
                 f"{len(untaught)} of {len(classes)} classes {'has' if len(untaught) == 1 else 'have'} "
-                f"no {config.source} training video {first_of([classes[n] for n in untaught])}: it "
+                f"no {labelled} training video {first_of([classes[n] for n in untaught])}: it "
                 "cannot be learned."
             )
         data = TrainingData(
-            source=load_bank(source_store, source, device, kind),
+            source=load_bank(labelled_store, source, device, kind),
             labels_V=labels_of(source),
             target=load_bank(target_store, target, device, kind),
             classes=classes,
@@ -96,7 +104,7 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
         store=source_store.folder.name,
         feature_config_sha256=source_store.index["config_sha256"],
         allow_missing=options.allow_missing,
-        videos=_fingerprint(config, source, target, held_out),
+        videos=_fingerprint((labelled, config.target), source, target, held_out),
     )
     return Loaded(
         domains=(config.benchmark, config.source, config.target),
@@ -106,19 +114,23 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
         source_held_out=unseen,
         source_held_out_bank=unseen_bank,
         record=record,
+        reads_target_labels=bound,
     )
 
 
 def _fingerprint(
-    config: AdaptConfig, source: Sequence[Video], target: Sequence[Video], held_out: Sequence[Video]
+    domains: tuple[str, str],
+    source: Sequence[Video],
+    target: Sequence[Video],
+    held_out: Sequence[Video],
 ) -> str:
     """Which videos decide a run's numbers, in their order; labels where they are looked at."""
     used = [[(v.id, v.label) for v in source], [v.id for v in target]]
     used.append([(v.id, v.label) for v in held_out])
     digest = hashlib.sha256(json.dumps(used).encode()).hexdigest()
     return (
-        f"{len(source)} {config.source} train, {len(target)} {config.target} train, "
-        f"{len(held_out)} {config.target} eval, sha256 {digest[:16]}"
+        f"{len(source)} {domains[0]} train, {len(target)} {domains[1]} train, "
+        f"{len(held_out)} {domains[1]} eval, sha256 {digest[:16]}"
     )
 
 

@@ -21,6 +21,11 @@ def annealed(p: float) -> float:
     return float((1 + 10 * p) ** -0.75)
 
 
+def slow_ramp(progress: Progress) -> float:
+    """2 / (1 + exp(-e / E)) - 1 in epoch e = 1, 2, ... of E: from about 0 to 0.462 (TA3N's code)."""
+    return 2 / (1 + math.exp(-(progress.epoch + 1) / progress.epochs)) - 1
+
+
 def reversal_coefficient(config: AdaptConfig, share: float) -> float:
     """The coefficient of the gradient reversal after a share of the epochs."""
     return config.adversarial_weight * (ramp(share) if config.adversarial_ramp == "dann" else 1)

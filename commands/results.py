@@ -21,11 +21,19 @@ def say_accuracy(config: AdaptConfig, result: Accuracy, folder: Path) -> None:
     """Print the accuracy of one run."""
     say(
         f"{config.source} -> {config.target} ({config.benchmark}), {method_and_preset(config)}, "
-        f"seed {config.seed}, {selection_of(config.select)}\n"
+        f"seed {config.seed}, {selection_of(config.select)}{_bound(config)}\n"
         f"  {result.videos} target evaluation videos: overall {result.overall:.2f} % "
         f"(95 % interval {result.low:.1f} to {result.high:.1f}), class mean {result.class_mean:.2f} %\n"
         f"  run folder: {folder}"
     )
+
+
+def _bound(config: AdaptConfig) -> str:
+    from adapt import methods
+
+    if methods.find(config.method).reads_target_labels:
+        return ", TRAINED ON THE TARGET'S LABELS: a bound, not adaptation"
+    return ""
 
 
 def say_rules(config: AdaptConfig, runs: Sequence[RunFolder]) -> None:
@@ -54,7 +62,8 @@ def say_seeds(config: AdaptConfig, summary: Seeds, folder: Path) -> None:
     videos = summary.results[0].videos
     say(
         f"{config.source} -> {config.target} ({config.benchmark}), {method_and_preset(config)}, "
-        f"{len(summary.seeds)} seeds, {selection_of(config.select)}, {videos} target evaluation videos"
+        f"{len(summary.seeds)} seeds, {selection_of(config.select)}, {videos} target evaluation "
+        f"videos{_bound(config)}"
     )
     for name, values in (("overall", summary.overall), ("class mean", summary.class_mean)):
         spread = deviation(values)

@@ -31,7 +31,12 @@ OWN = {
     "infomax": "entropy-weight diversity-weight",
     "dann": "frame-reversal video-reversal entropy-weight entropy-reduction",
     "ta3n": "frame-reversal relation-reversal video-reversal entropy-weight entropy-reduction",
+    "dan": "mmd-weight mmd-ramp mmd-estimate",
+    "jan": "mmd-weight mmd-ramp mmd-estimate",
+    "mcc": "confusion-weight confusion-temperature",
+    "mcd": "form encoder-steps discrepancy-reversal",
     "source-only": "",
+    "target-only": "",
 }
 
 

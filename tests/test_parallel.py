@@ -37,6 +37,10 @@ CASES = {
     "robust": {"preset": "robust"},
     "light": {"preset": "light"},
     "infomax": {"method": "infomax"},
+    "dan": {"method": "dan", "epochs": 3},
+    "jan": {"method": "jan", "preset": "shared", "mmd_estimate": "tll"},
+    "mcc": {"method": "mcc"},
+    "target-only": {"method": "target-only"},
     "dann": {"method": "dann", "epochs": 3},
     "ta3n": {"method": "ta3n", "epochs": 3},
 }

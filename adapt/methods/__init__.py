@@ -12,6 +12,7 @@ The file `my_method.py` is the method `my-method`. It offers
 
 and, where it needs them,
 
+    READS_TARGET_LABELS    True if the labelled batches are to be the target's: a bound, not adaptation
     BENCHMARKS             benchmark -> values of options
     PAIRS                  (source domain, target domain) -> values of options
     paces(networks, config) -> [(module, rate, decay), ...]
@@ -117,6 +118,11 @@ class Method:
     def reads(self) -> frozenset[str]:
         """The names of all options that have an effect."""
         return _ALWAYS | frozenset(self.module.READS) | frozenset(self.own)
+
+    @property
+    def reads_target_labels(self) -> bool:
+        """Whether it trains on the target's labels."""
+        return getattr(self.module, "READS_TARGET_LABELS", False)
 
     @property
     def settings(self) -> Mapping[str, Mapping[str, Any]]:
