@@ -22,6 +22,7 @@ from adapt.data import (
     steps_of,
 )
 from adapt.methods import Networks, Progress, StepLosses
+from adapt.recolour import predicting, recoloured, recolouring_for
 from adapt.schedule import generator, learning_rate, named_seed, reversal_coefficient
 from adapt.watch import LossWatch, check_parameters
 
@@ -33,9 +34,13 @@ class TrainingState:
         torch.manual_seed(named_seed(config.seed, "weights and dropout"))
         self.epoch = 0
         self.device = data.device
+        self._config = config
         method = methods.find(config.method)
         self.networks = method.build(config, data.source.width, len(data.classes)).to(data.device)
         self.networks.train()
+        self.recolouring = recolouring_for(config, data.source.width)
+        if self.recolouring is not None:
+            self.recolouring.to(data.device)
         self.forward = parallel.wrapped(_Forward(config, self.networks))
         """From a pair of batches to the method's losses: one module, which processes can share."""
         self.optimiser = _optimiser(config, self.networks, data.device)
@@ -46,9 +51,8 @@ class TrainingState:
 
     @property
     def model(self) -> nn.Module:
-        """What predicts."""
-        model: nn.Module = self.networks.model
-        return model
+        """What predicts, from the target's features as they are stored."""
+        return predicting(self._config, self.networks.model, self.recolouring)
 
     @property
     def branch(self) -> nn.Module | None:
@@ -83,8 +87,9 @@ class TrainingState:
         self.epoch = state["epoch"]
 
     def _parts(self) -> dict[str, Any]:
-        parts = {name: getattr(self, name) for name in ("networks", "source", "target")}
-        return parts | ({} if self.optimiser is None else {"optimiser": self.optimiser})
+        names = ("networks", "source", "target", "optimiser", "recolouring")
+        parts = {name: getattr(self, name) for name in names}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 class _Forward(nn.Module):
@@ -143,12 +148,14 @@ def train(
         RunError: a loss, or at an epoch's end a parameter of the model, is not finite.
     """
     method = methods.find(config.method)
+    if state.recolouring is not None:
+        data = recoloured(config, data, state.recolouring, fit=state.epoch == 0)
     fit = method.function("fit")
     if fit is not None and state.epoch == 0:
         begin = time.monotonic()
-        fit(state.networks, data, config)
+        chosen = fit(state.networks, data, config) or {}
         state.epoch = 1
-        on_epoch({"epoch": 1, "seconds": time.monotonic() - begin})
+        on_epoch({"epoch": 1, **chosen, "seconds": time.monotonic() - begin})
     steps = steps_of(config, data)
     while fit is None and state.epoch < config.epochs:
         begin, watch = time.monotonic(), LossWatch(config)
