@@ -95,7 +95,7 @@ def take_statistics(model: nn.Module, bank: Bank, frames: int) -> None:
     """Replace the batch norms' statistics by those of these videos at segment centres, without labels.
 
     Layer after layer, each fed with what the layers before it give with their new statistics (AdaBN, Li
-    et al. 2017). In place.
+    et al. 2017). In place. Norms that prediction does not use, such as another domain's, stay as they are.
 
     Raises:
         RunError: there is only a single value, which has no variance.
@@ -107,10 +107,14 @@ def take_statistics(model: nn.Module, bank: Bank, frames: int) -> None:
         sums, count = [], 0
         for videos_B in torch.arange(len(bank)).split(_BATCH):
             model(bank.gather(videos_B, sample(bank, videos_B, frames, None)))
+            if not seen:
+                break
             x = seen.pop().double()
             count += len(x)  # of frames or of videos, whatever this norm sees
             sums.append(torch.stack([x.sum(0), x.square().sum(0)]))
         handle.remove()
+        if not sums:
+            continue
         if count < 2:
             raise RunError(
                 "--statistics target needs more than one value of the target per batch norm, and "
