@@ -111,13 +111,14 @@ def test_the_dimension_at_which_the_domains_disagree() -> None:
     for shared in (2, 4, 7):
         # The strongest directions are common; then each domain has one of its own, which in both
         # together is weaker than the common one that follows.
-        axes, random = np.eye(16), np.random.default_rng(shared)
+        turn = np.eye(16)
+        turn[0, :2], turn[1, :2] = [0.96, 0.28], [-0.28, 0.96]
         domains = []
-        for own in (8, 9):
-            scales = 0.05 * np.ones(16)
+        for own, rotation in ((8, np.eye(16)), (9, turn)):
+            scales = np.linspace(0.2, 0.1, 16)
             scales[:shared] = np.arange(20, 20 - shared, -1)
             scales[own], scales[10] = 8, 7
-            domains.append(random.normal(size=(200, 16)) * scales @ axes)
+            domains.append(np.concatenate([np.diag(scales), -np.diag(scales)]) @ rotation)
         bases = [Principal.of(x).basis_Dr for x in (*domains, np.concatenate(domains))]
         expected = None
         for d in range(1, 9):
