@@ -138,6 +138,15 @@ def test_subspaces_that_never_disagree_take_the_largest_disagreement() -> None:
     assert disagreement_dimension(p, turned, p, 3) == 2
 
 
+def test_a_direction_that_is_nearly_apart_is_not_yet() -> None:
+    joint, p = np.eye(6), np.zeros((6, 2))
+    p[[0, 4], 0] = math.sqrt(1 - 0.98**2), 0.98
+    p[5, 1] = 1
+    assert disagreement_dimension(p, p, joint, 2) == 2
+    p[[0, 4], 0] = math.sqrt(1 - 0.996**2), 0.996  # 1.00 in hundredths
+    assert disagreement_dimension(p, p, joint, 2) == 1
+
+
 def test_a_dimension_that_there_is_not() -> None:
     check_dimension(7, 7)
     with pytest.raises(ConfigError) as caught:
