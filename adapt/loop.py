@@ -22,7 +22,7 @@ from adapt.data import (
     steps_of,
 )
 from adapt.methods import Networks, Progress, StepLosses
-from adapt.recolour import predicting, recoloured, recolouring_for
+from adapt.recolour import check_recoloured, recolouring_for
 from adapt.schedule import generator, learning_rate, named_seed, reversal_coefficient
 from adapt.watch import LossWatch, check_parameters
 
@@ -34,13 +34,13 @@ class TrainingState:
         torch.manual_seed(named_seed(config.seed, "weights and dropout"))
         self.epoch = 0
         self.device = data.device
-        self._config = config
         method = methods.find(config.method)
         self.networks = method.build(config, data.source.width, len(data.classes)).to(data.device)
         self.networks.train()
         self.recolouring = recolouring_for(config, data.source.width)
         if self.recolouring is not None:
             self.recolouring.to(data.device)
+            """What maps one domain's features in front of the networks; fitted before training."""
         self.forward = parallel.wrapped(_Forward(config, self.networks))
         """From a pair of batches to the method's losses: one module, which processes can share."""
         self.optimiser = _optimiser(config, self.networks, data.device)
@@ -51,8 +51,9 @@ class TrainingState:
 
     @property
     def model(self) -> nn.Module:
-        """What predicts, from the target's features as they are stored."""
-        return predicting(self._config, self.networks.model, self.recolouring)
+        """What predicts."""
+        model: nn.Module = self.networks.model
+        return model
 
     @property
     def branch(self) -> nn.Module | None:
@@ -142,14 +143,14 @@ def train(
     same batch are compared at equal numbers of steps. Both domains are drawn as endless streams.
 
     Args:
+        data: as `adapt.recolour.recoloured` gives it, if there is an `--input-coral`.
         on_epoch: called after every epoch with its mean losses, and reversal and rate of its first step.
 
     Raises:
         RunError: a loss, or at an epoch's end a parameter of the model, is not finite.
     """
     method = methods.find(config.method)
-    if state.recolouring is not None:
-        data = recoloured(config, data, state.recolouring, fit=state.epoch == 0)
+    check_recoloured(config, data)
     fit = method.function("fit")
     if fit is not None and state.epoch == 0:
         begin = time.monotonic()

@@ -14,6 +14,7 @@ from adapt import methods
 from adapt.bank import Bank, sample
 from adapt.config import AdaptConfig
 from adapt.data import TrainingData
+from adapt.domain_norm import DomainBatchNorm
 from adapt.methods import Networks
 from adapt.schedule import generator
 from store.errors import RunError
@@ -65,8 +66,14 @@ def as_target(config: AdaptConfig, networks: Networks, data: TrainingData) -> nn
 
 
 def as_source(config: AdaptConfig, networks: Networks, data: TrainingData) -> nn.Module:
-    """A copy of the model for the source's videos: with their statistics where `as_target` has its own."""
+    """A copy of the model for the source's videos: with their statistics where `as_target` has its own.
+
+    A batch norm for each domain takes the source's in place of the target's.
+    """
     model: nn.Module = copy.deepcopy(networks.model)
+    for part in list(model.modules()):
+        if isinstance(part, DomainBatchNorm):
+            part.target = part.source
     if config.statistics == "target":
         take_statistics(model, data.source, config.frames)
     return model.eval()

@@ -6,9 +6,10 @@ videos, no label looked at, the frames x of domain a are mapped towards domain b
     x <- (x - m_a) C_a'^(-1/2) C_b'^(1/2) + m_b,    C' = C + epsilon lambda I,
 
 with symmetric roots and lambda the largest eigenvalue of the same C, so that a domain's scale never decides
-how much of its own covariance is seen. The map is computed once before training; training reads a domain
-through `RecolouredBank`, and where it is the target that is mapped, `Recoloured` stands in front of the
-model that predicts and is part of its checkpoint.
+how much of its own covariance is seen. The map is computed once before training. Training, scores and
+evaluation of a run read the mapped domain through `RecolouredBank`, so that no method has to know of it;
+where it is the target, the map stands in front of the model in the checkpoint, for features as they are
+stored.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from torch import Tensor, nn
 from adapt.bank import Bank
 from adapt.config import CORAL_WAYS, AdaptConfig
 from adapt.data import TrainingData
+from adapt.loading import Loaded
 from adapt.parallel import averaged, rank, world
 from store.errors import RunError
 
-SOURCE_TO_TARGET, TARGET_TO_SOURCE = CORAL_WAYS
+SOURCE_TO_TARGET = CORAL_WAYS[0]
 _BLOCK = 4096
 """Frames that are read and multiplied at once."""
 
@@ -152,22 +154,49 @@ class RecolouredBank:
         return mapped
 
 
+def _mapped_domain(config: AdaptConfig) -> str:
+    return "source" if config.input_coral == SOURCE_TO_TARGET else "target"
+
+
 def recoloured(
-    config: AdaptConfig, data: TrainingData, recolouring: Recolouring, *, fit: bool
-) -> TrainingData:
-    """The same training videos, one domain's features mapped; with `fit` the map is computed first.
+    config: AdaptConfig, loaded: Loaded, recolouring: Recolouring | None, *, fit: bool
+) -> Loaded:
+    """The same videos, those of one domain mapped wherever they are read; without a map `loaded` itself.
+
+    Args:
+        fit: compute the map from the training videos first; it was not loaded.
 
     Raises:
         RunError: as `Recolouring.fit`.
     """
-    mapped, towards = "source", "target"
-    if config.input_coral == TARGET_TO_SOURCE:
-        mapped, towards = towards, mapped
-    banks: dict[str, Bank] = {"source": data.source, "target": data.target}
+    if recolouring is None:
+        return loaded
+    source, target = loaded.data.source, loaded.data.target
+    if _mapped_domain(config) == "source":
+        if fit:
+            recolouring.fit(source, target, config.input_coral_epsilon)
+        held_out = loaded.source_held_out_bank
+        data = dataclasses.replace(loaded.data, source=RecolouredBank(source, recolouring))
+        bank = None if held_out is None else RecolouredBank(held_out, recolouring)
+        return dataclasses.replace(loaded, data=data, source_held_out_bank=bank)
     if fit:
-        recolouring.fit(banks[mapped], banks[towards], config.input_coral_epsilon)
-    banks[mapped] = RecolouredBank(banks[mapped], recolouring)
-    return dataclasses.replace(data, source=banks["source"], target=banks["target"])
+        recolouring.fit(target, source, config.input_coral_epsilon)
+    data = dataclasses.replace(loaded.data, target=RecolouredBank(target, recolouring))
+    held_out_bank = RecolouredBank(loaded.held_out_bank, recolouring)
+    return dataclasses.replace(loaded, data=data, held_out_bank=held_out_bank)
+
+
+def check_recoloured(config: AdaptConfig, data: TrainingData) -> None:
+    """Refuse to train on features as they are stored where they are to be mapped.
+
+    Raises:
+        ValueError: the data did not go through `recoloured`.
+    """
+    if config.input_coral == "none":
+        return
+    bank = data.source if _mapped_domain(config) == "source" else data.target
+    if not isinstance(bank, RecolouredBank):
+        raise ValueError("--input-coral: these features are not mapped, see adapt.recolour.")
 
 
 class Recoloured(nn.Module):
@@ -185,10 +214,10 @@ class Recoloured(nn.Module):
 
 
 def predicting(config: AdaptConfig, model: nn.Module, recolouring: Recolouring | None) -> nn.Module:
-    """What predicts from the target's features as they are stored.
+    """What predicts from the target's features as they are stored, for the checkpoint.
 
     That is the model itself unless the target is mapped; mapping the source leaves the target alone.
     """
-    if recolouring is None or config.input_coral == SOURCE_TO_TARGET:
+    if recolouring is None or _mapped_domain(config) == "source":
         return model
     return Recoloured(recolouring, model)

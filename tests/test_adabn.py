@@ -22,7 +22,7 @@ from adapt.data import SourceBatch, TargetBatch, TrainingData
 from adapt.domain_norm import DomainBatchNorm
 from adapt.loop import TrainingState, step, train
 from adapt.methods import Progress
-from adapt.prediction import predict, take_statistics
+from adapt.prediction import as_source, as_target, predict, take_statistics
 from adapt.runs import RunFolder
 from store.errors import ConfigError
 
@@ -143,8 +143,9 @@ def test_statistics_after_the_training_are_those_of_all_target_videos() -> None:
     config, data = make_config(when="after"), make_data()
     state = TrainingState(config, data)
     train(config, data, state, lambda metrics: None)
-    [norm] = norms_of(state)
-    w, b = (p.detach().double().numpy() for p in state.model.encoder[0].parameters())
+    model = as_target(config, state.networks, data)
+    norm = model.encoder[1]
+    w, b = (p.detach().double().numpy() for p in model.encoder[0].parameters())
     centres = [(2 * i + 1) * 7 // 10 for i in range(5)]
     rows = np.concatenate([x.reshape(-1, 7, 10)[0][centres] for x in data.target.block.split(7)])
     rows = rows.astype(np.float64) @ w.T + b
@@ -163,9 +164,7 @@ def test_after_is_source_only_with_the_statistics_of_the_target() -> None:
         config = make_config(**given)
         state = TrainingState(config, data)
         train(config, data, state, lambda metrics: None)
-        if config.method == "source-only":
-            take_statistics(state.model, data.target, config.frames)
-        logits.append(predict(state.model, data.target, config))
+        logits.append(predict(as_target(config, state.networks, data), data.target, config))
     assert torch.equal(*logits)
 
 
@@ -178,9 +177,24 @@ def test_a_gain_and_a_shift_of_what_the_norm_sees_vanish(preset: str) -> None:
         data = make_data(shift)
         state = TrainingState(config, data)
         train(config, data, state, lambda metrics: None)
-        found.append(predict(state.model, data.target, config))
+        found.append(predict(as_target(config, state.networks, data), data.target, config))
     torch.testing.assert_close(*found, rtol=0.02, atol=0.02)  # float16 rounds 6 more than 2
     assert found[0].std() > 0.1
+
+
+@pytest.mark.parametrize("given", [{}, {"when": "after"}, {"preset": "shared"}], ids=str)
+def test_scores_on_the_source_normalise_by_the_source(given: dict[str, Any]) -> None:
+    config, data = make_config(initialisation="default", **given), make_data(5.0)
+    state = TrainingState(config, data)
+    train(config, data, state, lambda metrics: None)
+    found = predict(as_source(config, state.networks, data), data.source, config)
+    model, T = state.model.eval(), config.frames
+    centres = torch.tensor([[(2 * i + 1) * 7 // (2 * T) for i in range(T)]] * 12)
+    videos_BTD = data.source.gather(torch.arange(12), centres)
+    expected = model.classify(model.encode(videos_BTD, source=True))
+    torch.testing.assert_close(found, expected)
+    on_target = predict(as_target(config, state.networks, data), data.source, config)
+    assert (found - on_target).abs().max() > 0.05
 
 
 def test_every_batch_norm_of_the_shared_encoder_has_two_domains() -> None:

@@ -18,9 +18,11 @@ from adapt import methods, recolour
 from adapt.bank import Bank, FeatureBank, load_bank
 from adapt.config import AdaptConfig
 from adapt.data import TrainingData
+from adapt.loading import Loaded
 from adapt.loop import TrainingState, train
-from adapt.prediction import predict, take_statistics
-from adapt.recolour import Recolouring, moments
+from adapt.methods import Networks
+from adapt.prediction import as_source, as_target, predict
+from adapt.recolour import Recolouring, moments, predicting, recoloured
 from adapt.runs import RunFolder
 from store.errors import ConfigError, RunError
 from store.manifest import Video
@@ -124,14 +126,24 @@ def test_fewer_frames_than_dimensions_and_constant_channels() -> None:
         fitted([np.ones((1, 20), np.float32)], many, 0.01)
 
 
-def make_data(source: list[np.ndarray], target: list[np.ndarray]) -> TrainingData:
+def make_loaded(source: list[np.ndarray], target: list[np.ndarray]) -> Loaded:
+    """Both domains as training videos, and again as videos that are held out."""
     banks: list[Bank] = [FeatureBank(videos, CPU) for videos in (source, target)]
-    return TrainingData(
+    data = TrainingData(
         source=banks[0],
         labels_V=torch.arange(len(source)) % 3,
         target=banks[1],
         classes="abc",
         device=CPU,
+    )
+    return Loaded(
+        domains=("toy", "a", "b"),
+        data=data,
+        held_out=[],
+        held_out_bank=banks[1],
+        source_held_out=[],
+        source_held_out_bank=banks[0],
+        record=None,  # type: ignore[arg-type]
     )
 
 
@@ -144,13 +156,22 @@ def make_config(method: str, **given: Any) -> AdaptConfig:
     return config_for(small, method=method, **given)
 
 
-def trained(config: AdaptConfig, data: TrainingData) -> tuple[TrainingState, torch.Tensor]:
-    """The state after training, and its logits of the target's videos as they are stored."""
-    state = TrainingState(config, data)
-    train(config, data, state, lambda metrics: None)
-    if config.statistics == "target":
-        take_statistics(state.model, data.target, config.frames)
-    return state, predict(state.model, data.target, config)
+def trained(config: AdaptConfig, loaded: Loaded) -> tuple[Networks, list[torch.Tensor]]:
+    """The networks, and logits of the target's videos as stored, of theirs as the run reads them, and of
+    the source's as the run reads them."""
+    state = TrainingState(config, loaded.data)
+    run = recoloured(config, loaded, state.recolouring, fit=True)
+    train(config, run.data, state, lambda metrics: None)
+    model = as_target(config, state.networks, run.data)
+    stored = predicting(config, model, state.recolouring)
+    assert run.source_held_out_bank is not None
+    of_source = as_source(config, state.networks, run.data)
+    logits = [
+        predict(stored, loaded.held_out_bank, config),
+        predict(model, run.held_out_bank, config),
+        predict(of_source, run.source_held_out_bank, config),
+    ]
+    return state.networks, logits
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -158,17 +179,26 @@ def trained(config: AdaptConfig, data: TrainingData) -> tuple[TrainingState, tor
 def test_every_method_trains_on_what_is_mapped(method: str, way: str) -> None:
     """As on features that were mapped beforehand: networks, and predictions of features as stored."""
     source, target = draw(3, 0), draw(-1, 1)
-    state, logits = trained(make_config(method, input_coral=way), make_data(source, target))
+    networks, logits = trained(make_config(method, input_coral=way), make_loaded(source, target))
     pair = {"source-to-target": (source, target), "target-to-source": (target, source)}[way]
     by_hand = fitted(*pair, 0.01).float()
     mapped = [by_hand(torch.from_numpy(x)).numpy() for x in pair[0]]
     domains = (mapped, target) if way == WAYS[0] else (source, mapped)
-    twin, expected = trained(make_config(method), make_data(*domains))
-    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4)
-    for p, q in zip(state.networks.parameters(), twin.networks.parameters(), strict=True):
+    twin, expected = trained(make_config(method), make_loaded(*domains))
+    for found, by_twin in zip(logits, expected):
+        torch.testing.assert_close(found, by_twin, rtol=1e-3, atol=1e-4)
+    for p, q in zip(networks.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
-    plain = trained(make_config(method), make_data(source, target))[1]
-    assert (plain - expected).abs().max() > 3e-3  # the map makes a difference
+    plain = trained(make_config(method), make_loaded(source, target))[1]
+    assert (plain[0] - expected[0]).abs().max() > 3e-3  # the map makes a difference
+
+
+def test_features_that_are_not_mapped_are_refused() -> None:
+    loaded = make_loaded(draw(3, 0), draw(-1, 1))
+    for way in WAYS:
+        config = make_config("infomax", input_coral=way)
+        with pytest.raises(ValueError, match="these features are not mapped"):
+            train(config, loaded.data, TrainingState(config, loaded.data), lambda metrics: None)
 
 
 @pytest.mark.parametrize("way", WAYS)
