@@ -23,7 +23,11 @@ from store.options import option
 
 READS = frozenset({"frames"})
 SHARED: dict[str, Any] = {"classifier": "svm", "normalisation": "z-score"}
-"""Everything but the alignment is equal."""
+"""Everything but the alignment is equal.
+
+The papers z-score their features (CORAL; the geodesic flow kernel with the nearest neighbour); for subspace
+alignment and for video features the choice is ours, as are the frames, those of every other method.
+"""
 
 _BATCH = 256
 _BELOW = 50.0

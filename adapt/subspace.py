@@ -55,8 +55,9 @@ def stable_dimension(source_VD: np.ndarray, target_VD: np.ndarray, most: int) ->
 
         lambda_d - lambda_(d+1) >= (1 + sqrt(ln(2 / delta) / 2)) 16 d^1.5 B / (gamma sqrt(n_min))
 
-    in both domains: lambda the eigenvalues of the covariance, B the largest square norm of a centred video,
-    n_min the videos of the smaller domain, delta = 0.1, gamma = 1e5; 1 if there is none.
+    in both domains: lambda the eigenvalues of the covariance, B the largest square norm of a centred video
+    (the square is chosen: so the features' scale does not matter), n_min the videos of the smaller domain,
+    delta = 0.1, gamma = 1e5; 1 if there is none.
     """
     both = (source_VD, target_VD)
     gaps = []
