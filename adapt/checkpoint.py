@@ -19,6 +19,7 @@ from torch import nn
 
 from adapt import methods
 from adapt.config import AdaptConfig
+from adapt.recolour import predicting, recolouring_for
 from adapt.run_files import GO_ON
 from adapt.runs import RunFolder
 from store.errors import RunError
@@ -148,7 +149,8 @@ def load_model(run: RunFolder, config: AdaptConfig) -> Trained:
         # The values are replaced, so they need no start of their own.
         config = dataclasses.replace(config, initialisation="default")
         method = methods.find(config.method)
-        model: nn.Module = method.build(config, width, len(classes)).model
+        networks = method.build(config, width, len(classes))
+        model = predicting(config, networks.model, recolouring_for(config, width))
         model.load_state_dict(checkpoint["model"])
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

@@ -7,6 +7,7 @@ import logging
 
 import torch
 
+from adapt import methods
 from adapt.config import AdaptConfig
 from store.machine import device_name, has_fast_bfloat16
 
@@ -23,12 +24,12 @@ def pick_device(asked: str, local_rank: int = 0) -> torch.device:
 
 
 def resolve(config: AdaptConfig, device: torch.device, recorded: str | None = None) -> AdaptConfig:
-    """The config with `--compute auto` replaced by what the hardware computes quickly.
+    """The config with `--compute auto` replaced by what the hardware computes quickly, if it is read.
 
     Args:
         recorded: the number type of a run that is to be resumed, which stays.
     """
-    if config.compute != "auto":
+    if config.compute != "auto" or "compute" not in methods.find(config.method).reads:
         return config
     compute = recorded or ("bfloat16" if _has_bfloat16(device) else "float32")
     log.info("Computing in %s (--compute auto).", compute)

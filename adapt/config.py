@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 BANKS = ("auto", "device", "host", "mapped")
 """Where features are while training; see `adapt.bank`."""
+CORAL_WAYS = ("source-to-target", "target-to-source")
+"""Which domain's features `--input-coral` maps; see `adapt.recolour`."""
 DEFAULT_METHOD = "ma2l-td"
 DATA, RUN, TRAINING, ADVERSARY, ENCODER = "Data", "Run", "Training", "Adversary", "Encoder"
 """Groups of the shared options, in the order of `--help`."""
@@ -216,6 +218,25 @@ class AdaptConfig:
             group=ENCODER,
         ),
     )
+    input_coral: str = field(
+        default="none",
+        metadata=option(
+            "Give the frames of one domain the mean and covariance that the other's have, in front of "
+            "everything else and without labels (CORAL): source-to-target maps the source in training; "
+            "target-to-source maps the target, at prediction too; none maps neither.",
+            choices=("none", *CORAL_WAYS),
+            group=ENCODER,
+        ),
+    )
+    input_coral_epsilon: float = field(
+        default=0.01,
+        metadata=option(
+            "Added to the diagonal of each domain's covariance, as a share of its largest eigenvalue; "
+            "small values trust directions in which a domain hardly varies.",
+            group=ENCODER,
+            read_with={"input_coral": CORAL_WAYS},
+        ),
+    )
     width: int = field(
         default=256,
         metadata=option("Width of the encoder's features.", group=ENCODER, least=1, most=65_536),
@@ -320,6 +341,8 @@ class AdaptConfig:
                 f"--select {self.select} needs its score, and --score-every 0 computes none. Give "
                 "--score-every a number of epochs."
             )
+        if self.input_coral_epsilon == 0:
+            raise ConfigError("--input-coral-epsilon must be above 0, got 0.")
         if self.train_sampling == "centred" and self.draws > 1:
             raise ConfigError(
                 f"--train-sampling centred takes the same frames in each of {self.draws} draws. Use "
@@ -383,16 +406,18 @@ def _refuse_unread(method: Method, given: Iterable[str]) -> None:
         )
 
 
-def _unmet(config: AdaptConfig, f: dataclasses.Field[Any]) -> dict[str, str]:
-    """Of the values with which alone an option is read, those that the config does not have."""
-    needed: dict[str, str] = f.metadata.get("read_with", {})
-    return {name: value for name, value in needed.items() if getattr(config, name) != value}
+def _unmet(config: AdaptConfig, f: dataclasses.Field[Any]) -> dict[str, tuple[str, ...]]:
+    """Of the values with which alone an option is read, those of which the config has none."""
+    needed: dict[str, str | tuple[str, ...]] = f.metadata.get("read_with", {})
+    choices = {name: (v,) if isinstance(v, str) else v for name, v in needed.items()}
+    return {name: v for name, v in choices.items() if getattr(config, name) not in v}
 
 
 def _refuse_unread_values(config: AdaptConfig, given: Iterable[str]) -> None:
     """Refuse a given option that is read only with another value of a second option."""
     for f in dataclasses.fields(config):
-        for other, value in _unmet(config, f).items() if f.name in given else ():
+        for other, values in _unmet(config, f).items() if f.name in given else ():
+            value = f" or {flag(other)} ".join(values)
             raise ConfigError(
                 f"{flag(f.name)} is read only with {flag(other)} {value}, and {flag(other)} is "
                 f"{getattr(config, other)}. Leave it out, or give {flag(other)} {value}."

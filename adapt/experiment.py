@@ -24,6 +24,7 @@ from adapt.loading import DataOptions, Loaded, class_names, videos_of
 from adapt.loop import TrainingState, train
 from adapt.memory import check_memory
 from adapt.prediction import predict
+from adapt.recolour import predicting, recoloured
 from adapt.rules import NEED_SOURCE_VIDEOS
 from adapt.runs import RunFolder
 from store.datasets import dataset_of, manifest_path
@@ -63,6 +64,7 @@ def adapt(
         if state_dict is not None:
             _restore(state, state_dict, run)
             log.info("Going on after epoch %d of %d.", state.epoch, config.epochs)
+        loaded = recoloured(config, loaded, state.recolouring, fit=state_dict is None)
 
         def each_epoch(metrics: dict[str, Any]) -> None:
             if parallel.rank() > 0:
@@ -144,7 +146,8 @@ def _finish(
     """Evaluate and write what a finished run leaves; returns the fields of its accuracy."""
     model, chosen = selection.chosen(config, state, loaded, run)
     classes = loaded.data.classes
-    digest = checkpoint.save_model(run, model, loaded.data.source.width, classes)
+    stored = predicting(config, model, state.recolouring)
+    digest = checkpoint.save_model(run, stored, loaded.data.source.width, classes)
     logits_VN = predict(model, loaded.held_out_bank, config)
     probabilities_V, predicted_V = logits_VN.softmax(dim=1).max(dim=1)
     result = accuracy(predicted_V.tolist(), [video.label for video in loaded.held_out])

@@ -22,6 +22,7 @@ from adapt.data import (
     steps_of,
 )
 from adapt.methods import Networks, Progress, StepLosses
+from adapt.recolour import check_recoloured, recolouring_for
 from adapt.schedule import generator, learning_rate, named_seed, reversal_coefficient
 from adapt.watch import LossWatch, check_parameters
 
@@ -36,6 +37,10 @@ class TrainingState:
         method = methods.find(config.method)
         self.networks = method.build(config, data.source.width, len(data.classes)).to(data.device)
         self.networks.train()
+        self.recolouring = recolouring_for(config, data.source.width)
+        if self.recolouring is not None:
+            self.recolouring.to(data.device)
+            """What maps one domain's features in front of the networks; fitted before training."""
         self.forward = parallel.wrapped(_Forward(config, self.networks))
         """From a pair of batches to the method's losses: one module, which processes can share."""
         self.optimiser = _optimiser(config, self.networks, data.device)
@@ -83,8 +88,9 @@ class TrainingState:
         self.epoch = state["epoch"]
 
     def _parts(self) -> dict[str, Any]:
-        parts = {name: getattr(self, name) for name in ("networks", "source", "target")}
-        return parts | ({} if self.optimiser is None else {"optimiser": self.optimiser})
+        names = ("networks", "source", "target", "optimiser", "recolouring")
+        parts = {name: getattr(self, name) for name in names}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 class _Forward(nn.Module):
@@ -137,18 +143,20 @@ def train(
     same batch are compared at equal numbers of steps. Both domains are drawn as endless streams.
 
     Args:
+        data: as `adapt.recolour.recoloured` gives it, if there is an `--input-coral`.
         on_epoch: called after every epoch with its mean losses, and reversal and rate of its first step.
 
     Raises:
         RunError: a loss, or at an epoch's end a parameter of the model, is not finite.
     """
     method = methods.find(config.method)
+    check_recoloured(config, data)
     fit = method.function("fit")
     if fit is not None and state.epoch == 0:
         begin = time.monotonic()
-        fit(state.networks, data, config)
+        chosen = fit(state.networks, data, config) or {}
         state.epoch = 1
-        on_epoch({"epoch": 1, "seconds": time.monotonic() - begin})
+        on_epoch({"epoch": 1, **chosen, "seconds": time.monotonic() - begin})
     steps = steps_of(config, data)
     while fit is None and state.epoch < config.epochs:
         begin, watch = time.monotonic(), LossWatch(config)

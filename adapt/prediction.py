@@ -14,6 +14,7 @@ from adapt import methods
 from adapt.bank import Bank, sample
 from adapt.config import AdaptConfig
 from adapt.data import TrainingData
+from adapt.domain_norm import DomainBatchNorm
 from adapt.methods import Networks
 from adapt.schedule import generator
 from store.errors import RunError
@@ -65,8 +66,14 @@ def as_target(config: AdaptConfig, networks: Networks, data: TrainingData) -> nn
 
 
 def as_source(config: AdaptConfig, networks: Networks, data: TrainingData) -> nn.Module:
-    """A copy of the model for the source's videos: with their statistics where `as_target` has its own."""
+    """A copy of the model for the source's videos: with their statistics where `as_target` has its own.
+
+    A batch norm for each domain takes the source's in place of the target's.
+    """
     model: nn.Module = copy.deepcopy(networks.model)
+    for part in list(model.modules()):
+        if isinstance(part, DomainBatchNorm):
+            part.target = part.source
     if config.statistics == "target":
         take_statistics(model, data.source, config.frames)
     return model.eval()
@@ -95,7 +102,7 @@ def take_statistics(model: nn.Module, bank: Bank, frames: int) -> None:
     """Replace the batch norms' statistics by those of these videos at segment centres, without labels.
 
     Layer after layer, each fed with what the layers before it give with their new statistics (AdaBN, Li
-    et al. 2017). In place.
+    et al. 2017). In place. Norms that prediction does not use, such as another domain's, stay as they are.
 
     Raises:
         RunError: there is only a single value, which has no variance.
@@ -107,10 +114,14 @@ def take_statistics(model: nn.Module, bank: Bank, frames: int) -> None:
         sums, count = [], 0
         for videos_B in torch.arange(len(bank)).split(_BATCH):
             model(bank.gather(videos_B, sample(bank, videos_B, frames, None)))
+            if not seen:
+                break
             x = seen.pop().double()
             count += len(x)  # of frames or of videos, whatever this norm sees
             sums.append(torch.stack([x.sum(0), x.square().sum(0)]))
         handle.remove()
+        if not sums:
+            continue
         if count < 2:
             raise RunError(
                 "--statistics target needs more than one value of the target per batch norm, and "

@@ -22,8 +22,8 @@ features manifests store allow-missing bank run device resume checkpoint-every c
 source target benchmark method preset seed select score-every epochs batch-size target-batch
 source-sampling train-sampling
 draws eval-draws compute optimiser momentum learning-rate rate-decay rate-gamma weight-decay gradient-clip
-adversarial-weight adversarial-ramp frames encoder input-norm width dropout video-dropout initialisation
-statistics
+adversarial-weight adversarial-ramp frames encoder input-norm input-coral input-coral-epsilon width dropout
+video-dropout initialisation statistics
 """
 OWN = {
     "ma2l-td": """kernel levels discriminator-width discriminators adversarial-levels first-level reversal
@@ -37,6 +37,12 @@ OWN = {
     "mcd": "form encoder-steps discrepancy-reversal",
     "source-only": "",
     "target-only": "",
+    "adabn": "when target-scale",
+    "cdan": "multilinear domain-weight ramp-steps",
+    "cdan-e": "multilinear domain-weight ramp-steps weighting",
+    "coral": "classifier normalisation epsilon",
+    "gfk": "classifier normalisation dimension",
+    "sa": "classifier normalisation dimension",
 }
 
 

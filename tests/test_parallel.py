@@ -43,6 +43,12 @@ CASES = {
     "target-only": {"method": "target-only"},
     "dann": {"method": "dann", "epochs": 3},
     "ta3n": {"method": "ta3n", "epochs": 3},
+    "adabn": {"method": "adabn", "initialisation": "default"},
+    "adabn, shared": {"method": "adabn", "preset": "shared"},
+    "cdan": {"method": "cdan", "ramp_steps": 40},
+    "cdan, random": {"method": "cdan", "multilinear": "random", "ramp_steps": 40},
+    "cdan-e": {"method": "cdan-e", "ramp_steps": 40, "target_videos": 6},
+    "cdan-e, tll": {"method": "cdan-e", "weighting": "tll", "ramp_steps": 40},
 }
 
 QUICK = ("paper", "fewer target videos")
@@ -94,7 +100,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path, case: str) -> None:
             torch.testing.assert_close(two["parameters"][name], parameter, rtol=1e-6, atol=1e-9)
 
 
-def test_a_loss_of_all_pairs_of_a_batch(tmp_path: Path) -> None:
+def test_what_is_joined_over_the_processes(tmp_path: Path) -> None:
     script = Path(__file__).with_name("gathered_rows.py")
     found = {}
     for name, launcher in (("one", [sys.executable]), ("two", [*TORCHRUN, "2"])):

@@ -20,7 +20,8 @@ and, where it needs them,
     step(networks, source, target, config, progress, descend) -> parts
                            in place of `losses`: several descents in a step, each on some of the networks
     fit(networks, data, config)
-                           in place of `losses`: a fit without gradients
+                           in place of `losses`: a fit without gradients; it may return numbers that it
+                           chose, by name, for the log
     remember(networks, data, config)
                            before the model predicts: keep in it what it needs of the training videos
 """
