@@ -98,10 +98,10 @@ def _check_fits(config: AdaptConfig, loaded: Loaded) -> None:
         )
     for size in batch_sizes(config, loaded.data):
         parallel.check_divisible(size)
-    method = methods.find(config.method)
-    if parallel.world() > 1 and method.function("losses") is None:
+    reason = methods.find(config.method).one_process
+    if parallel.world() > 1 and reason:
         raise ConfigError(
-            f"--method {config.method} trains in one process: start it without torchrun."
+            f"--method {config.method} trains in one process: start it without torchrun ({reason})."
         )
     if config.select in NEED_SOURCE_VIDEOS and loaded.source_held_out_bank is None:
         raise ConfigError(

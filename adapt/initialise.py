@@ -29,11 +29,13 @@ def initialise(module: nn.Module, kind: str) -> None:
             nn.init.zeros_(part.bias)
 
 
-def initialise_linear(weight: Tensor, bias: Tensor, kind: str, inputs: int, outputs: int) -> None:
+def initialise_linear(
+    weight: Tensor, bias: Tensor | None, kind: str, inputs: int, outputs: int
+) -> None:
     """Set the values of one linear layer, or of many of the same size; see `initialise`."""
     if kind == "small-normal":
         nn.init.normal_(weight, std=SMALL_DEVIATION)
     elif kind == "xavier":
         nn.init.normal_(weight, std=(2 / (inputs + outputs)) ** 0.5)
-    if kind != "default":
+    if kind != "default" and bias is not None:
         nn.init.zeros_(bias)

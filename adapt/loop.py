@@ -37,6 +37,9 @@ class TrainingState:
         method = methods.find(config.method)
         self.networks = method.build(config, data.source.width, len(data.classes)).to(data.device)
         self.networks.train()
+        prepare = method.function("prepare")
+        if prepare is not None:
+            prepare(self.networks, data, config)
         self.recolouring = recolouring_for(config, data.source.width)
         if self.recolouring is not None:
             self.recolouring.to(data.device)

@@ -9,6 +9,11 @@ from torch.nn import functional as F
 from adapt.parallel import averaged
 
 
+def exact(x: Tensor) -> Tensor:
+    """The same in float32 or more: losses are float32 under autocast too."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def source_loss(logits_BN: Tensor, labels_B: Tensor) -> Tensor:
     """L_s = mean_b -log p_b[y_b], the cross entropy on the source's labels (eq. 1).
 

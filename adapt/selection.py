@@ -54,8 +54,9 @@ def measure(
     found = scores.label_free(on_target.probabilities_VN)
     if on_target.features_VC is not None:
         found["ami"] = scores.cluster_agreement(on_target.probabilities_VN, on_target.features_VC)
-    fitted = methods.find(config.method).function("fit") is not None  # for the target alone
-    if loaded.source_held_out_bank is not None and not fitted:
+    method = methods.find(config.method)
+    for_target_alone = method.function("fit") is not None or method.function("remember") is not None
+    if loaded.source_held_out_bank is not None and not for_target_alone:
         found |= _on_source(config, networks, loaded, on_target)
     predicted_V = predict(model, loaded.held_out_bank, config).argmax(dim=1)
     result = accuracy(predicted_V.tolist(), [video.label for video in loaded.held_out])

@@ -37,6 +37,10 @@ OWN = {
     "mcd": "form encoder-steps discrepancy-reversal",
     "source-only": "",
     "target-only": "",
+    "abg": """pooling video-graph frame-loss frame-reversal video-reversal domain-weight
+        entropy-weight""",
+    "tcon": "segment-weight video-weight attention-weight confident",
+    "transferattn": "bottleneck-weight entropy-weight train-heads",
     "adabn": "when target-scale",
     "cdan": "multilinear domain-weight ramp-steps",
     "cdan-e": "multilinear domain-weight ramp-steps weighting",

@@ -318,5 +318,8 @@ def test_torchrun_is_refused_where_a_step_has_several_descents(
     monkeypatch.setattr(parallel, "from_first", lambda function: function())
     result = cli(*toy_arguments(problem, "run", "--method", "two-steps"))
     assert result.exit_code == 2
-    assert "--method two-steps trains in one process: start it without torchrun." in result.output
+    assert (
+        "--method two-steps trains in one process: start it without torchrun (its step"
+        in result.output
+    )
     assert not (problem / "run").exists()

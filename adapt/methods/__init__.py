@@ -13,12 +13,15 @@ The file `my_method.py` is the method `my-method`. It offers
 and, where it needs them,
 
     READS_TARGET_LABELS    True if the labelled batches are to be the target's: a bound, not adaptation
+    ONE_PROCESS            why the method cannot train on several processes
     BENCHMARKS             benchmark -> values of options
     PAIRS                  (source domain, target domain) -> values of options
     paces(networks, config) -> [(module, rate, decay), ...]
                            parts whose learning rate and weight decay are these multiples of the config's
     step(networks, source, target, config, progress, descend) -> parts
                            in place of `losses`: several descents in a step, each on some of the networks
+    prepare(networks, data, config)
+                           before the first step: what the losses need of the training videos
     fit(networks, data, config)
                            in place of `losses`: a fit without gradients; it may return numbers that it
                            chose, by name, for the log
@@ -124,6 +127,13 @@ class Method:
     def reads_target_labels(self) -> bool:
         """Whether it trains on the target's labels."""
         return getattr(self.module, "READS_TARGET_LABELS", False)
+
+    @property
+    def one_process(self) -> str:
+        """Why it cannot train on several processes, "" if it can."""
+        if self.function("losses") is None:
+            return "its step is not one descent of one loss"
+        return getattr(self.module, "ONE_PROCESS", "")
 
     @property
     def settings(self) -> Mapping[str, Mapping[str, Any]]:
