@@ -89,7 +89,7 @@ class Benchmark:
             found.setdefault(event.job.row, []).append(event.text)
         return found
 
-    def write(self, how: str) -> str:
+    def compare(self, how: str) -> str:
         """Write all files, and return the tables as Markdown.
 
         Args:

@@ -77,6 +77,7 @@ def run_all(jobs: Sequence[Job], options: CrewOptions) -> Iterator[Event]:
                     del members[pipe]
                     if broken:
                         member.end()
+                    if broken and todo:
                         member = started.enter_context(_Member(options, member.place))
                     free.append(member)
                 yield event

@@ -58,7 +58,7 @@ def _benchmark(benchmark: str, out: Path | None, show_plan: bool, redo: bool, **
         try:
             _train(found, crew)
         finally:  # after Ctrl-C too: what is finished is compared
-            text = found.write(_how(crew))
+            text = found.compare(_how(crew))
     say(text)
     say(f"Written to {folder}: table.html, table.md and results.csv, the runs beside them.")
     if found.failures or plan.broken:
