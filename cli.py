@@ -1,6 +1,6 @@
 """The commands. Only here and in `commands/` are options parsed, texts printed, exit codes set.
 
-Exit codes: 0 all done; 1 failed; 2 wrong usage; 3 done, but some videos are missing or failed.
+Exit codes: 0 all done; 1 failed; 2 wrong usage; 3 done, but some videos or runs are missing or failed.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ try:
     from commands import streams
     from commands.ablate import ablate_command
     from commands.adapt import adapt_command
+    from commands.benchmark import benchmark_command
     from commands.evaluate import evaluate_command
     from commands.extract import extract_command
     from commands.manifest import manifest_group
@@ -140,6 +141,7 @@ for command in (
     adapt_command,
     evaluate_command,
     ablate_command,
+    benchmark_command,
     manifest_group,
     store_group,
 ):

@@ -38,7 +38,7 @@ def accuracy(predicted: Sequence[int], labels: Sequence[int]) -> Accuracy:
     )
 
 
-def wilson(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(right: float, total: int, z: float = 1.959964) -> tuple[float, float]:
     """95 % confidence interval of a proportion (Wilson 1927)."""
     p = right / total
     centre = p + z * z / (2 * total)

@@ -127,18 +127,20 @@ class MappedBank:
         return _to(torch.from_numpy(picked), self.device)
 
 
-def choose_bank(asked: str, needed_bytes: int, device: torch.device) -> str:
+def choose_bank(asked: str, needed_bytes: int, device: torch.device, processes: int = 1) -> str:
     """`auto` by size: on the device if half its free memory suffices, else likewise on the host.
 
-    Main memory is divided among the processes that train together: each has a bank of its own.
+    Main memory is divided among the processes that train together or, as `processes` says, side by
+    side: each has a bank of its own. Several that share a GPU share its memory too.
 
     Raises:
         ConfigError: device or host is asked for and has not the memory.
     """
-    host = available_memory() // world()
+    host = available_memory() // (world() * processes)
     room = {"device": host, "host": host, "mapped": needed_bytes}
     if device.type == "cuda":
-        room["device"] = torch.cuda.mem_get_info(device)[0]
+        on_one = -(-processes // torch.cuda.device_count())
+        room["device"] = torch.cuda.mem_get_info(device)[0] // on_one
     if asked == "auto":
         return next(
             name for name in BANKS[1:] if name == "mapped" or needed_bytes <= room[name] // 2

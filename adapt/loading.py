@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,8 @@ class DataOptions:
     store: str | None = None
     allow_missing: bool = False
     bank: str = "auto"
+    processes: int = 1
+    """How many processes of this machine load features of their own at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,37 +59,86 @@ class Loaded:
     """Whether the labelled training videos are the target's."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """Which videos a run uses and the open stores of their features, of which nothing is loaded yet."""
+
+    labelled: str
+    """The domain whose labels train: the source, or the target where a method is a bound."""
+    labelled_store: FeatureStore
+    source_store: FeatureStore
+    target_store: FeatureStore
+    source: Sequence[Video]
+    target: Sequence[Video]
+    held_out: Sequence[Video]
+    source_held_out: Sequence[Video]
+    classes: Sequence[str]
+    record: DataRecord
+
+
+@contextmanager
+def listed(config: AdaptConfig, options: DataOptions) -> Iterator[Listed]:
+    """Choose the stores and list the videos; no feature is read.
+
+    Raises:
+        Ma2lError: manifests or features are missing or do not fit together.
+    """
+    source_store, target_store = _stores(config, options)
+    with source_store, target_store:
+        bound = methods.find(config.method).reads_target_labels
+        labelled = config.target if bound else config.source
+        labelled_store = target_store if bound else source_store
+        source = videos_of(config, options, labelled, "train", labelled_store)
+        target = videos_of(config, options, config.target, "train", target_store)
+        held_out = videos_of(config, options, config.target, "eval", target_store)
+        record = DataRecord(
+            features=str(options.features.resolve()),
+            manifests=str(options.manifests.resolve()),
+            store=source_store.folder.name,
+            feature_config_sha256=source_store.index["config_sha256"],
+            allow_missing=options.allow_missing,
+            videos=_fingerprint((labelled, config.target), source, target, held_out),
+        )
+        yield Listed(
+            labelled=labelled,
+            labelled_store=labelled_store,
+            source_store=source_store,
+            target_store=target_store,
+            source=source,
+            target=target,
+            held_out=held_out,
+            source_held_out=[] if bound else _source_held_out(config, options, source_store),
+            classes=class_names(config, options),
+            record=record,
+        )
+
+
 def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loaded:
     """Choose the stores and make their features available.
 
     Raises:
         Ma2lError: manifests or features are missing, damaged or do not fit together.
     """
-    source_store, target_store = _stores(config, options)
-    with source_store, target_store:
-        bound = methods.find(config.method).reads_target_labels
-        labelled, labelled_store = config.source, source_store
-        if bound:
-            labelled, labelled_store = config.target, target_store
-            log.warning(f"--method {config.method} trains on the labels of {config.target}.")
-        source = videos_of(config, options, labelled, "train", labelled_store)
-        target = videos_of(config, options, config.target, "train", target_store)
-        held_out = videos_of(config, options, config.target, "eval", target_store)
-        unseen = [] if bound else _source_held_out(config, options, source_store)
+    bound = methods.find(config.method).reads_target_labels
+    if bound:
+        log.warning(f"--method {config.method} trains on the labels of {config.target}.")
+    with listed(config, options) as found:
+        labelled_store, target_store = found.labelled_store, found.target_store
+        source, target, held_out = found.source, found.target, found.held_out
+        unseen, classes = found.source_held_out, found.classes
         size = needed_bytes(labelled_store, [*source, *unseen])
         size += needed_bytes(target_store, [*target, *held_out])
-        kind = choose_bank(options.bank, size, device)
+        kind = choose_bank(options.bank, size, device, options.processes)
         log.info(
-            f"{len(source)} labelled ({labelled}), {len(target)} target, {len(held_out)} evaluation "
-            f"videos of {config.benchmark}, features {source_store.folder.name} "
-            f"({source_store.index['run'].get('weights')}), {size / 1e9:.2f} GB, bank: {kind}"
+            f"{len(source)} labelled ({found.labelled}), {len(target)} target, {len(held_out)} evaluation "
+            f"videos of {config.benchmark}, features {target_store.folder.name} "
+            f"({target_store.index['run'].get('weights')}), {size / 1e9:.2f} GB, bank: {kind}"
         )
-        classes = class_names(config, options)
         untaught = sorted(set(range(len(classes))) - {video.label for video in source})
         if untaught:
             log.warning(
                 f"{len(untaught)} of {len(classes)} classes {'has' if len(untaught) == 1 else 'have'} "
-                f"no {labelled} training video {first_of([classes[n] for n in untaught])}: it "
+                f"no {found.labelled} training video {first_of([classes[n] for n in untaught])}: it "
                 "cannot be learned."
             )
         data = TrainingData(
@@ -97,15 +149,7 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
             device=device,
         )
         held_out_bank = load_bank(target_store, held_out, device, kind)
-        unseen_bank = load_bank(source_store, unseen, device, kind) if unseen else None
-    record = DataRecord(
-        features=str(options.features.resolve()),
-        manifests=str(options.manifests.resolve()),
-        store=source_store.folder.name,
-        feature_config_sha256=source_store.index["config_sha256"],
-        allow_missing=options.allow_missing,
-        videos=_fingerprint((labelled, config.target), source, target, held_out),
-    )
+        unseen_bank = load_bank(found.source_store, unseen, device, kind) if unseen else None
     return Loaded(
         domains=(config.benchmark, config.source, config.target),
         data=data,
@@ -113,7 +157,7 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
         held_out_bank=held_out_bank,
         source_held_out=unseen,
         source_held_out_bank=unseen_bank,
-        record=record,
+        record=found.record,
         reads_target_labels=bound,
     )
 

@@ -13,6 +13,20 @@ from store.errors import ConfigError
 _FLOAT32 = 4
 
 
+def parameter_counts(config: AdaptConfig, width: int, classes: int) -> tuple[int, int]:
+    """How many parameters the predicting model has, and how many there are in training.
+
+    The networks are built without values.
+
+    Args:
+        width: D, the backbone's width.
+    """
+    with torch.device("meta"):
+        networks = methods.find(config.method).build(config, width, classes)
+    model, every = (sum(p.numel() for p in m.parameters()) for m in (networks.model, networks))
+    return model, every
+
+
 def check_memory(config: AdaptConfig, data: TrainingData) -> None:
     """Refuse a config whose networks and batches cannot fit.
 
@@ -22,9 +36,7 @@ def check_memory(config: AdaptConfig, data: TrainingData) -> None:
     Raises:
         ConfigError: it is more than the device has.
     """
-    with torch.device("meta"):
-        networks = methods.find(config.method).build(config, data.source.width, len(data.classes))
-    parameters = sum(p.numel() for p in networks.parameters())
+    _, parameters = parameter_counts(config, data.source.width, len(data.classes))
     copies = 4 if config.optimiser == "adam" else 2 + (config.momentum > 0)
     videos = sum(batch_sizes(config, data)) * config.draws
     features = videos * config.frames * (data.source.width + config.width)

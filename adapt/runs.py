@@ -95,7 +95,7 @@ class RunFolder:
         if not resume:
             self.refuse_used()
         remove_leftovers(self.path)
-        if self._contents():
+        if not self.is_empty():
             self._check_same(config, data)
             if self.is_finished():
                 return
@@ -109,16 +109,29 @@ class RunFolder:
         Raises:
             RunError: something does.
         """
-        if self._contents():
+        if not self.is_empty():
             more = " To go on with the run in it: --resume." if self.has("config.json") else ""
             raise RunError(f"{self.path} is not empty. Give another --run, or remove it.{more}")
 
-    def _contents(self) -> list[Path]:
-        """What stands in the folder, but for the lock and half written files of killed processes."""
+    def is_empty(self) -> bool:
+        """Whether nothing stands in the folder but the lock and half written files of killed processes."""
         there = self.path.iterdir() if self.path.exists() else ()
-        return [p for p in there if p.name != LOCK and p.suffix != ".partial"]
+        return all(p.name == LOCK or p.suffix == ".partial" for p in there)
 
     def _check_same(self, config: AdaptConfig, data: DataRecord) -> None:
+        unlike = self.unlike(config, data)
+        if unlike:
+            raise RunError(
+                f"{self.path} holds {unlike} Repeat its options and bring back its manifests to resume "
+                "it, or give another --run."
+            )
+
+    def unlike(self, config: AdaptConfig, data: DataRecord) -> str:
+        """How the run that stands here differs from what is asked for: part of a message, or empty.
+
+        Raises:
+            RunError: as `read`.
+        """
         old_config, old_data = self.read()
         old = {**old_config.as_dict(), **dataclasses.asdict(old_data)}
         new = {**config.as_dict(), **dataclasses.asdict(data)}
@@ -126,17 +139,12 @@ class RunFolder:
         for record in (old, new):
             for name in ("features", "manifests", "videos"):
                 del record[name]
-        unlike = config_differences(old, new)
-        if unlike:
-            raise RunError(
-                f"{self.path} holds a run with other options, {unlike}. Repeat its options to "
-                "resume it, or give another --run."
-            )
+        options = config_differences(old, new)
+        if options:
+            return f"a run with other options, {options}."
         if old_data.videos != data.videos:
-            raise RunError(
-                f"{self.path} holds a run on other videos:\n  then {old_data.videos}\n"
-                f"  now  {data.videos}\nBring the manifests back, or give another --run."
-            )
+            return f"a run on other videos:\n  then {old_data.videos}\n  now  {data.videos}."
+        return ""
 
     def forget_after(self, epoch: int) -> None:
         """Drop the metrics of epochs that are trained again."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,9 @@ from commands.text import say, shown
 from store.machine import Process
 
 if TYPE_CHECKING:
+    from adapt.crew import Event
+    from adapt.plan import Job
+    from adapt.scoreboard import Row
     from extract.report import Progress
 
 
@@ -108,6 +112,75 @@ class AdaptProgress(_Lines):
         seconds = (time.monotonic() - self._begin) / self._trained * (self._total - done)
         losses = " ".join(f"{n} {value:.3f}" for n, value in metrics.items() if n not in _NO_LOSS)
         self.show(done, self._total, losses, _left(seconds))
+
+
+class BenchmarkProgress(_Lines):
+    """Shows how many runs are done, what is trained now, and the time left of the whole plan.
+
+    Args:
+        jobs: the runs that are still to be done; known: seconds of finished runs, by row.
+        processes: how many run side by side.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        jobs: Sequence[Job],
+        known: Mapping[Row, Sequence[float]],
+        processes: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(label)
+        self._todo = {job.folder: job for job in jobs}
+        self._total, self._processes, self._clock = len(jobs), processes, clock
+        self._known = {row: list(seconds) for row, seconds in known.items()}
+        self._running: dict[Path, tuple[float, int | None, int]] = {}
+        """Of a run: when it began, the first epoch that it said, and the last one."""
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event and show where the plan is."""
+        folder = event.job.folder
+        if event.kind == "started":
+            self._running[folder] = (self._clock(), None, 0)
+        elif event.kind == "epoch":
+            begin, first, _ = self._running[folder]
+            self._running[folder] = (begin, event.epoch if first is None else first, event.epoch)
+        elif event.kind in ("done", "failed"):
+            begin, _, _ = self._running.pop(folder)
+            del self._todo[folder]
+            if event.kind == "done":
+                self._known.setdefault(event.job.row, []).append(self._clock() - begin)
+        now = ", ".join(
+            f"{'-'.join(self._todo[f].row)} seed {self._todo[f].config.seed} epoch {epoch}"
+            for f, (_, _, epoch) in self._running.items()
+        )
+        left = _left(self.seconds_left())
+        self.show(self._total - len(self._todo), self._total, now or "writing tables", left)
+
+    def seconds_left(self) -> float:
+        """An estimate from how long runs of the same row, or else of any row, took; inf if none did."""
+        rows = {row: sum(seconds) / len(seconds) for row, seconds in self._known.items()}
+        found = {f: self._whole(f, rows.get(job.row)) for f, job in self._todo.items()}
+        judged = [seconds for seconds in found.values() if seconds is not None]
+        if found and not judged:
+            return float("inf")
+        usual = sum(judged) / max(1, len(judged))
+        lefts = [
+            max(0.0, (usual if whole is None else whole) - self._spent(folder))
+            for folder, whole in found.items()
+        ]
+        return max([sum(lefts) / self._processes, *lefts[: self._processes]], default=0.0)
+
+    def _spent(self, folder: Path) -> float:
+        return self._clock() - self._running[folder][0] if folder in self._running else 0.0
+
+    def _whole(self, folder: Path, usual: float | None) -> float | None:
+        """How long a run takes in all: by its own epochs, or as others of its row did."""
+        _, first, epoch = self._running.get(folder, (0.0, None, 0))
+        if first is None:
+            return usual
+        epochs = self._todo[folder].epochs
+        return self._spent(folder) * (epochs - first + 1) / (epoch - first + 1)
 
 
 def _left(seconds: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,7 +22,7 @@ from extract.videos import VideoFolder
 from store.errors import ConfigError, StoreError, first_of
 from store.format import INDEX, read_index, store_folder
 from store.index import StoreIndex
-from store.machine import Process, keep_freed_memory
+from store.machine import Process, cores, keep_freed_memory
 from store.rewrite import drop_videos
 from store.write import explained
 
@@ -156,5 +155,4 @@ def _run_block(backbone: Backbone, process: Process) -> dict[str, Any]:
 def _worker_count(backbone: Backbone) -> int:
     if backbone.device.type == "cpu":
         return torch.get_num_threads()  # they take turns with the backbone on the same cores
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(16, (cores or 1) // max(1, torch.cuda.device_count()) or 1)
+    return min(16, cores() // max(1, torch.cuda.device_count()) or 1)

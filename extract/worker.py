@@ -8,10 +8,8 @@ file does to a library, an exception ends that video and not the process.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -25,11 +23,12 @@ from extract.by_decord import Inexact
 from extract.decode import FrameOptions, SourceFacts, Video
 from extract.ring import SLOT_FRAMES, open_ring
 from store.errors import DecodeError
+from store.machine import die_with_parent
 
 
 def serve(pipe: Connection, ring: str, shape: tuple[int, ...], options: FrameOptions) -> None:
     """Decode what the other end of the pipe asks for, until it is closed."""
-    _die_with_parent()
+    die_with_parent()
     try:
         import av  # noqa: F401 - both here, so that a broken installation stops the run at once
         import decord  # noqa: F401
@@ -119,12 +118,3 @@ def _redirect_libraries() -> int:
     log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process lives
     os.dup2(log.fileno(), 2)
     return os.dup(2)
-
-
-def _die_with_parent() -> None:
-    # Ctrl-C goes to the whole group: the parent decides. A killed parent takes its decoders along,
-    # even one that loops inside decord and never looks at the pipe.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

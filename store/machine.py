@@ -1,12 +1,15 @@
 """What a process needs to know about the machine it runs on. This module does not need torch.
 
 It tells which process this is among those that share the work, which device it takes, and whether the
-processor computes bfloat16 quickly, and it makes the C library keep memory that will be needed again.
+processor computes bfloat16 quickly, and it makes the C library keep memory that will be needed again and
+processes end with the one that started them.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -118,3 +121,22 @@ def keep_freed_memory() -> None:
         if mallopt is not None:
             mallopt(_M_MMAP_MAX, 0)
             mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def die_with_parent() -> None:
+    """Make a process that was started for a command end with that command, and only with it.
+
+    Ctrl-C goes to the whole group, and the parent decides. A killed parent takes this process along,
+    even one that loops inside a library and never looks at its pipe; only Linux knows how.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def cores() -> int:
+    """Return how many processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

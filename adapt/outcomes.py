@@ -1,0 +1,140 @@
+"""What the runs of a benchmark ended with, read from their folders; and results.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from adapt import methods
+from adapt.accuracy import Accuracy
+from adapt.memory import parameter_counts
+from adapt.plan import Job
+from adapt.rules import RULES, selection_of
+from adapt.run_files import read_json
+from adapt.runs import RunFolder
+from adapt.standing import Videos
+from store.errors import RunError
+
+COLUMNS = (
+    *("method", "preset", "source", "target", "seed", "status", "overall", "class_mean"),
+    *("low", "high", "videos", "epochs", "epoch", "seconds", "parameters", "training_parameters"),
+    *("selection", "reads_target_labels", "compute", "run", "error"),
+)
+"""`low` and `high`: the 95 % Wilson interval of `overall` over the evaluation videos. `epoch`: the one
+whose model was kept. `seconds`: of all epochs together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A finished run.
+
+    Attributes:
+        videos: ids of the target's evaluation videos; right_V: whether each was predicted rightly (V,).
+        seconds: of all its epochs, whatever stops there were between them.
+        parameters: of the predicting model, and of all that is trained.
+        reads_target_labels: whether its method, or the rule that chose the epoch, reads them.
+    """
+
+    job: Job
+    accuracy: Accuracy
+    videos: tuple[str, ...]
+    right_V: np.ndarray
+    epoch: int
+    seconds: float
+    parameters: tuple[int, int]
+    selection: str
+    reads_target_labels: bool
+    compute: str
+
+
+def read_outcome(job: Job, videos: Videos) -> Outcome:
+    """What a finished run ended with.
+
+    Raises:
+        RunError: its files are damaged, or contradict each other.
+    """
+    run = RunFolder(job.folder)
+    done = read_json(job.folder, "done.json")
+    result, config = run.result(), run.read()[0]
+    ids, right_V = _predictions(job.folder / "predictions.csv")
+    if len(ids) != result.videos or abs(100 * right_V.mean() - result.overall) > 1e-6:
+        raise RunError(
+            f"{job.folder / 'predictions.csv'} does not give the accuracy of done.json, "
+            f"{result.overall:.2f} % of {result.videos} videos. Remove the run, then run the same "
+            "command again."
+        )
+    rule = RULES.get(config.select)
+    told = methods.find(config.method).reads_target_labels
+    return Outcome(
+        job=job,
+        accuracy=result,
+        videos=ids,
+        right_V=right_V,
+        epoch=int(done["epoch"]),
+        seconds=sum(float(line["seconds"]) for line in run.metrics()),
+        parameters=parameter_counts(config, videos.width, videos.classes),
+        selection=selection_of(config.select),
+        reads_target_labels=told or (rule is not None and rule.reads_target_labels),
+        compute=config.compute,
+    )
+
+
+def _predictions(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        ids = tuple(row["video"] for row in rows)
+        right = np.array([row["class"] == row["predicted"] for row in rows], dtype=float)
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise RunError(
+            f"{path} cannot be read: {error}. Remove the run, then run the same command again."
+        ) from error
+    return ids, right
+
+
+def results_csv(
+    jobs: Sequence[Job], outcomes: Sequence[Outcome], failures: Mapping[Path, str], folder: Path
+) -> str:
+    """One row for each run of the plan, in its order, whether it is finished, failed or still to come.
+
+    Args:
+        failures: run folder -> reason.
+    """
+    by_folder = {outcome.job.folder: outcome for outcome in outcomes}
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for job in jobs:
+        config = job.config
+        row: dict[str, object] = {
+            **{name: getattr(config, name) for name in COLUMNS[:5]},
+            "status": "failed" if job.folder in failures else "not run",
+            "epochs": job.epochs,
+            "run": job.folder.relative_to(folder),
+            "error": " ".join(failures.get(job.folder, "").split()),
+        }
+        if job.folder in by_folder:
+            row |= _columns(by_folder[job.folder])
+        writer.writerow(row)
+    return out.getvalue()
+
+
+def _columns(outcome: Outcome) -> dict[str, object]:
+    result = outcome.accuracy
+    return {
+        "status": "done",
+        **{n: round(getattr(result, n), 4) for n in ("overall", "class_mean", "low", "high")},
+        "videos": result.videos,
+        "epoch": outcome.epoch,
+        "seconds": round(outcome.seconds, 2),
+        "parameters": outcome.parameters[0],
+        "training_parameters": outcome.parameters[1],
+        "selection": outcome.selection,
+        "reads_target_labels": "yes" if outcome.reads_target_labels else "no",
+        "compute": outcome.compute,
+    }

@@ -1,0 +1,236 @@
+"""The plan of a benchmark: which runs are asked for, and where they lie."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adapt import methods
+from adapt.config import AdaptConfig
+from adapt.methods import Method
+from adapt.published import FIRST, LAST, PUBLISHED, Direction
+from store.datasets import benchmarks
+from store.errors import ConfigError, printable
+from store.options import flag, type_name
+
+ALL = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the user asks for.
+
+    Attributes:
+        methods: names, or `all`.
+        presets: names, or `all`; None for each method's default one.
+        changes: options for every method that reads them, name -> text.
+    """
+
+    benchmark: str
+    directions: Sequence[Direction]
+    methods: Sequence[str]
+    presets: Sequence[str] | None
+    seeds: Sequence[int]
+    changes: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run of the plan."""
+
+    config: AdaptConfig
+    folder: Path
+
+    @property
+    def direction(self) -> Direction:
+        """Source and target."""
+        return self.config.source, self.config.target
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """Method and preset: the row of the table that the run belongs to."""
+        return self.config.method, self.config.preset
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs it has; a fit without gradients counts as one."""
+        return int(self.config.as_dict().get("epochs", 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All runs that are asked for, direction by direction and seed by seed.
+
+    Attributes:
+        notes: sentences about what was asked for and is not done as asked.
+        broken: methods whose files cannot be used -> the reason.
+    """
+
+    jobs: Sequence[Job]
+    notes: Sequence[str] = ()
+    broken: Mapping[str, str] = field(default_factory=dict)
+
+
+def directions_of(
+    benchmark: str, source: str | None, target: str | None, *, both: bool, root: Path
+) -> list[Direction]:
+    """The pair of domains, and with `both` the way back.
+
+    A pair that is not given is the benchmark's two domains, in the order of the paper's tables or else
+    of their names.
+
+    Raises:
+        ConfigError: no such benchmark or domain, or the pair cannot be known.
+    """
+    known = benchmarks(root)
+    if benchmark not in known:
+        raise ConfigError(
+            f"There is no benchmark {printable(benchmark)!r}. Choose one of {', '.join(known)}, or make "
+            "your own with: manifest from-folder."
+        )
+    domains = known[benchmark]
+    for name, domain in (("--source", source), ("--target", target)):
+        if domain is not None and domain not in domains:
+            raise ConfigError(
+                f"{name} {printable(domain)} is no domain of {benchmark}, which has "
+                f"{', '.join(domains)}."
+            )
+    if source is None and target is None and len(domains) == 2:
+        published = PUBLISHED.get(benchmark)
+        source, target = (published.directions[0] if published else None) or domains
+    elif len(domains) == 2:
+        source = source or next(d for d in domains if d != target)
+        target = target or next(d for d in domains if d != source)
+    if source is None or target is None:
+        raise ConfigError(
+            f"{benchmark} has {len(domains)} domains, {', '.join(domains)}. Say which two with --source "
+            "and --target."
+        )
+    if source == target:
+        raise ConfigError(f"--source and --target are both {source}. Give two domains.")
+    return [(source, target), (target, source)] if both else [(source, target)]
+
+
+def make_plan(asked: Asked, folder: Path) -> Plan:
+    """Resolve the config of every run that is asked for.
+
+    A method that has none of the presets asked for is trained with its default one, and the plan's notes
+    say so. A method whose file cannot be used is left out and named in `broken`.
+
+    Raises:
+        ConfigError: a method, preset or option that nothing has, or a value that a method refuses.
+    """
+    found, broken = _usable(asked.methods)
+    notes: list[str] = []
+    chosen = {m.name: _presets(m, asked.presets, notes) for m in found}
+    _refuse_unknown_presets(asked.presets, found)
+    _refuse_unread(asked.changes, found, notes)
+    jobs = [
+        _job(m, preset, asked, direction, seed, folder)
+        for direction in asked.directions
+        for seed in asked.seeds
+        for m in found
+        for preset in chosen[m.name]
+    ]
+    return Plan(jobs=jobs, notes=notes, broken=broken)
+
+
+def _usable(asked: Sequence[str]) -> tuple[list[Method], dict[str, str]]:
+    """The methods in the order of the table, and those whose files cannot be used."""
+    known = methods.names()
+    unknown = [name for name in asked if name != ALL and name not in known]
+    if unknown:
+        raise ConfigError(
+            f"--methods must be {ALL} or some of {', '.join(known)}, got {printable(unknown[0])!r}."
+        )
+    found, broken = [], {}
+    for name in known if ALL in asked else dict.fromkeys(asked):
+        try:
+            found.append(methods.find(name))
+        except Exception as error:  # whatever a file of the user's raises when it is imported
+            broken[name] = f"{type(error).__name__}: {error}"
+    return sorted(found, key=_place), broken
+
+
+def _place(method: Method) -> tuple[bool, int, str]:
+    """Where a row stands: as in the paper, the others between, a bound at the end."""
+    order = [*FIRST, None, *LAST]
+    at = order.index(method.name if method.name in order else None)
+    return method.reads_target_labels, at, method.name
+
+
+def _presets(method: Method, asked: Sequence[str] | None, notes: list[str]) -> list[str]:
+    if asked is None:
+        return [method.default_preset]
+    if ALL in asked:
+        return list(method.settings)
+    having = [name for name in dict.fromkeys(asked) if name in method.settings]
+    lacking = " or ".join(name for name in dict.fromkeys(asked) if name not in method.settings)
+    if lacking:
+        instead = "" if having else f": it is trained with {method.default_preset}"
+        notes.append(f"{method.name} has no preset {lacking}{instead}.")
+    return having or [method.default_preset]
+
+
+def _refuse_unknown_presets(asked: Sequence[str] | None, found: Sequence[Method]) -> None:
+    offered = dict.fromkeys(name for m in found for name in m.settings)
+    for name in asked or ():
+        if found and name != ALL and name not in offered:
+            raise ConfigError(
+                f"--settings must be {ALL} or some of {', '.join(offered)}, got {printable(name)!r}."
+            )
+
+
+def _refuse_unread(changes: Mapping[str, str], found: Sequence[Method], notes: list[str]) -> None:
+    for name in changes:
+        without = [m.name for m in found if name not in m.reads]
+        if found and len(without) == len(found):
+            raise ConfigError(
+                f"None of the methods reads {flag(printable(name))}. Leave it out; adapt --method NAME -h "
+                "shows what a method reads."
+            )
+        if without:
+            notes.append(f"{flag(name)} is not read by {', '.join(without)}.")
+
+
+def _job(
+    method: Method, preset: str, asked: Asked, direction: Direction, seed: int, folder: Path
+) -> Job:
+    source, target = direction
+    given = {"source": source, "target": target, "method": method.name, "seed": seed}
+
+    def make(more: Mapping[str, object]) -> AdaptConfig:
+        return AdaptConfig.make(benchmark=asked.benchmark, preset=preset, given={**given, **more})
+
+    fields = method.options.__dataclass_fields__
+    changes = {
+        name: _value(name, type_name(fields[name]), text)
+        for name, text in asked.changes.items()
+        if name in method.reads
+    }
+    # An option that is read only with another's value is left out where that value is not set.
+    base = {**dataclasses.asdict(make({})), **changes}
+    changes = {
+        name: value
+        for name, value in changes.items()
+        if all(base[k] == v for k, v in fields[name].metadata.get("read_with", {}).items())
+    }
+    try:
+        config = make(changes)
+    except ConfigError as error:
+        raise ConfigError(f"{method.name} ({preset}): {error}") from error
+    place = folder / f"{source}-{target}" / f"{method.name}-{preset}" / f"seed{seed}"
+    return Job(config=config, folder=place)
+
+
+def _value(name: str, kind: str, text: str) -> object:
+    convert: Callable[[str], object] = {"int": int, "float": float}.get(kind, str)
+    if kind == "bool":
+        convert = {"true": True, "false": False}.__getitem__
+    try:
+        return convert(text)
+    except (ValueError, KeyError):
+        wanted = "true or false" if kind == "bool" else f"of type {kind}"
+        raise ConfigError(f"{flag(name)} must be {wanted}, got {printable(text)!r}.") from None

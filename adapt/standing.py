@@ -1,0 +1,159 @@
+"""What stands in a benchmark's folder already: runs that are asked for, parts of them, or other things."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from adapt import methods
+from adapt.config import AdaptConfig
+from adapt.loading import DataOptions, listed
+from adapt.plan import Asked, Job, Plan
+from adapt.run_files import read_json, write_json
+from adapt.runs import DataRecord, RunFolder
+from store.errors import RunError, first_of, printable
+from store.locks import LOCK
+
+log = logging.getLogger(__name__)
+
+PLAN = "plan.json"
+"""What marks the folder of a benchmark: what was asked for last."""
+
+
+def refuse_others(folder: Path, benchmark: str) -> None:
+    """Make sure that a folder is new, or is one of this benchmark.
+
+    Raises:
+        RunError: it is not.
+    """
+    there = folder.iterdir() if folder.exists() else ()
+    others = sorted(p.name for p in there if p.name != LOCK and not p.name.endswith(".partial"))
+    if others and PLAN not in others:
+        raise RunError(
+            f"{folder} holds other files {first_of(others)}. Give another folder with --out."
+        )
+    named = read_json(folder, PLAN).get("benchmark") if others else benchmark
+    if named != benchmark:
+        raise RunError(
+            f"{folder} holds the benchmark {printable(named)}. Give another folder for {benchmark} with "
+            "--out."
+        )
+
+
+def write_plan(asked: Asked, plan: Plan, folder: Path) -> None:
+    """Write what is asked for, which marks the folder as a benchmark's.
+
+    Raises:
+        RunError: the disk refuses.
+    """
+    record = {
+        "benchmark": asked.benchmark,
+        "directions": [f"{source}-{target}" for source, target in asked.directions],
+        "rows": list(dict.fromkeys("-".join(job.row) for job in plan.jobs)),
+        "seeds": list(asked.seeds),
+        "changes": dict(asked.changes),
+    }
+    write_json(folder, PLAN, record)
+
+
+class State(Enum):
+    """How far a run of the plan is."""
+
+    NEW = "new"
+    PART = "stopped"
+    DONE = "finished"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Videos:
+    """What the runs of a pair of domains have in common.
+
+    Attributes:
+        width: D, the backbone's width; classes: N.
+    """
+
+    record: DataRecord
+    width: int
+    classes: int
+
+
+def videos_of_jobs(jobs: Sequence[Job], data: DataOptions) -> list[Videos]:
+    """What each run is to be trained on, listed once for all runs that share it.
+
+    Raises:
+        Ma2lError: manifests or features are missing or do not fit together.
+    """
+    known: dict[tuple[str, str, bool], Videos] = {}
+    for job in jobs:
+        key = pair_of(job.config)
+        if key not in known:
+            with listed(job.config, data) as found:
+                known[key] = Videos(
+                    record=found.record,
+                    width=found.target_store.width,
+                    classes=len(found.classes),
+                )
+    return [known[pair_of(job.config)] for job in jobs]
+
+
+def pair_of(config: AdaptConfig) -> tuple[str, str, bool]:
+    """Runs for which this is the same share their features: source, target, and whose labels are read."""
+    return config.source, config.target, methods.find(config.method).reads_target_labels
+
+
+def states_of(jobs: Sequence[Job], videos: Sequence[Videos], *, redo: bool = False) -> list[State]:
+    """What stands in the folder of each run; a finished run counts only if it is the one asked for.
+
+    Args:
+        redo: remove runs that are not those asked for, so that they are trained anew.
+
+    Raises:
+        RunError: some are not, or a run's folder holds something else.
+    """
+    found, unlike = [], {}
+    for job, used in zip(jobs, videos, strict=True):
+        state = _state(job, used)
+        if isinstance(state, str):
+            unlike[job.folder], state = state, State.NEW
+        found.append(state)
+    if unlike and not redo:
+        first, reason = next(iter(unlike.items()))
+        raise RunError(
+            f"{len(unlike)} of {len(jobs)} runs are there and are not those asked for, the first in "
+            f"{first}: it is {reason} Repeat their options, or give another --out, or train them anew "
+            "with --redo."
+        )
+    for folder, reason in unlike.items():
+        log.info("Removed %s: %s", folder, reason)
+        shutil.rmtree(folder)
+    return found
+
+
+def _state(job: Job, videos: Videos) -> State | str:
+    """How far a run is, or what stands in its place."""
+    run = RunFolder(job.folder)
+    if run.is_empty():
+        return State.NEW
+    if not run.has("config.json"):
+        raise RunError(
+            f"{run.path} holds no run but other files. Remove it, or give another --out."
+        )
+    try:
+        unlike = run.unlike(with_recorded_compute(job.config, run), videos.record)
+        if run.is_finished():
+            run.result()
+    except RunError as error:
+        return f"damaged: {error}"
+    return unlike or (State.DONE if run.is_finished() else State.PART)
+
+
+def with_recorded_compute(config: AdaptConfig, run: RunFolder) -> AdaptConfig:
+    """The config of a run that stands there, with the number type that `auto` became."""
+    if config.compute != "auto":
+        return config
+    return dataclasses.replace(config, compute=run.read()[0].compute)
