@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapt.data import SourceBatch, TargetBatch
-from adapt.dropout import drop
+from adapt.dropout import relu_drop
 from adapt.initialise import initialise_linear
 from adapt.parallel import world
 
@@ -88,9 +88,7 @@ class Discriminators(nn.Module):
         x = features_BSC.transpose(0, 1) if stack == S else features_BSC.reshape(1, B * S, C)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases)):
             if layer:
-                x = F.relu(x)
-                if self.training:
-                    x = drop(x, DROPOUT, domains=rows)
+                x = relu_drop(x, DROPOUT, domains=rows) if self.training else F.relu(x)
             x = torch.baddbmm(bias, x, weight)
         x = x.to(self.biases[0].dtype)  # losses are float32, whatever autocast made the products
         return x.squeeze(2).transpose(0, 1) if stack == S else x.view(B, S)

@@ -180,10 +180,10 @@ def measure_command(csv: Path, npz: Path, seeds: str, epochs: int) -> None:
     table: list[dict[str, Any]] = []
     for gap_name, gap in GAPS.items():
         with TemporaryDirectory(prefix="benchmark-") as folder:
-            written = common.Places.below(Path(folder))
+            written = common.Folders.below(Path(folder))
             write_problem(features, gap, written)
-            places = DataOptions(features=written.features, manifests=written.manifests)
-            loaded = load(_config("paper", 0, epochs), places, torch.device("cpu"))
+            options = DataOptions(features=written.features, manifests=written.manifests)
+            loaded = load(_config("paper", 0, epochs), options, torch.device("cpu"))
         for seed in map(int, seeds.split(",")):
             for form in FORMS:
                 rows = trace(_config(form, seed, epochs), loaded)

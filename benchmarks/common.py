@@ -27,7 +27,7 @@ HEADER = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
+class Folders:
     """Where a benchmark's problem lies."""
 
     features: Path
@@ -35,7 +35,7 @@ class Places:
     runs: Path
 
     @classmethod
-    def below(cls, root: Path) -> Places:
+    def below(cls, root: Path) -> Folders:
         """The three folders of a benchmark that keeps everything in `root`."""
         return cls(features=root / "features", manifests=root / "manifests", runs=root / "runs")
 
@@ -89,9 +89,9 @@ def command(*arguments: object) -> None:
         raise SystemExit(code)
 
 
-def run_folder(places: Places, name: str, seed: int) -> Path:
+def run_folder(folders: Folders, name: str, seed: int) -> Path:
     """Where the run of one method and seed lies."""
-    return places.runs / name.replace(" ", "-").replace("/", "-") / f"seed{seed}"
+    return folders.runs / name.replace(" ", "-").replace("/", "-") / f"seed{seed}"
 
 
 def adapt_over_seeds(
@@ -102,7 +102,7 @@ def adapt_over_seeds(
     target: str,
     benchmark: str,
     seeds: Sequence[int],
-    places: Places,
+    folders: Folders,
 ) -> Row:
     """Run `adapt` once per seed; the accuracies are those of the run folders.
 
@@ -114,13 +114,13 @@ def adapt_over_seeds(
     """
     results, seconds = [], []
     for seed in seeds:
-        run = run_folder(places, name, seed)
+        run = run_folder(folders, name, seed)
         begin = time.monotonic()
         command(
             *("adapt", "--source", source, "--target", target),
             *("--benchmark", benchmark.format(seed=seed), "--compute", "float32"),
             *(*options, "--seed", seed),
-            *("--features", places.features, "--manifests", places.manifests, "--run", run),
+            *("--features", folders.features, "--manifests", folders.manifests, "--run", run),
         )
         seconds.append(time.monotonic() - begin)
         results.append(RunFolder(run).result())
@@ -137,7 +137,7 @@ def complete_record(
     source: str,
     target: str,
     benchmark: str,
-    places: Places,
+    folders: Folders,
 ) -> None:
     """Train every method with every seed that the record lacks, and append each result at once.
 
@@ -162,7 +162,7 @@ def complete_record(
                 target=target,
                 benchmark=benchmark,
                 seeds=[seed],
-                places=places,
+                folders=folders,
             )
             record(path, {**problem, "seed": seed}, [row])
 

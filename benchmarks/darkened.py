@@ -24,7 +24,7 @@ import click
 import numpy as np
 
 from benchmarks.common import (
-    Places,
+    Folders,
     adapt_over_seeds,
     choose_methods,
     command,
@@ -181,7 +181,7 @@ def darkened(
     record_to: Path | None,
 ) -> None:
     """Make the videos, run every command on them, and print a table."""
-    places = Places(
+    folders = Folders(
         features=folder / "features",
         manifests=folder / f"manifests-{eval_fraction}",
         runs=folder / "runs" / time.strftime("%Y%m%d-%H%M%S"),
@@ -195,7 +195,7 @@ def darkened(
     source, target = videos
     numbers = [int(s) for s in seeds.split(",")]
     benchmark = f"{source}-{target}-split{{seed}}"
-    _prepare(videos, benchmark, numbers, eval_fraction, weights, places)
+    _prepare(videos, benchmark, numbers, eval_fraction, weights, folders)
     rows = []
     for name, options in choose_methods(METHODS, chosen, variants).items():
         training = [*shlex.split(TRAINING), "--epochs", str(epochs), *sized(options)]
@@ -207,11 +207,11 @@ def darkened(
                 target=target,
                 benchmark=benchmark,
                 seeds=numbers,
-                places=places,
+                folders=folders,
             )
         )
         for seed in numbers:
-            command("evaluate", run_folder(places, name, seed))
+            command("evaluate", run_folder(folders, name, seed))
     title = f"{source} -> {target}, {epochs} epochs, share for evaluation {eval_fraction}"
     click.echo("\n" + table(rows, title))
     if record_to:
@@ -224,7 +224,7 @@ def _prepare(
     seeds: list[int],
     eval_fraction: float,
     weights: Path,
-    places: Places,
+    folders: Folders,
 ) -> None:
     """Manifests per seed, then `extract` of both domains."""
     found = from_folders(videos).videos
@@ -233,12 +233,12 @@ def _prepare(
             domain: draw_split(rows, eval_fraction, f"{seed}/{domain}")
             for domain, rows in found.items()
         }
-        write_benchmark(places.manifests / benchmark.format(seed=seed), drawn)
+        write_benchmark(folders.manifests / benchmark.format(seed=seed), drawn)
     for name, path in videos.items():
         command(
             *("extract", "--dataset", name, "--videos", path),
             *("--backbone", "mobilenet_v2", "--weights", weights, "--precision", "float32"),
-            *("--features", places.features, "--manifests", places.manifests),
+            *("--features", folders.features, "--manifests", folders.manifests),
         )
 
 

@@ -21,13 +21,14 @@ import click
 import numpy as np
 
 from benchmarks.common import (
-    Places,
+    Folders,
     choose_methods,
     complete_record,
     mean_and_deviation,
     measured,
     working_folder,
 )
+from benchmarks.options import npz_option, record_options
 from benchmarks.planted_gap import write_features
 from extract.from_folders import SplitRule
 from store.manifest import Video, write_manifest
@@ -74,7 +75,7 @@ def read_exercises(npz: Path) -> dict[str, dict[str, tuple[str, np.ndarray]]]:
     return found
 
 
-def write_problem(npz: Path, places: Places) -> None:
+def write_problem(npz: Path, folders: Folders) -> None:
     """Write manifests and stores of both domains; labels follow the sorted class names."""
     videos = read_exercises(npz)
     classes = sorted({name for rows in videos.values() for name, _ in rows.values()})
@@ -89,9 +90,9 @@ def write_problem(npz: Path, places: Places) -> None:
             )
             for video, (name, frames) in sorted(rows.items())
         ]
-        write_manifest(places.manifests / BENCHMARK / f"{domain}.csv", manifest)
+        write_manifest(folders.manifests / BENCHMARK / f"{domain}.csv", manifest)
         features = {video: frames for video, (_, frames) in sorted(rows.items())}
-        write_features(places.features, domain, CONFIG, features, WEIGHTS)
+        write_features(folders.features, domain, CONFIG, features, WEIGHTS)
 
 
 def table(found: Mapping[tuple[str, str], Mapping[int, tuple[float, float]]]) -> str:
@@ -112,17 +113,8 @@ def table(found: Mapping[tuple[str, str], Mapping[int, tuple[float, float]]]) ->
 
 
 @click.command()
-@click.option(
-    "--npz",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    default=Path("../shared/features/exercise_mobilenetv2.npz"),
-    show_default=True,
-    help="The features.",
-)
-@click.option("--record", "record_to", type=click.Path(path_type=Path), required=True)
-@click.option("--seeds", default="0,1,2,3,4", show_default=True, help="Training seeds.")
-@click.option("--method", "chosen", multiple=True, help="By name; default: all.")
-@click.option("--recipe", "more", multiple=True, metavar="NAME=OPTIONS", help="One more to try.")
+@npz_option("exercise_mobilenetv2.npz")
+@record_options(seeds="0,1,2,3,4")
 @click.option(
     "--source",
     "sources",
@@ -144,17 +136,17 @@ def main(
     for source in sources or DOMAINS:
         [target] = set(DOMAINS) - {source}
         with working_folder(None) as root:
-            places = Places.below(root)
+            folders = Folders.below(root)
             complete_record(
                 record_to,
                 {"problem": f"{source} -> {target}"},
                 methods,
                 [int(seed) for seed in seeds.split(",")],
-                functools.partial(write_problem, npz, places),
+                functools.partial(write_problem, npz, folders),
                 source=source,
                 target=target,
                 benchmark=BENCHMARK,
-                places=places,
+                folders=folders,
             )
     click.echo("\n" + table(measured(record_to)))
 

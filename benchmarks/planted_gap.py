@@ -26,7 +26,7 @@ import numpy as np
 
 from adapt.settings import TA3N_FAMILY
 from benchmarks.common import (
-    Places,
+    Folders,
     adapt_over_seeds,
     choose_methods,
     record,
@@ -34,6 +34,7 @@ from benchmarks.common import (
     table,
     working_folder,
 )
+from benchmarks.options import npz_option
 from store.format import store_folder
 from store.manifest import Video, write_manifest
 from store.records import VideoRecord
@@ -194,7 +195,7 @@ FAMILIES: Mapping[str, Callable[[np.random.Generator, int, float, Gap], Distorti
 def write_problem(
     data: Mapping[str, np.ndarray],
     gap: Gap,
-    places: Places,
+    folders: Folders,
     domains: Sequence[str] = (SOURCE, TARGET),
 ) -> None:
     """Write manifests and stores of the domains.
@@ -202,7 +203,7 @@ def write_problem(
     Args:
         data: arrays `features` (V, F, D), `label` (V,), `video` (V,) ids, `classes` (N,) names.
         gap: what separates the target from the source.
-        places: where to write.
+        folders: where to write.
         domains: of SOURCE, TARGET and LABELLED_TARGET.
     """
     parts = halves(data["label"], gap.skew, gap.gap_seed)
@@ -225,9 +226,9 @@ def write_problem(
             )
             for v in sorted(features)
         ]
-        write_manifest(places.manifests / BENCHMARK / f"{domain}.csv", rows)
+        write_manifest(folders.manifests / BENCHMARK / f"{domain}.csv", rows)
         named = {row.id: features[v] for row, v in zip(rows, sorted(features))}
-        write_features(places.features, domain, config, named, WEIGHTS)
+        write_features(folders.features, domain, config, named, WEIGHTS)
 
 
 def write_features(
@@ -271,13 +272,7 @@ def _gap_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-NPZ = click.option(
-    "--npz",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    default=Path("../shared/features/ucf14_vgg16.npz"),
-    show_default=True,
-    help="The real features.",
-)
+NPZ = npz_option("ucf14_vgg16.npz")
 
 
 def read_features(npz: Path) -> dict[str, np.ndarray]:
@@ -318,8 +313,8 @@ def planted_gap(
     methods = choose_methods(METHODS | OWN_SETTINGS, chosen, variants)
     quick = [*QUICK, "--epochs", str(epochs)]
     with working_folder(folder) as root:
-        places = Places.below(root)
-        write_problem(read_features(npz), gap, places)
+        folders = Folders.below(root)
+        write_problem(read_features(npz), gap, folders)
         rows = [
             adapt_over_seeds(
                 name,
@@ -328,7 +323,7 @@ def planted_gap(
                 target=TARGET,
                 benchmark=BENCHMARK,
                 seeds=[int(s) for s in seeds.split(",")],
-                places=places,
+                folders=folders,
             )
             for name, options in methods.items()
         ]

@@ -21,13 +21,14 @@ from pathlib import Path
 import click
 
 from benchmarks.common import (
-    Places,
+    Folders,
     choose_methods,
     complete_record,
     mean_and_deviation,
     measured,
     working_folder,
 )
+from benchmarks.options import record_options
 from benchmarks.planted_gap import (
     BENCHMARK,
     LABELLED_TARGET,
@@ -145,17 +146,14 @@ def table(
     return "\n".join(lines)
 
 
-def _write(npz: Path, gap: Gap, places: Places) -> None:
-    write_problem(read_features(npz), gap, places, DOMAINS)
+def _write(npz: Path, gap: Gap, folders: Folders) -> None:
+    write_problem(read_features(npz), gap, folders, DOMAINS)
 
 
 @click.command()
 @click.argument("which", type=click.Choice(list(SETS)))
 @NPZ
-@click.option("--record", "record_to", type=click.Path(path_type=Path), required=True)
-@click.option("--seeds", default="0,1", show_default=True, help="Training seeds.")
-@click.option("--method", "chosen", multiple=True, help="By name; default: all of the set.")
-@click.option("--recipe", "more", multiple=True, metavar="NAME=OPTIONS", help="One more to try.")
+@record_options(seeds="0,1")
 @click.option("--problem", "only", multiple=True, help="By name; default: all of the set.")
 def main(
     which: str,
@@ -173,17 +171,17 @@ def main(
     problems = {name: gap for name, gap in SETS[which].items() if not only or name in only}
     for problem, gap in problems.items():
         with working_folder(None) as root:
-            places = Places.below(root)
+            folders = Folders.below(root)
             complete_record(
                 record_to,
                 {"problem": problem, "gap": gap.name},
                 methods,
                 [int(seed) for seed in seeds.split(",")],
-                functools.partial(_write, npz, gap, places),
+                functools.partial(_write, npz, gap, folders),
                 source=SOURCE,
                 target=TARGET,
                 benchmark=BENCHMARK,
-                places=places,
+                folders=folders,
             )
     click.echo("\n" + table(measured(record_to), SETS[which]))
 

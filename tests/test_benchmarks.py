@@ -26,7 +26,7 @@ from adapt.loop import TrainingState
 from adapt.model import VideoClassifier
 from adapt.runs import RunFolder
 from benchmarks import collapse
-from benchmarks.common import Places, choose_methods
+from benchmarks.common import Folders, choose_methods
 from benchmarks.darkened import darken, read_frames, write_dark
 from benchmarks.planted_gap import (
     BENCHMARK,
@@ -122,12 +122,12 @@ def expected_target(features: np.ndarray, videos: list[int], gap: Gap) -> dict[i
     ids=lambda gap: gap.name,
 )
 def test_planted_gap_is_the_recipe_and_its_store_is_readable(data, tmp_path, gap):
-    places = Places.below(tmp_path)
-    write_problem(data, gap, places)
+    folders = Folders.below(tmp_path)
+    write_problem(data, gap, folders)
     split = expected_split(COUNTS)
     target = expected_target(data["features"], split["train"] + split["eval"], gap)
 
-    rows = {d: read_manifest(places.manifests / BENCHMARK / f"{d}.csv") for d in (SOURCE, TARGET)}
+    rows = {d: read_manifest(folders.manifests / BENCHMARK / f"{d}.csv") for d in (SOURCE, TARGET)}
     assert [r.id for r in rows[SOURCE]] == [data["video"][v] for v in split["source"]]
     for part in ("train", "eval"):
         ids = [r.id for r in rows[TARGET] if r.split == part]
@@ -139,7 +139,7 @@ def test_planted_gap_is_the_recipe_and_its_store_is_readable(data, tmp_path, gap
             data["classes"][data["label"][number]],
         )
 
-    stores = {domain: find_stores(places.features, domain) for domain in (SOURCE, TARGET)}
+    stores = {domain: find_stores(folders.features, domain) for domain in (SOURCE, TARGET)}
     assert list(stores[SOURCE]) == list(stores[TARGET]), "adapt takes stores of one config only"
     ((_, plain),), ((_, shifted),) = stores[SOURCE].items(), stores[TARGET].items()
     with plain, shifted:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import exercises
-from benchmarks.common import Places
+from benchmarks.common import Folders
 from store.manifest import read_manifest
 from store.read import find_stores
 
@@ -40,13 +40,13 @@ def npz(tmp_path: Path) -> Path:
 
 
 def test_manifests_and_stores_hold_the_file(npz: Path, tmp_path: Path) -> None:
-    places = Places.below(tmp_path)
-    exercises.write_problem(npz, places)
+    folders = Folders.below(tmp_path)
+    exercises.write_problem(npz, folders)
     arrays = np.load(npz)
     splits = set()
     for domain, numbers in (("real", range(30)), ("render", range(30, 60))):
-        rows = read_manifest(places.manifests / "exercises" / f"{domain}.csv")
-        [store] = find_stores(places.features, domain).values()
+        rows = read_manifest(folders.manifests / "exercises" / f"{domain}.csv")
+        [store] = find_stores(folders.features, domain).values()
         expected = {}
         for number in numbers:
             begin, end = arrays["offsets"][number], arrays["offsets"][number + 1]

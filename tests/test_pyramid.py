@@ -10,6 +10,7 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import config_for
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from adapt.config import AdaptConfig
 from adapt.discriminators import DROPOUT, Discriminators, reverse
-from adapt.dropout import drop
+from adapt.dropout import drop, relu_drop
 from adapt.pyramid import EPSILON, AdaptationBranch
 
 COEFFICIENT = 0.3
@@ -342,6 +343,43 @@ def test_dropout_drops_its_share_and_keeps_the_mean(dtype: torch.dtype, p: float
         assert together == pytest.approx(both, abs=5 * math.sqrt(both * (1 - both) / x.numel()))
     assert not torch.equal(drop(x, p, domains=[x.shape[1]]), dropped)
     assert drop(x, 1 - 1e-9, domains=[x.shape[1]]).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_relu_and_dropout_in_one_are_both_one_after_the_other(dtype: torch.dtype) -> None:
+    """Values by the plain operations, gradients by torch's own; there are entries of several chunks."""
+    shape = (3, 301, 401)
+    x = torch.randn(shape, dtype=dtype)
+    x[0, 0, :9] = torch.tensor([0.0, -0.0, 1e-30, -1e-30, 1e30, -1e30, math.inf, -math.inf, 2.0])
+    upstream = torch.randn(shape, dtype=dtype)
+    torch.manual_seed(5)
+    mask = drop(torch.ones(shape, dtype=dtype), DROPOUT, domains=[shape[1]])
+    plain = x.clone().requires_grad_()
+    expected = plain.relu() * mask
+    expected.backward(upstream)
+    ours = x.clone().requires_grad_()
+    torch.manual_seed(5)
+    actual = relu_drop(ours * 1, DROPOUT, domains=[shape[1]])
+    actual.backward(upstream)
+    finite = x != math.inf  # inf times a mask of 0 is no number, in both
+    assert torch.equal(actual[finite], expected[finite]) and not actual[~finite].isfinite().any()
+    assert ours.grad is not None and plain.grad is not None
+    assert torch.equal(ours.grad[finite], plain.grad[finite])
+    ours.grad = None
+    relu_drop(ours * 1, DROPOUT, domains=[shape[1]]).sum().backward()  # an expanded gradient
+    assert 0 < (ours.grad == 0).double().mean() - 0.5 < 0.2
+
+
+def test_masks_are_those_of_numpys_generator() -> None:
+    """Written out once more, whole: runs of earlier versions can be repeated."""
+    torch.manual_seed(7)
+    seed = torch.randint(2**63 - 1, (1,)).numpy()
+    size = 2 * 300_001
+    words = np.random.SFC64(seed).random_raw(size // 4 + 1).view(np.int16)[:size]
+    kept = words.astype(int) + 2**15 >= round(0.2 * 2**16)
+    torch.manual_seed(7)
+    dropped = drop(torch.ones(2, 300_001, 1), DROPOUT, domains=[300_001])
+    assert np.array_equal(dropped.flatten().numpy() != 0, kept)
 
 
 def test_discriminators_drop_in_training_only() -> None:
