@@ -20,6 +20,7 @@ from store.datasets import dataset_of, manifest_path
 from store.errors import StoreError, first_of
 from store.manifest import Video, classes_of, read_manifest
 from store.read import FeatureStore, find_stores
+from store.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
         feature_config_sha256=source_store.index["config_sha256"],
         allow_missing=options.allow_missing,
         videos=_fingerprint(config, source, target, held_out),
+        recipe=Recipe.of(target_store).as_dict(),
     )
     return Loaded(
         domains=(config.benchmark, config.source, config.target),

@@ -45,6 +45,8 @@ class DataRecord:
     allow_missing: bool
     videos: str
     """How many of each split, and a hash of which."""
+    recipe: dict[str, Any] | None = None
+    """How the features were made (`store.recipe`), None in runs of versions that did not record it."""
 
 
 class RunFolder:
@@ -115,7 +117,7 @@ class RunFolder:
         new = {**config.as_dict(), **dataclasses.asdict(data)}
         # Folders may have moved; that the features are the same their config's sha256 says.
         for record in (old, new):
-            for name in ("features", "manifests", "videos"):
+            for name in ("features", "manifests", "videos", "recipe"):
                 del record[name]
         unlike = config_differences(old, new)
         if unlike:
