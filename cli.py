@@ -45,6 +45,7 @@ try:
     from commands.extract import extract_command
     from commands.manifest import manifest_group
     from commands.options import GivenPath
+    from commands.predict import predict_command
     from commands.store import store_group
     from commands.text import say, shown_lines
     from store.errors import ConfigError, Ma2lError
@@ -139,6 +140,7 @@ for command in (
     extract_command,
     adapt_command,
     evaluate_command,
+    predict_command,
     ablate_command,
     manifest_group,
     store_group,

@@ -62,9 +62,7 @@ def classify(whole: WholeVideos, features_FD: np.ndarray, device: torch.device) 
 
 
 @torch.inference_mode()
-def classify_picked(
-    whole: WholeVideos, picked_KTD: np.ndarray, device: torch.device
-) -> np.ndarray:
+def classify_picked(whole: WholeVideos, picked_KTD: np.ndarray, device: torch.device) -> np.ndarray:
     """Features of the frames that `WholeVideos.pick` named, float16 (K, T, D) -> probabilities (N,)."""
     picked_BKTD = torch.from_numpy(picked_KTD)[None].float().to(device)
     probabilities_N: np.ndarray = whole.from_picked(picked_BKTD)[0].cpu().numpy()
