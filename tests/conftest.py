@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from adapt import methods
 from adapt.config import AdaptConfig
 from adapt.methods import Networks, Progress, StepLosses
 from adapt.runs import RunFolder
+from extract.synthetic import DOMAINS, make_collection
 from store.format import store_folder
 from store.manifest import Video, write_manifest
 from store.records import VideoRecord
@@ -177,3 +180,54 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     for line in lines:
         del line["seconds"]
     return lines
+
+
+@dataclass(frozen=True)
+class Road:
+    """A finished run on features of small videos, and where everything lies."""
+
+    root: Path
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def places(self) -> tuple[object, ...]:
+        return ("--manifests", self.root / "manifests", "--features", self.root / "features")
+
+    def copied_run(self, to: Path) -> Path:
+        """A copy of the run's folder that a test may change."""
+        return Path(shutil.copytree(self.run, to))
+
+
+@pytest.fixture(scope="session")
+def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
+    """Videos of both domains, features in float32, and a run of two epochs; made once, for reading."""
+    from cli import main
+
+    road = Road(tmp_path_factory.mktemp("road"))
+    for domain in DOMAINS:
+        make_collection(road.root / domain, domain, per_action=2)
+    small = ("--backbone", "mobilenet_v3_small", "--weights", "random:0", "--precision", "float32")
+    for arguments in (
+        (
+            *("manifest", "from-folder", "--benchmark", "mine", *road.places[:2]),
+            *("--eval-fraction", 0.5, *(f"--domain={d}={road.root / d}" for d in DOMAINS)),
+        ),
+        *(
+            (
+                *("extract", "--dataset", domain, "--videos", road.root / domain, *road.places),
+                *(*small, "--device", "cpu", "--workers", 1),
+            )
+            for domain in DOMAINS
+        ),
+        (
+            *("adapt", "--source", DOMAINS[0], "--target", DOMAINS[1], *road.places),
+            *("--epochs", 2, "--levels", 2, "--batch-size", 4, "--run", road.run),
+            *("--device", "cpu", "--compute", "float32"),
+        ),
+    ):
+        result = CliRunner().invoke(main, [str(a) for a in arguments])
+        assert result.exit_code == 0, result.output
+    return road
