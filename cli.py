@@ -46,6 +46,7 @@ try:
     from commands.manifest import manifest_group
     from commands.options import GivenPath
     from commands.predict import predict_command
+    from commands.runs import runs_group
     from commands.store import store_group
     from commands.text import say, shown_lines
     from store.errors import ConfigError, Ma2lError
@@ -141,6 +142,7 @@ for command in (
     adapt_command,
     evaluate_command,
     predict_command,
+    runs_group,
     ablate_command,
     manifest_group,
     store_group,
