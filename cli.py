@@ -42,6 +42,7 @@ try:
     from commands.ablate import ablate_command
     from commands.adapt import adapt_command
     from commands.evaluate import evaluate_command
+    from commands.export import export_command
     from commands.extract import extract_command
     from commands.manifest import manifest_group
     from commands.options import GivenPath
@@ -143,6 +144,7 @@ for command in (
     evaluate_command,
     predict_command,
     runs_group,
+    export_command,
     ablate_command,
     manifest_group,
     store_group,

@@ -41,24 +41,10 @@ def backbone_by(
         WeightsError: the weights cannot be found, or are others.
         StoreError: the recipe is incomplete, or this version or this machine cannot compute by it.
     """
-    recipe.check_complete()
-    expected = dict(recipe.config)
-    plain = "inference" not in expected
     options = _options(recipe, weights, device, keep_damaged)
-    backbone = Backbone(options, plain=plain)
-    found = backbone.config
-    if found["weights_sha256"] != expected["weights_sha256"]:
-        raise WeightsError(
-            f"The features were made otherwise: {config_differences(expected, found)}. Name the weights "
-            f"that they were made with ({recipe.weights or 'unknown'}): --weights PATH."
-        )
-    form = {"inference": expected.get("inference")}
-    if {**found, **form} != {**expected, **form}:
-        raise StoreError(
-            f"The features were made otherwise: {config_differences(expected, found)}. This version "
-            "cannot make such features. Extract again, and train on those."
-        )
-    if found != expected:
+    backbone = Backbone(options, plain="inference" not in recipe.config)
+    _check_same(backbone, recipe)
+    if backbone.config != recipe.config:
         return _other_form(backbone, recipe, options, nearest)
     own = precision_of(backbone.device)
     if own != backbone.precision:
@@ -70,7 +56,36 @@ def backbone_by(
     return backbone
 
 
+def exact_backbone(recipe: Recipe, weights: str | None = None) -> Backbone:
+    """The backbone of a recipe in float32 on the CPU, whatever number form the recipe has.
+
+    Raises:
+        WeightsError, StoreError: as `backbone_by`.
+    """
+    options = dataclasses.replace(_options(recipe, weights, "cpu", False), precision="float32")
+    backbone = Backbone(options)
+    _check_same(backbone, recipe)
+    return backbone
+
+
+def _check_same(backbone: Backbone, recipe: Recipe) -> None:
+    """Make sure that a backbone differs from a recipe by its number form at most."""
+    found, expected = backbone.config, dict(recipe.config)
+    if found["weights_sha256"] != expected["weights_sha256"]:
+        raise WeightsError(
+            f"The features were made otherwise: {config_differences(expected, found)}. Name the weights "
+            f"that they were made with ({recipe.weights or 'unknown'}): --weights PATH."
+        )
+    form = dict.fromkeys(("inference", "compute_dtype"))
+    if {**found, **form} != {**expected, **form}:
+        raise StoreError(
+            f"The features were made otherwise: {config_differences(expected, found)}. This version "
+            "cannot make such features. Extract again, and train on those."
+        )
+
+
 def _options(recipe: Recipe, weights: str | None, device: str, keep_damaged: bool) -> ExtractConfig:
+    recipe.check_complete()
     config = recipe.config
     named = re.fullmatch(r"random:\d+|imagenet1k_\w+", recipe.weights)
     if weights is None and not named and not Path(recipe.weights).is_file():

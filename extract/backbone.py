@@ -5,6 +5,7 @@ Frames come resized and cropped (`extract/decode.py`); here they are normalised,
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from torchvision.transforms import functional as F
 from extract import fused
 from extract.config import ExtractConfig
 from extract.decode import DECODER
+from extract.pixels import Pixels
 from extract.preprocessing import preprocessing
 from extract.weights import load_model
 from store.errors import ConfigError
@@ -102,6 +104,11 @@ class Backbone:
             batch.numpy()[: len(part)] = part
             results.append(self.submit(batch)()[: len(part)])
         return np.concatenate(results)
+
+    def module(self) -> Pixels:
+        """A copy of the loaded model, with the normalisation of its pixels, as one module."""
+        model = copy.deepcopy(self._model).to(memory_format=torch.contiguous_format)
+        return Pixels(model, self._mean, self._std)
 
     def staging(self) -> Tensor:
         """A buffer for one batch, (batch, crop, crop, 3) uint8 zeros in memory that the GPU can read."""
