@@ -9,6 +9,7 @@ import json
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,6 +28,7 @@ from extract.again import backbone_by
 from extract.backbone import Backbone
 from extract.config import ExtractConfig
 from extract.stream import Extracted, stream
+from extract.synthetic import write_video
 from store import FeatureStore
 from store.errors import StoreError, WeightsError
 from store.manifest import read_manifest
@@ -306,3 +308,35 @@ def test_tables_of_few_classes_and_strange_names() -> None:
     [line] = labels_text(rows, ["x", "y, z"], everything=True, form="jsonl").splitlines()
     assert json.loads(line)["third"] is None
     assert json.loads(line)["probabilities"] == {"x": 0.25, "y, z": 0.75}
+
+
+def test_damaged_files_are_predicted_from_their_whole_frames_if_asked(
+    cli, road: Road, tmp_path: Path
+) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (40, 96, 128, 3), np.uint8)
+    path = tmp_path / "cut.avi"
+    write_video(path, frames, 12)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    refused = cli("predict", road.run, path, *CPU)
+    assert refused.exit_code == 1 and "--keep-damaged" in refused.output
+    assert len(table_of(cli("predict", road.run, path, *CPU, "--keep-damaged"))) == 1
+
+
+def test_folders_of_images_where_the_features_were_made_of_such(
+    cli, road: Road, tmp_path: Path
+) -> None:
+    clip = road.root / "night" / "spin" / "spin_01.mp4"
+    folder = tmp_path / "images" / "spin_01"
+    folder.mkdir(parents=True)
+    with av.open(str(clip)) as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            frame.to_image().save(folder / f"{number:03}.png")
+    run = road.copied_run(tmp_path / "run")
+    recipe = torch.load(run / "checkpoint.pt", weights_only=True)["recipe"]
+    change_checkpoint(run, recipe={**recipe, "config": {**recipe["config"], "decoder": "images"}})
+    found = table_of(cli("predict", run, folder.parent, *CPU))
+    assert found["video"].tolist() == [str(folder)]
+    expected = table_of(cli("predict", road.run, clip, *CPU))
+    assert found.drop(columns="video").equals(expected.drop(columns="video"))
+    result = cli("predict", run, clip, *CPU)
+    assert result.exit_code == 2 and "Name folders of images." in result.output
