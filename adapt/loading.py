@@ -89,9 +89,9 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
         manifests=str(options.manifests.resolve()),
         store=source_store.folder.name,
         feature_config_sha256=source_store.index["config_sha256"],
+        recipe=Recipe.of(target_store).as_dict(),
         allow_missing=options.allow_missing,
         videos=_fingerprint(config, source, target, held_out),
-        recipe=Recipe.of(target_store).as_dict(),
     )
     return Loaded(
         domains=(config.benchmark, config.source, config.target),
