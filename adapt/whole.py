@@ -21,8 +21,6 @@ class WholeVideos(nn.Module):
         model: predicts, features (B, T, D) -> logits (B, N).
     """
 
-    draws_KT: Tensor
-
     def __init__(self, model: nn.Module, config: AdaptConfig) -> None:
         super().__init__()
         self.model = model.eval()
@@ -31,14 +29,15 @@ class WholeVideos(nn.Module):
         draws = [
             torch.randint(LARGEST_DRAW, shape, generator=random) for _ in range(config.eval_draws)
         ]
-        self.register_buffer("draws_KT", torch.cat(draws) if draws else None)
+        # No buffer: frames are picked on the CPU, wherever the model is.
+        self._draws_KT = torch.cat(draws) if draws else None
 
     def pick(self, count: int) -> Tensor:
         """Which of a video's frames are looked at: (K, T) long on the CPU, K = 1 without draws."""
         counts_1 = torch.full((1,), count, dtype=torch.long)
-        if self.draws_KT is None:
+        if self._draws_KT is None:
             return centred(counts_1, self._frames)
-        return drawn(counts_1.expand(len(self.draws_KT)), self.draws_KT)
+        return drawn(counts_1.expand(len(self._draws_KT)), self._draws_KT)
 
     def from_picked(self, picked_BKTD: Tensor) -> Tensor:
         """Features of the picked frames, float32 (B, K, T, D) -> probabilities (B, N)."""
