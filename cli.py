@@ -43,9 +43,12 @@ try:
     from commands.adapt import adapt_command
     from commands.benchmark import benchmark_command
     from commands.evaluate import evaluate_command
+    from commands.export import export_command
     from commands.extract import extract_command
     from commands.manifest import manifest_group
     from commands.options import GivenPath
+    from commands.predict import predict_command
+    from commands.runs import runs_group
     from commands.store import store_group
     from commands.text import say, shown_lines
     from store.errors import ConfigError, Ma2lError
@@ -140,6 +143,9 @@ for command in (
     extract_command,
     adapt_command,
     evaluate_command,
+    predict_command,
+    runs_group,
+    export_command,
     ablate_command,
     benchmark_command,
     manifest_group,

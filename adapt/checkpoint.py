@@ -22,8 +22,9 @@ from adapt.config import AdaptConfig
 from adapt.recolour import predicting, recolouring_for
 from adapt.run_files import GO_ON
 from adapt.runs import RunFolder
-from store.errors import RunError
+from store.errors import ConfigError, RunError
 from store.files import explained, replacing, write_text
+from store.recipe import Recipe
 
 _PROGRESS, _DIGESTS, _CANDIDATES = "progress.pt", "progress.sha256", "candidates"
 
@@ -79,11 +80,22 @@ def kept(run: RunFolder) -> dict[str, Any] | None:
 def save_model(run: RunFolder, model: nn.Module, width: int, classes: Sequence[str]) -> str:
     """Write checkpoint.pt, tensors, numbers and names only; returns its sha256.
 
+    With the run's config and the recipe of its features in it, the file alone is enough to predict.
+
     Raises:
         RunError: the disk refuses.
     """
+    config, record = run.read()
     state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-    data = _serialised({"backbone_width": width, "classes": list(classes), "model": state})
+    data = _serialised(
+        {
+            "backbone_width": width,
+            "classes": list(classes),
+            "config": config.as_dict(),
+            "recipe": record.recipe,
+            "model": state,
+        }
+    )
     path = run.path / "checkpoint.pt"
     with explained(path, RunError, GO_ON), replacing(path) as temporary:
         temporary.write_bytes(data)
@@ -131,6 +143,9 @@ class Trained:
     classes: list[str]
     backbone_width: int
     """D, the width of the features that it takes."""
+    config: AdaptConfig
+    recipe: Recipe | None
+    """How its features were made, None where the run has not recorded it."""
 
 
 def load_model(run: RunFolder, config: AdaptConfig) -> Trained:
@@ -142,20 +157,43 @@ def load_model(run: RunFolder, config: AdaptConfig) -> Trained:
     path = run.path / "checkpoint.pt"
     if not run.has("checkpoint.pt"):
         raise RunError(f"{run.path} has no checkpoint.pt: the run did not finish.")
-    checkpoint = _load(path, path.read_bytes(), [run.checkpoint_sha256()], "Train again.")
+    return _trained(
+        path, _load(path, path.read_bytes(), [run.checkpoint_sha256()], "Train again."), config
+    )
+
+
+def load_file(path: Path) -> Trained:
+    """The trained model of a checkpoint.pt without its run; nothing says whether it is as it was written.
+
+    Raises:
+        RunError: it is no checkpoint, or one of a version that did not write the config into it.
+    """
+    data = path.read_bytes()
+    checkpoint = _load(path, data, [_digest(data)], "")
+    if "config" not in checkpoint:
+        raise RunError(f"{path} holds no config of its run. Name the run's folder instead.")
+    try:
+        config = AdaptConfig.load(checkpoint["config"])
+    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise RunError(f"{path} does not fit this version: {error}") from error
+    return _trained(path, checkpoint, config)
+
+
+def _trained(path: Path, checkpoint: Mapping[str, Any], config: AdaptConfig) -> Trained:
     try:
         classes: list[str] = checkpoint["classes"]
         width: int = checkpoint["backbone_width"]
         # The values are replaced, so they need no start of their own.
-        config = dataclasses.replace(config, initialisation="default")
+        bare = dataclasses.replace(config, initialisation="default")
         method = methods.find(config.method)
-        networks = method.build(config, width, len(classes))
+        networks = method.build(bare, width, len(classes))
         model = predicting(config, networks.model, recolouring_for(config, width))
         model.load_state_dict(checkpoint["model"])
+        recipe = Recipe.load(checkpoint.get("recipe"))
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{path} does not fit the run's config: {reason}") from error
-    return Trained(model.eval(), classes, width)
+    return Trained(model.eval(), classes, width, config, recipe)
 
 
 def _serialised(value: Mapping[str, Any]) -> bytes:

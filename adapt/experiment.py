@@ -20,17 +20,16 @@ from adapt.compute import resolve
 from adapt.config import AdaptConfig
 from adapt.data import batch_sizes
 from adapt.environment import environment
-from adapt.loading import DataOptions, Loaded, class_names, videos_of
+from adapt.loading import Loaded, class_names, videos_of
 from adapt.loop import TrainingState, train
 from adapt.memory import check_memory
 from adapt.prediction import predict
 from adapt.recolour import predicting, recoloured
+from adapt.recorded import target_store
 from adapt.rules import NEED_SOURCE_VIDEOS
 from adapt.runs import RunFolder
-from store.datasets import dataset_of, manifest_path
-from store.errors import ConfigError, RunError, StoreError
+from store.errors import ConfigError, RunError
 from store.machine import keep_freed_memory
-from store.read import FeatureStore
 
 log = logging.getLogger(__name__)
 
@@ -176,24 +175,7 @@ def evaluate(
         Ma2lError: the run did not finish, or its features are gone or were made differently.
     """
     config, record = run.read()
-    options = DataOptions(
-        features=features or Path(record.features),
-        manifests=manifests or Path(record.manifests),
-        store=record.store,
-        allow_missing=record.allow_missing,
-    )
-    folder = options.features / dataset_of(config.target, options.manifests) / record.store
-    manifest = manifest_path(config.benchmark, config.target, options.manifests)
-    if not folder.is_dir() or not manifest.exists():
-        raise RunError(
-            f"The run's features {folder} or manifests {manifest} are not there any more. "
-            "Where they lie now: --features and --manifests."
-        )
-    with FeatureStore(folder) as store:
-        if store.index["config_sha256"] != record.feature_config_sha256:
-            raise StoreError(
-                f"{store.folder} was made with another config than the run's features."
-            )
+    with target_store(config, record, features, manifests) as (store, options):
         videos = videos_of(config, options, config.target, "eval", store)
         kind = choose_bank("auto", needed_bytes(store, videos), device)
         bank = load_bank(store, videos, device, kind)

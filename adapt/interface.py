@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from adapt import checkpoint, experiment, prediction
+from adapt import checkpoint, experiment
 from adapt.accuracy import Accuracy
-from adapt.bank import FeatureBank
 from adapt.checkpoint import CheckpointPolicy
 from adapt.compute import pick_device, resolve
 from adapt.config import DEFAULT_METHOD, AdaptConfig
 from adapt.loading import DataOptions, Loaded
 from adapt.loading import load as load_data
 from adapt.runs import RunFolder
+from adapt.whole import WholeVideos, classify
 from store.datasets import OWN_MANIFESTS, choose_benchmark
 from store.errors import StoreError
 
@@ -158,6 +158,8 @@ def predict(
 ) -> Predictions:
     """Predict classes from the features of whole videos, as `FeatureStore.read` gives them.
 
+    Each video is predicted on its own: the others beside it change nothing (see `WholeVideos`).
+
     Args:
         features: of each video an array (frames, D), made as the run's features were; stored features
             are float16, and others are rounded to that.
@@ -184,5 +186,6 @@ def predict(
             raise StoreError(
                 f"Video {number} of {len(rounded)} has features that are not finite in float16."
             )
-    logits_VN = prediction.predict(trained.model.to(where), FeatureBank(rounded, where), config)
-    return Predictions(tuple(trained.classes), logits_VN.softmax(dim=1).numpy())
+    whole = WholeVideos(trained.model, config).to(where)
+    probabilities_VN = np.stack([classify(whole, x, where) for x in rounded])
+    return Predictions(tuple(trained.classes), probabilities_VN)

@@ -23,6 +23,7 @@ from store.datasets import dataset_of, manifest_path
 from store.errors import StoreError, first_of
 from store.manifest import Video, classes_of, read_manifest
 from store.read import FeatureStore, find_stores
+from store.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ def listed(config: AdaptConfig, options: DataOptions) -> Iterator[Listed]:
             manifests=str(options.manifests.resolve()),
             store=source_store.folder.name,
             feature_config_sha256=source_store.index["config_sha256"],
+            recipe=Recipe.of(target_store).as_dict(),
             allow_missing=options.allow_missing,
             videos=_fingerprint((labelled, config.target), source, target, held_out),
         )

@@ -43,6 +43,8 @@ class DataRecord:
     allow_missing: bool
     videos: str
     """How many of each split, and a hash of which."""
+    recipe: dict[str, Any] | None = None
+    """How the features were made (`store.recipe`), None in runs of versions that did not record it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +139,7 @@ class RunFolder:
         new = {**config.as_dict(), **dataclasses.asdict(data)}
         # Folders may have moved; that the features are the same their config's sha256 says.
         for record in (old, new):
-            for name in ("features", "manifests", "videos"):
+            for name in ("features", "manifests", "videos", "recipe"):
                 del record[name]
         options = config_differences(old, new)
         if options:

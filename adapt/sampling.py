@@ -10,6 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LARGEST_DRAW = 2**31
+"""Above every number that a draw gives; far above the frames of a segment, so that all are as likely."""
+
 
 def centred(counts_B: Tensor, frames: int) -> Tensor:
     """Segment centres floor((i + 1/2) F / T): (B,) long frame counts -> (B, T) long indices."""
@@ -19,9 +22,15 @@ def centred(counts_B: Tensor, frames: int) -> Tensor:
 
 def jittered(counts_B: Tensor, frames: int, generator: torch.Generator) -> Tensor:
     """One uniformly random frame of each segment: (B,) long frame counts -> (B, T) long indices."""
+    shape, device = (len(counts_B), frames), counts_B.device
+    draws_BT = torch.randint(LARGEST_DRAW, shape, generator=generator, device=device)
+    return drawn(counts_B, draws_BT)
+
+
+def drawn(counts_B: Tensor, draws_BT: Tensor) -> Tensor:
+    """The frame of each segment that a draw below `LARGEST_DRAW` means: (B,), (B, T) -> (B, T) long."""
+    frames = draws_BT.shape[1]
     i_T = torch.arange(frames, device=counts_B.device)
     begin_BT = i_T * counts_B[:, None] // frames
     end_BT = (i_T + 1) * counts_B[:, None] // frames
-    length_BT = (end_BT - begin_BT).clamp(min=1)
-    draw_BT = torch.randint(2**31, begin_BT.shape, generator=generator, device=counts_B.device)
-    return begin_BT + draw_BT % length_BT
+    return begin_BT + draws_BT % (end_BT - begin_BT).clamp(min=1)

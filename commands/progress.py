@@ -183,6 +183,21 @@ class BenchmarkProgress(_Lines):
         return self._spent(folder) * (epochs - first + 1) / (epoch - first + 1)
 
 
+class PredictProgress(_Lines):
+    """Shows predicted videos, videos per second and the time left."""
+
+    def __init__(self, videos: int) -> None:
+        super().__init__("predict")
+        self._videos = videos
+        self._begin = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        """Show that `done` videos are done, the unreadable ones among them."""
+        seconds = time.monotonic() - self._begin
+        left = _left(seconds / done * (self._videos - done))
+        self.show(done, self._videos, f"{done / max(seconds, 1e-9):,.1f} videos/s", left)
+
+
 def _left(seconds: float) -> str:
     if seconds == float("inf"):
         return "time left unknown"

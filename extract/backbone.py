@@ -5,6 +5,7 @@ Frames come resized and cropped (`extract/decode.py`); here they are normalised,
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +17,11 @@ from torchvision.transforms import functional as F
 from extract import fused
 from extract.config import ExtractConfig
 from extract.decode import DECODER
+from extract.pixels import Pixels
 from extract.preprocessing import preprocessing
 from extract.weights import load_model
 from store.errors import ConfigError
-from store.machine import device_name, has_fast_bfloat16
+from store.machine import cores, device_name, has_fast_bfloat16
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MOST_ROUNDING = 2.0
@@ -38,8 +40,11 @@ class Backbone:
         weights_note: where the weights came from, for people.
     """
 
-    def __init__(self, options: ExtractConfig, *, local_rank: int = 0) -> None:
+    def __init__(self, options: ExtractConfig, *, local_rank: int = 0, plain: bool = False) -> None:
         """Build the model, load its weights, take off its last layer.
+
+        Args:
+            plain: compute the model as torchvision wrote it, even where another form is quicker.
 
         Raises:
             ConfigError: no such model, no last linear layer, or an unsuitable image size.
@@ -57,9 +62,9 @@ class Backbone:
         self._model = model.eval().requires_grad_(False).to(self.device)
         self._model = self._model.to(memory_format=torch.channels_last)
         auto = options.precision == "auto"
-        self.precision = _precision_of(self.device) if auto else options.precision
+        self.precision = precision_of(self.device) if auto else options.precision
         self._check_output()
-        self._fused = self._may_be_fused() and fused.is_available()
+        self._fused = not plain and self._may_be_fused() and fused.is_available()
         if self._fused:
             self._fuse()
 
@@ -98,6 +103,11 @@ class Backbone:
             batch.numpy()[: len(part)] = part
             results.append(self.submit(batch)()[: len(part)])
         return np.concatenate(results)
+
+    def module(self) -> Pixels:
+        """A copy of the loaded model, with the normalisation of its pixels, as one module."""
+        model = copy.deepcopy(self._model).to(memory_format=torch.contiguous_format)
+        return Pixels(model, self._mean, self._std)
 
     def staging(self) -> Tensor:
         """A buffer for one batch, (batch, crop, crop, 3) uint8 zeros in memory that the GPU can read."""
@@ -189,7 +199,14 @@ class Backbone:
             )
 
 
-def _precision_of(device: torch.device) -> str:
+def worker_count(device: torch.device) -> int:
+    """How many decoding processes feed a backbone on this device."""
+    if device.type == "cpu":
+        return torch.get_num_threads()  # they take turns with the backbone on the same cores
+    return min(16, cores() // max(1, torch.cuda.device_count()) or 1)
+
+
+def precision_of(device: torch.device) -> str:
     """The compute type of `auto`, by the hardware alone: the same machine always makes the same store.
 
     float16 rounds eight times less than bfloat16 and is as fast on a GPU. Processors multiply bfloat16

@@ -8,16 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.backbone import Backbone
-from extract.config import ExtractConfig
-from extract.decode import DECODER
-from extract.events import Attempt, Broken, Decoded, Frames, Restarted
-from extract.pool import DecoderPool
+from extract.again import backbone_by, kind_of
+from extract.stream import Unreadable, stream
 from extract.videos import VideoFolder
 from store.compare import Pair, compare_features
 from store.errors import DecodeError, StoreError
-from store.format import config_differences
 from store.read import FeatureStore
+from store.recipe import Recipe
 
 
 def resample(
@@ -38,33 +35,13 @@ def resample(
         weights: where the weights are now, None if the store's own note still leads to them.
 
     Raises:
-        StoreError: the store cannot be made again here: other weights, or videos that are not there.
+        StoreError: the store cannot be made again here, or its videos are not there.
+        WeightsError: its weights are not here.
         DecodeError: a sampled video cannot be decoded any more.
     """
-    config = store.config
-    options = ExtractConfig(
-        backbone=config["backbone"],
-        weights=weights or str(store.index["run"].get("weights")),
-        preset=config["preset"],
-        stride=config["stride"],
-        frames_per_video=config["frames_per_video"],
-        precision=config["compute_dtype"],
-        input="videos" if config["decoder"] == DECODER else "frames",
-        keep_damaged=True,
-        device=device,
-    )
-    backbone = Backbone(options)
-    if backbone.config != config:
-        same_weights = backbone.config["weights_sha256"] == config["weights_sha256"]
-        raise StoreError(
-            f"{store.folder} was made otherwise: {config_differences(config, backbone.config)}. "
-            + (
-                "This version, on this processor, cannot compute as it was computed."
-                if same_weights
-                else "Name its weights with --weights."
-            )
-        )
-    found = VideoFolder(roots, options.input)
+    recipe = Recipe.of(store)
+    backbone = backbone_by(recipe, weights=weights, device=device, keep_damaged=True)
+    found = VideoFolder(roots, kind_of(recipe))
     chosen = sorted(
         random.Random(seed).sample(sorted(store.records), min(count, len(store.records)))
     )
@@ -75,18 +52,9 @@ def resample(
             f"{len(missing)} of {len(chosen)} sampled videos of {store.folder} cannot be found in "
             f"{found} (first: {missing[0]}). Name the folder that they were extracted from."
         )
-    features: dict[Attempt, list[np.ndarray]] = {}
     work = [(video, candidates[0]) for video, candidates in paths.items()]
     others = {video: "pyav" for video in chosen if store.records[video].decoder == "decord"}
-    with DecoderPool(work, backbone.frames, workers=1, take_turns=True, decoders=others) as pool:
-        for event in pool:
-            if isinstance(event, Frames):
-                features.setdefault(event.attempt, []).append(backbone(event.images))
-            elif isinstance(event, Decoded):
-                rows = np.concatenate(features.pop(event.attempt)).astype(np.float16)
-                video = event.attempt.video
-                yield compare_features(video, rows, store.read(video))
-            elif isinstance(event, Restarted):
-                features.pop(event.attempt, None)
-            elif isinstance(event, Broken) and not event.again:
-                raise DecodeError(f"{event.attempt.path}: {event.reason}")
+    for result in stream(backbone, work, np.arange, workers=1, decoders=others):
+        if isinstance(result, Unreadable):
+            raise DecodeError(f"{paths[result.video][0]}: {result.reason}")
+        yield compare_features(result.video, result.features_KD, store.read(result.video))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torchvision
 
-from extract.backbone import Backbone
+from extract.backbone import Backbone, worker_count
 from extract.changed import changed_sources
 from extract.config import CHANGED, ExtractConfig
 from extract.pool import DecoderPool
@@ -22,7 +22,7 @@ from extract.videos import VideoFolder
 from store.errors import ConfigError, StoreError, first_of
 from store.format import INDEX, read_index, store_folder
 from store.index import StoreIndex
-from store.machine import Process, cores, keep_freed_memory
+from store.machine import Process, keep_freed_memory
 from store.rewrite import drop_videos
 from store.write import explained
 
@@ -75,7 +75,7 @@ def extract(
     with DecoderPool(
         ((video, root / path) for video, (root, path) in todo.items()),
         backbone.frames,
-        workers=min(options.workers or _worker_count(backbone), max(1, len(todo))),
+        workers=min(options.workers or worker_count(backbone.device), max(1, len(todo))),
         take_turns=backbone.device.type == "cpu",
         deadline=options.decode_timeout,
         stopped=stopped,
@@ -150,9 +150,3 @@ def _run_block(backbone: Backbone, process: Process) -> dict[str, Any]:
         "python": platform.python_version(),
         "started": now(),
     }
-
-
-def _worker_count(backbone: Backbone) -> int:
-    if backbone.device.type == "cpu":
-        return torch.get_num_threads()  # they take turns with the backbone on the same cores
-    return min(16, cores() // max(1, torch.cuda.device_count()) or 1)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ import torch
 from click.testing import CliRunner, Result
 
 from adapt import methods
-from adapt.config import AdaptConfig
+from adapt.config import DEFAULT_METHOD, AdaptConfig
 from adapt.methods import Networks, Progress, StepLosses
 from adapt.runs import RunFolder
+from extract.synthetic import DOMAINS, make_collection
 from store.format import store_folder
 from store.manifest import Video, write_manifest
 from store.records import VideoRecord
@@ -130,13 +133,17 @@ def problem(tmp_path: Path) -> Path:
 
 
 def toy_arguments(root: Path, run: str, *more: object) -> list[object]:
-    """`adapt` on `make_problem`, small and quick."""
-    pyramid = ("--levels", 3, "--discriminator-width", 16)
+    """`adapt` on `make_problem`, small and quick: with those of its options that the method reads."""
+    method = str(more[more.index("--method") + 1]) if "--method" in more else None
+    small = {"epochs": 3, "batch_size": 8, "width": 16, "compute": "float32"}
+    if method is None:
+        small |= {"levels": 3, "discriminator_width": 16}
+    reads = methods.find(method or DEFAULT_METHOD).reads
+    options = [(f"--{name.replace('_', '-')}", v) for name, v in small.items() if name in reads]
     return [
         *("adapt", "--source", "left", "--target", "right", "--device", "cpu"),
         *("--features", root / "features", "--manifests", root / "manifests", "--run", root / run),
-        *("--epochs", 3, "--batch-size", 8, "--width", 16, "--compute", "float32"),
-        *(() if "--method" in more else pyramid),
+        *(part for option in options for part in option),
         *more,
     ]
 
@@ -178,3 +185,54 @@ def metrics(run: Path) -> list[dict[str, Any]]:
         del line["seconds"]
         line |= {f"score {name}": value for name, value in line.pop("scores", {}).items()}
     return lines
+
+
+@dataclass(frozen=True)
+class Road:
+    """A finished run on features of small videos, and where everything lies."""
+
+    root: Path
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def places(self) -> tuple[object, ...]:
+        return ("--manifests", self.root / "manifests", "--features", self.root / "features")
+
+    def copied_run(self, to: Path) -> Path:
+        """A copy of the run's folder that a test may change."""
+        return Path(shutil.copytree(self.run, to))
+
+
+@pytest.fixture(scope="session")
+def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
+    """Videos of both domains, features in float32, and a run of two epochs; made once, for reading."""
+    from cli import main
+
+    road = Road(tmp_path_factory.mktemp("road"))
+    for domain in DOMAINS:
+        make_collection(road.root / domain, domain, per_action=2)
+    small = ("--backbone", "mobilenet_v3_small", "--weights", "random:0", "--precision", "float32")
+    for arguments in (
+        (
+            *("manifest", "from-folder", "--benchmark", "mine", *road.places[:2]),
+            *("--eval-fraction", 0.5, *(f"--domain={d}={road.root / d}" for d in DOMAINS)),
+        ),
+        *(
+            (
+                *("extract", "--dataset", domain, "--videos", road.root / domain, *road.places),
+                *(*small, "--device", "cpu", "--workers", 1),
+            )
+            for domain in DOMAINS
+        ),
+        (
+            *("adapt", "--source", DOMAINS[0], "--target", DOMAINS[1], *road.places),
+            *("--epochs", 2, "--levels", 2, "--batch-size", 4, "--run", road.run),
+            *("--device", "cpu", "--compute", "float32"),
+        ),
+    ):
+        result = CliRunner().invoke(main, [str(a) for a in arguments])
+        assert result.exit_code == 0, result.output
+    return road

@@ -94,7 +94,9 @@ def test_a_run_describes_itself_and_evaluate_repeats_it(cli, problem: Path, pres
 def test_the_checkpoint_holds_what_predicts_and_nothing_that_runs(cli, problem: Path) -> None:
     assert cli(*toy_arguments(problem, "run")).exit_code == 0
     checkpoint = torch.load(problem / "run" / "checkpoint.pt", weights_only=True)
-    assert set(checkpoint) == {"backbone_width", "classes", "model"}
+    assert set(checkpoint) == {"backbone_width", "classes", "config", "recipe", "model"}
+    assert checkpoint["config"]["width"] == 16
+    assert checkpoint["recipe"] == {"config": CONFIG, "weights": "none"}
     assert {name.split(".")[0] for name in checkpoint["model"]} == {"encoder", "classifier"}
     assert checkpoint["classes"] == ["c0", "c1", "c2"] and checkpoint["backbone_width"] == 16
 

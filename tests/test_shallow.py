@@ -235,19 +235,13 @@ def test_chosen_dimensions_are_within_what_the_paper_allows() -> None:
         assert 1 <= chosen["dimension"] <= most
 
 
-def fit_arguments(problem: Path, run: str, *more: object) -> list[object]:
-    arguments = toy_arguments(problem, run, *more)
-    at = arguments.index("--epochs")  # a fit has neither epochs nor batches
-    return arguments[:at] + arguments[at + 8 :]
-
-
 @pytest.mark.parametrize("preset", ["own", "shared"])
 @pytest.mark.parametrize("method", SHALLOW)
 def test_a_run_is_evaluated_again_and_predicts_from_tensors(
     cli, problem: Path, method: str, preset: str
 ) -> None:
     more = ("--method", method, "--preset", preset)
-    result = cli(*fit_arguments(problem, "run", *more))
+    result = cli(*toy_arguments(problem, "run", *more))
     assert result.exit_code == 0, result.output
     assert "Computing in" not in result.output  # there is no --compute to be read
     again = cli("evaluate", problem / "run", "--device", "cpu")
@@ -282,7 +276,7 @@ def test_a_kept_fit_goes_on_to_the_same_end(tmp_path: Path, method: str) -> None
 
 
 def test_a_checkpoint_of_another_shape_is_refused(cli, problem: Path) -> None:
-    assert cli(*fit_arguments(problem, "run", "--method", "gfk")).exit_code == 0
+    assert cli(*toy_arguments(problem, "run", "--method", "gfk")).exit_code == 0
     run = RunFolder(problem / "run")
     config, _ = run.read()
     path = problem / "run" / "checkpoint.pt"

@@ -370,6 +370,6 @@ def test_verify_extracts_a_sample_again(root: Path, undisturbed, tmp_path: Path,
     )
     assert found is not None and float(found[1]) < 1e-2, result.output
     result = cli(*sample, "--videos", root / "videos" / "day", "--weights", "random:1")
-    assert result.exit_code == 1 and "was made otherwise: weights_sha256" in result.output
+    assert result.exit_code == 1 and "were made otherwise: weights_sha256" in result.output
     result = cli(*sample, "--videos", root / "videos" / "night")
     assert result.exit_code == 1 and "source that is not the extracted one" in result.output

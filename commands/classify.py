@@ -1,0 +1,190 @@
+"""Where the two stages meet again: videos of a run's target, or video files, to the classes of a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from adapt import checkpoint
+from adapt.checkpoint import Trained
+from adapt.compute import pick_device
+from adapt.recorded import target_store
+from adapt.runs import RunFolder
+from adapt.whole import WholeVideos, classify, classify_picked
+from commands.labels import Labelled
+from commands.progress import PredictProgress
+from extract.again import backbone_by, kind_of
+from extract.backbone import worker_count
+from extract.stream import Unreadable, stream
+from extract.videos import left_out_note, survey
+from store.datasets import manifest_path
+from store.errors import ConfigError, DecodeError, RunError, StoreError, first_of, printable
+from store.machine import keep_freed_memory
+from store.manifest import read_manifest
+from store.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+Labels = tuple[list[Labelled], int]
+"""Predicted videos, and how many others could not be."""
+
+
+def load_run(run: Path) -> Trained:
+    """The trained model of a run's folder, or of a checkpoint.pt alone.
+
+    Raises:
+        RunError: there is no finished run.
+    """
+    if run.is_file():
+        return checkpoint.load_file(run)
+    inner = sorted(path.parent for path in run.glob("*/config.json"))
+    if inner and not (run / "config.json").exists():
+        raise RunError(
+            f"{run} holds {len(inner)} runs and is none itself. Name one of them {first_of(inner)}."
+        )
+    folder = RunFolder(run)
+    return checkpoint.load_model(folder, folder.read()[0])
+
+
+def recipe_of(run: Path, trained: Trained) -> Recipe:
+    """How the features of a run were made; of a run of an older version, as its store says.
+
+    Raises:
+        RunError: nothing says it.
+        StoreError: what says it lacks something.
+    """
+    recipe = trained.recipe
+    if recipe is None:
+        try:
+            with target_store(*RunFolder(run).read(), None, None) as (store, _):
+                recipe = Recipe.of(store)
+        except (RunError, StoreError) as error:
+            raise RunError(
+                f"It is not known how the features of {run} were made: the version that trained it did "
+                "not record it, and the features are not there any more. Bring them back, or train again."
+            ) from error
+    recipe.check_complete()
+    return recipe
+
+
+def classify_target(
+    run: Path, trained: Trained, features: Path | None, manifests: Path | None, *, device: str
+) -> Labels:
+    """Predict every listed video of the run's target domain that has features.
+
+    Args:
+        features, manifests: where they lie now, None if they have not moved.
+
+    Raises:
+        Ma2lError: the run's features or manifests are not there, are others, or are damaged.
+    """
+    if run.is_file():
+        raise RunError(
+            f"{run} does not say where the features of its target are. Name the run's folder, or name "
+            "videos to predict."
+        )
+    config, record = RunFolder(run).read()
+    where = pick_device(device)
+    whole = WholeVideos(trained.model, trained.config).to(where)
+    with target_store(config, record, features, manifests) as (store, options):
+        listed = read_manifest(manifest_path(config.benchmark, config.target, options.manifests))
+        there = [video for video in listed if video.id in store]
+        missing = [video.id for video in listed if video.id not in store]
+        if missing:
+            log.warning(
+                f"{len(missing):,} of {len(listed):,} {config.target} videos have no features in "
+                f"{store.folder} {first_of(missing)}."
+            )
+        if not there:
+            raise StoreError(f"No {config.target} video can be predicted. Run extract first.")
+        rows = []
+        with PredictProgress(len(there)) as progress:
+            for video in there:
+                probabilities_N = classify(whole, store.read(video.id), where)
+                rows.append(Labelled(video.id, probabilities_N, video.split))
+                progress(len(rows))
+    return rows, len(missing)
+
+
+def classify_files(
+    run: Path,
+    trained: Trained,
+    paths: Sequence[Path],
+    *,
+    device: str,
+    weights: str | None = None,
+    nearest: bool = False,
+    keep_damaged: bool = False,
+) -> Labels:
+    """Predict video files and all below folders, each once, in their order.
+
+    Of a video only the features of the frames that the run looks at are computed and kept.
+
+    Args:
+        weights, nearest, keep_damaged: see `backbone_by`.
+
+    Raises:
+        Ma2lError: there are no videos, none of them can be read, or features cannot be made as those of
+            the run were.
+    """
+    recipe = recipe_of(run, trained)
+    videos = _videos_in(paths, kind_of(recipe))
+    backbone = backbone_by(
+        recipe, weights=weights, device=device, nearest=nearest, keep_damaged=keep_damaged
+    )
+    if backbone.width != trained.backbone_width:
+        raise RunError(
+            f"{run} expects features of {trained.backbone_width} numbers, and its recipe makes "
+            f"{backbone.width}. It is damaged: train again."
+        )
+    if backbone.device.type == "cpu":
+        keep_freed_memory()
+    whole = WholeVideos(trained.model, trained.config).to(backbone.device)
+
+    def wanted(count: int) -> np.ndarray:
+        return np.unique(whole.pick(count).numpy())
+
+    found: dict[str, Labelled] = {}
+    failed = 0
+    workers = min(worker_count(backbone.device), len(videos))
+    with PredictProgress(len(videos)) as progress:
+        for result in stream(backbone, videos.items(), wanted, workers=workers):
+            if isinstance(result, Unreadable):
+                log.warning("%s: %s", result.video, result.reason)
+                failed += 1
+            else:
+                numbers_KT = np.searchsorted(result.numbers_K, whole.pick(result.frames).numpy())
+                picked_KTD = result.features_KD[numbers_KT]
+                probabilities_N = classify_picked(whole, picked_KTD, backbone.device)
+                found[result.video] = Labelled(result.video, probabilities_N)
+            progress(len(found) + failed)
+    if not found:
+        raise DecodeError(f"None of {failed:,} videos could be predicted; the reasons are above.")
+    return [found[name] for name in videos if name in found], failed
+
+
+def _videos_in(paths: Sequence[Path], kind: str) -> dict[str, Path]:
+    """Names and paths of all videos that are meant, in order."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(f"There is no {printable(path)}. Check the path.")
+        if not path.is_dir():
+            if kind == "frames":
+                raise ConfigError(
+                    f"{printable(path)} is a file, and the run's features were made from folders of "
+                    "images. Name folders of images."
+                )
+            found[str(path)] = path
+            continue
+        below = survey(path, kind)
+        note = left_out_note(below.left_out)
+        if not below.videos:
+            raise ConfigError(f"There is no video in {printable(path)}. {note}".strip())
+        if note:
+            log.warning("%s: %s", path, note)
+        found.update({str(path / video): path / video for video in below.videos})
+    return found
