@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import REPOSITORY, Road, toy_arguments
+from conftest import REPOSITORY, Road
 
 import adapt
 from adapt import export, methods
@@ -89,15 +89,27 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_every_method_with_any_number_of_frames_and_videos(cli, problem: Path, case: str) -> None:
     more = CASES[case]
-    trained = cli(*toy_arguments(problem, "run", *more))
+    reads = methods.find(
+        more[more.index("--method") + 1] if "--method" in more else "ma2l-td"
+    ).reads
+    small = {"epochs": 3, "batch_size": 8, "width": 16, "compute": "float32", "levels": 3}
+    trained = cli(
+        *("adapt", "--source", "left", "--target", "right", "--device", "cpu", *more),
+        *("--features", problem / "features", "--manifests", problem / "manifests"),
+        *(f"--{n.replace('_', '-')}={value}" for n, value in small.items() if n in reads),
+        *("--run", problem / "run"),
+    )
     assert trained.exit_code == 0, trained.output
     result = cli("export", problem / "run", "--out", problem / "a.pt2")
     assert result.exit_code == 0, result.output
-    module = torch.export.load(problem / "a.pt2").module()
+    extra = {"model.json": ""}
+    module = torch.export.load(problem / "a.pt2", extra_files=extra).module()
+    one = json.loads(extra["model.json"])["videos"] == "one at a time"
     random = np.random.default_rng(1)
     for videos, frames in ((1, 1), (4, 2), (2, 40)):
         x = random.normal(size=(videos, frames, 16)).astype(np.float16)
-        found = module(torch.from_numpy(x).float()).detach().numpy()
+        given = torch.from_numpy(x).float().split(1 if one else videos)
+        found = torch.cat([module(part) for part in given]).detach().numpy()
         expected = adapt.predict(problem / "run", list(x), device="cpu").probabilities
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -174,3 +186,22 @@ def test_onnx(cli, road: Road, tmp_path: Path, more: tuple[str, ...]) -> None:
         [found] = session.run(None, {given.name: x[None].astype(np.float32)})
         expected = adapt.predict(road.run, [x], device="cpu").probabilities
         np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+class BranchesOnVideos(torch.nn.Module):
+    """Features (B, F, D) -> (B, 2), in parts of two videos."""
+
+    def forward(self, features):
+        return torch.cat([part.mean(dim=1)[:, :2] for part in features.split(2)])
+
+
+def test_code_that_branches_on_the_number_of_videos_takes_one_at_a_time() -> None:
+    x = torch.rand(3, 5, 4)
+    case = export.Case(x, x.mean(dim=1)[:, :2])
+    data = export.exported(BranchesOnVideos(), [case], {}, "pt2")
+    extra = {"model.json": ""}
+    module = torch.export.load(io.BytesIO(data), extra_files=extra).module()
+    assert json.loads(extra["model.json"]) == {"videos": "one at a time"}
+    for frames in (1, 9):
+        y = torch.rand(1, frames, 4)
+        torch.testing.assert_close(module(y), y.mean(dim=1)[:, :2])
