@@ -64,7 +64,7 @@ def resample(
                 else "Name its weights with --weights."
             )
         )
-    found = VideoFolder(roots, options.input)
+    found = VideoFolder(roots, options.input, store.records)
     chosen = sorted(
         random.Random(seed).sample(sorted(store.records), min(count, len(store.records)))
     )
