@@ -19,8 +19,8 @@ from adapt.data import TrainingData, labels_of
 from adapt.rules import NEED_SOURCE_VIDEOS
 from adapt.runs import DataRecord
 from store.datasets import dataset_of, manifest_path
-from store.errors import StoreError, first_of
-from store.manifest import Video, classes_of, read_manifest
+from store.errors import ConfigError, ManifestError, StoreError, first_of
+from store.manifest import Video, classes_of, has_no_labels, read_manifest
 from store.read import FeatureStore, find_stores
 
 log = logging.getLogger(__name__)
@@ -62,19 +62,26 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
     Raises:
         Ma2lError: manifests or features are missing, damaged or do not fit together.
     """
+    _refuse_source_without_labels(config, options)
     source_store, target_store = _stores(config, options)
     with source_store, target_store:
         bound = methods.find(config.method).reads_target_labels
         labelled, labelled_store = config.source, source_store
         if bound:
+            _refuse_bound_without_labels(config, options)
             labelled, labelled_store = config.target, target_store
             log.warning(f"--method {config.method} trains on the labels of {config.target}.")
         source = videos_of(config, options, labelled, "train", labelled_store)
         target = videos_of(config, options, config.target, "train", target_store)
-        held_out = videos_of(config, options, config.target, "eval", target_store)
+        transductive = has_no_labels(target)  # then all videos train and all are predicted
+        held_out = (
+            target
+            if transductive
+            else videos_of(config, options, config.target, "eval", target_store)
+        )
         unseen = [] if bound else _source_held_out(config, options, source_store)
         size = needed_bytes(labelled_store, [*source, *unseen])
-        size += needed_bytes(target_store, [*target, *held_out])
+        size += needed_bytes(target_store, target if transductive else [*target, *held_out])
         kind = choose_bank(options.bank, size, device)
         log.info(
             f"{len(source)} labelled ({labelled}), {len(target)} target, {len(held_out)} evaluation "
@@ -96,7 +103,9 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
             classes=classes,
             device=device,
         )
-        held_out_bank = load_bank(target_store, held_out, device, kind)
+        held_out_bank = (
+            data.target if transductive else load_bank(target_store, held_out, device, kind)
+        )
         unseen_bank = load_bank(source_store, unseen, device, kind) if unseen else None
     record = DataRecord(
         features=str(options.features.resolve()),
@@ -128,9 +137,11 @@ def _fingerprint(
     used = [[(v.id, v.label) for v in source], [v.id for v in target]]
     used.append([(v.id, v.label) for v in held_out])
     digest = hashlib.sha256(json.dumps(used).encode()).hexdigest()
+    known = sum(video.label is not None for video in held_out)
+    labels = f" ({known} with a label)" if has_no_labels(held_out) else ""
     return (
         f"{len(source)} {domains[0]} train, {len(target)} {domains[1]} train, "
-        f"{len(held_out)} {domains[1]} eval, sha256 {digest[:16]}"
+        f"{len(held_out)} {domains[1]} eval{labels}, sha256 {digest[:16]}"
     )
 
 
@@ -155,7 +166,7 @@ def videos_of(
     Raises:
         StoreError: none are listed, or some have no features and that is not allowed.
     """
-    listed = [v for v in _manifest(config, options, domain) if v.split == split]
+    listed = [v for v in _manifest(config, options, domain) if v.is_in(split)]
     if not listed:
         raise StoreError(
             f"The {domain} manifest of {config.benchmark} has no {split} videos. Mark some in the "
@@ -190,6 +201,24 @@ def _source_held_out(config: AdaptConfig, options: DataOptions, store: FeatureSt
         f"{first_of(lacking)}: no score is taken on the source."
     )
     return []
+
+
+def _refuse_source_without_labels(config: AdaptConfig, options: DataOptions) -> None:
+    if has_no_labels(_manifest(config, options, config.source)):
+        raise ManifestError(
+            f"{config.source} of {config.benchmark} is a domain without labels, so it can only be the "
+            f"--target: a source teaches its classes. Put its videos into one folder per class and make a "
+            f"benchmark with --domain {config.source}=DIR, or choose another --source."
+        )
+
+
+def _refuse_bound_without_labels(config: AdaptConfig, options: DataOptions) -> None:
+    if has_no_labels(_manifest(config, options, config.target)):
+        raise ConfigError(
+            f"--method {config.method} learns from the target's labels, and {config.target} of "
+            f"{config.benchmark} is a domain without labels. Choose another method, or put its videos into "
+            "one folder per class and make the benchmark again."
+        )
 
 
 def _stores(config: AdaptConfig, options: DataOptions) -> tuple[FeatureStore, FeatureStore]:
