@@ -45,6 +45,15 @@ class AdaptConfig:
             default_text="the one with most videos that has both domains",
         )
     )
+    classes: str = field(
+        default="",
+        metadata=option(
+            "Use these classes of the benchmark alone, e.g. run,walk. A name with a comma in it stands in "
+            "double quotes.",
+            group=DATA,
+            default_text="all",
+        ),
+    )
     method: str = field(default=DEFAULT_METHOD, metadata=option("The method to train.", group=RUN))
     preset: str = field(
         default="",
@@ -310,6 +319,11 @@ class AdaptConfig:
         config = method.options(**{**values, **derived, **names})
         _refuse_unread_values(config, given)
         return config
+
+    @property
+    def lists(self) -> str:
+        """What accuracies are printed beside: the benchmark, and its classes if not all are used."""
+        return f"{self.benchmark}, classes {self.classes}" if self.classes else self.benchmark
 
     @staticmethod
     def load(record: Mapping[str, Any]) -> AdaptConfig:

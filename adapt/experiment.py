@@ -87,7 +87,7 @@ def adapt(
 
 
 def _check_fits(config: AdaptConfig, loaded: Loaded) -> None:
-    asked = (config.benchmark, config.source, config.target)
+    asked = (config.lists, config.source, config.target)
     if asked != loaded.domains:
         raise ConfigError(
             f"The config is for {asked[1]} -> {asked[2]} of {asked[0]}, and the loaded data is "

@@ -20,7 +20,15 @@ from adapt.rules import NEED_SOURCE_VIDEOS
 from adapt.runs import DataRecord
 from store.datasets import dataset_of, manifest_path
 from store.errors import ConfigError, ManifestError, StoreError, first_of
-from store.manifest import Video, classes_of, has_no_labels, read_manifest
+from store.manifest import (
+    Video,
+    chosen_classes,
+    classes_of,
+    has_no_labels,
+    read_manifest,
+    with_classes,
+)
+from store.options import parse_names
 from store.read import FeatureStore, find_stores
 
 log = logging.getLogger(__name__)
@@ -43,7 +51,7 @@ class Loaded:
     """What every run of one pair of domains shares."""
 
     domains: tuple[str, str, str]
-    """Benchmark, source and target."""
+    """Benchmark (and the classes that are used, if not all), source and target."""
     data: TrainingData
     held_out: Sequence[Video]
     """The target's evaluation videos."""
@@ -85,7 +93,7 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
         kind = choose_bank(options.bank, size, device)
         log.info(
             f"{len(source)} labelled ({labelled}), {len(target)} target, {len(held_out)} evaluation "
-            f"videos of {config.benchmark}, features {source_store.folder.name} "
+            f"videos of {config.lists}, features {source_store.folder.name} "
             f"({source_store.index['run'].get('weights')}), {size / 1e9:.2f} GB, bank: {kind}"
         )
         classes = class_names(config, options)
@@ -116,7 +124,7 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
         videos=_fingerprint((labelled, config.target), source, target, held_out),
     )
     return Loaded(
-        domains=(config.benchmark, config.source, config.target),
+        domains=(config.lists, config.source, config.target),
         data=data,
         held_out=held_out,
         held_out_bank=held_out_bank,
@@ -241,4 +249,18 @@ def _stores(config: AdaptConfig, options: DataOptions) -> tuple[FeatureStore, Fe
 
 
 def _manifest(config: AdaptConfig, options: DataOptions, domain: str) -> Sequence[Video]:
-    return read_manifest(manifest_path(config.benchmark, domain, options.manifests))
+    """A domain's videos, of the chosen classes alone if there is a choice.
+
+    Raises:
+        ManifestError: the manifest breaks a rule, or a domain with labels lacks a chosen class.
+    """
+    videos = read_manifest(manifest_path(config.benchmark, domain, options.manifests))
+    if not config.classes:
+        return videos
+    names = parse_names(config.classes, "--classes")
+    if not has_no_labels(videos):
+        chosen_classes(videos, names, domain)
+    source = read_manifest(manifest_path(config.benchmark, config.source, options.manifests))
+    if has_no_labels(source):  # refused where the data are loaded
+        return videos
+    return with_classes(videos, chosen_classes(source, names, config.source))

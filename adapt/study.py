@@ -221,7 +221,7 @@ def run_study(
                 on_epoch=on_epoch,
             )
         results.append(done[changed])
-    text = table(config.benchmark, (config.source, config.target), rows, results)
+    text = table(config.lists, (config.source, config.target), rows, results)
     if parallel.rank() == 0:
         write_text(folder / "table.md", text)
     return text

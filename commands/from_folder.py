@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from store import datasets
 from store.errors import ConfigError, ManifestError, printable
 from store.ids import is_plain_name
 from store.manifest import Video, has_no_labels, read_manifest
+from store.options import parse_names
 from store.own_benchmarks import refuse_name_clash, write_benchmark
 from store.program import program
 
@@ -115,7 +115,7 @@ def manifest_from_folder(
         unlabelled=flat,
         rule=rule,
         groups=groups,
-        classes=None if classes is None else _parse_classes(classes),
+        classes=None if classes is None else parse_names(classes, "--classes"),
         kind=kind,
         recorded=recorded,
     )
@@ -231,17 +231,3 @@ def _parse_domains(
         if not is_plain_name(name):
             raise ConfigError(f"A name must be letters, digits, '.', '_' or '-', got {name!r}.")
     return labelled, flat
-
-
-def _parse_classes(text: str) -> list[str]:
-    try:
-        [names] = csv.reader([text], strict=True, skipinitialspace=True)
-    except (csv.Error, ValueError) as error:
-        raise ConfigError(
-            f"--classes must be names with commas between them, got {text!r}. A name with a comma in it "
-            "stands in double quotes."
-        ) from error
-    names = [name.strip() for name in names]
-    if "" in names or len(set(names)) < len(names):
-        raise ConfigError(f"--classes must be different names and none blank, got {text!r}.")
-    return names

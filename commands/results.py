@@ -27,7 +27,7 @@ def say_accuracy(
         predicted: how many videos got each class.
     """
     say(
-        f"{config.source} -> {config.target} ({config.benchmark}), {method_and_preset(config)}, "
+        f"{config.source} -> {config.target} ({config.lists}), {method_and_preset(config)}, "
         f"seed {config.seed}, {selection_of(config.select)}{_bound(config)}"
     )
     if result is None:
@@ -89,7 +89,7 @@ def say_seeds(
     known = summary.known
     what = known[0].what if known else "no accuracy, because no target video has a label"
     say(
-        f"{config.source} -> {config.target} ({config.benchmark}), {method_and_preset(config)}, "
+        f"{config.source} -> {config.target} ({config.lists}), {method_and_preset(config)}, "
         f"{len(summary.seeds)} seeds, {selection_of(config.select)}, {what}{_bound(config)}"
     )
     if not known or known[0].transductive:

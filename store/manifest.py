@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from store.errors import ManifestError, first_of, printable, shortened
 from store.files import replacing
-from store.ids import check_id, folders_of_others, unicode_twins
+from store.ids import check_id, folders_of_others, nfc, unicode_twins
 from store.plain_csv import read_table
 from store.program import program
 
@@ -89,6 +90,42 @@ def classes_of(*manifests: Sequence[Video]) -> tuple[str, ...]:
     if sorted(names) != list(range(len(names))):
         raise ManifestError(f"Labels must be 0 to {len(names) - 1}, got {sorted(names)}.")
     return tuple(names[label] for label in sorted(names))
+
+
+def chosen_classes(videos: Sequence[Video], names: Sequence[str], domain: str) -> tuple[str, ...]:
+    """Return those of a domain's classes that are named, in the order of their labels.
+
+    Raises:
+        ManifestError: fewer than two are named, or one that the domain lacks.
+    """
+    if len(names) < 2:
+        raise ManifestError(f"--classes must name two classes or more, got {', '.join(names)}.")
+    labels = {video.class_name: video.label for video in videos if video.class_name is not None}
+    wanted = {nfc(name) for name in names}
+    lacking = sorted(wanted - {nfc(name) for name in labels})
+    if lacking:
+        raise ManifestError(
+            f"{len(lacking)} of {len(names)} --classes are no classes of {domain} (first: "
+            f"{shortened(lacking[0])}). It has {printable(', '.join(sorted(labels)))}."
+        )
+    return tuple(sorted((c for c in labels if nfc(c) in wanted), key=lambda c: labels[c] or 0))
+
+
+def with_classes(videos: Iterable[Video], classes: Sequence[str]) -> tuple[Video, ...]:
+    """Return the videos of some classes alone, whose labels are 0, 1, ... in the order of `classes`.
+
+    A domain without labels keeps all its videos, because leaving one out would be reading its label. One
+    that is known to be of another class is not evaluated.
+    """
+    labels = {nfc(name): label for label, name in enumerate(classes)}
+    kept = []
+    for video in videos:
+        label = None if video.class_name is None else labels.get(nfc(video.class_name))
+        if label is not None:
+            kept.append(dataclasses.replace(video, label=label, class_name=classes[label]))
+        elif video.split == BOTH:
+            kept.append(dataclasses.replace(video, label=None, class_name=None))
+    return tuple(kept)
 
 
 def write_manifest(path: Path, videos: Iterable[Video]) -> None:
