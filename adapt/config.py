@@ -36,7 +36,11 @@ class AdaptConfig:
         ConfigError: a value out of range, or values that contradict each other.
     """
 
-    source: str = field(metadata=option("Labelled domain, e.g. ucf.", group=DATA, required=True))
+    source: str = field(
+        metadata=option(
+            "Labelled domain, e.g. ucf; several are joined: studio,cctv.", group=DATA, required=True
+        )
+    )
     target: str = field(metadata=option("Unlabelled domain, e.g. hmdb.", group=DATA, required=True))
     benchmark: str = field(
         metadata=option(
@@ -321,6 +325,11 @@ class AdaptConfig:
         return config
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """The labelled domains, whose videos are joined."""
+        return tuple(self.source.split(","))
+
+    @property
     def lists(self) -> str:
         """What accuracies are printed beside: the benchmark, and its classes if not all are used."""
         return f"{self.benchmark}, classes {self.classes}" if self.classes else self.benchmark
@@ -345,6 +354,8 @@ class AdaptConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if len(set(self.sources)) < len(self.sources):
+            raise ConfigError(f"--source {self.source} names a domain twice. Leave one out.")
         for name in ("dropout", "video_dropout", "momentum"):
             if getattr(self, name) >= 1:
                 raise ConfigError(f"{flag(name)} must be below 1, got {getattr(self, name)}.")
