@@ -18,6 +18,7 @@ from conftest import config_for, make_problem, make_store, toy_arguments
 from test_study import ablate_arguments
 
 import adapt
+from adapt import methods
 from adapt.loading import DataOptions, load
 from adapt.runs import RunFolder
 from store.errors import RunError
@@ -58,7 +59,25 @@ def done_of(run: Path) -> dict:
     return json.loads((run / "done.json").read_text())
 
 
-@pytest.mark.parametrize("method", ["ma2l-td", "source-only", "infomax", "dann", "ta3n"])
+ADAPTING = [name for name in methods.names() if not methods.find(name).reads_target_labels]
+FITTED = [name for name in ADAPTING if methods.find(name).function("fit") is not None]
+
+
+@pytest.mark.parametrize("method", FITTED)
+def test_a_fit_ends_with_predictions_and_no_accuracy(cli, bare: Path, method: str) -> None:
+    places = [f"--{name}={bare / name}" for name in ("features", "manifests", "run")]
+    asked = ("--source=left", "--target=right", "--device=cpu", "--method", method)
+    result = cli("adapt", *asked, *places)
+    assert result.exit_code == 0, result.output
+    assert "no accuracy, because none of 36 target videos has a label" in result.output
+    rows = predictions(bare / "run")
+    assert len(rows) == 36 and {row["class"] for row in rows} == {""}
+    assert done_of(bare / "run")["target_eval"] is None
+    again = cli("evaluate", bare / "run", "--device", "cpu")
+    assert again.exit_code == 0 and "the same as the run recorded" in again.output
+
+
+@pytest.mark.parametrize("method", [name for name in ADAPTING if name not in FITTED])
 def test_a_run_ends_with_predictions_and_no_accuracy(cli, bare: Path, method: str) -> None:
     more = () if method == "ma2l-td" else ("--method", method)
     result = cli(*toy_arguments(bare, "run", *more, "--score-every", 1))
