@@ -87,13 +87,10 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
         unseen = {
             d: [] if bound else _source_held_out(config, options, d, stores[d]) for d in labelled
         }
-        target = videos_of(config, options, config.target, "train", target_store)
+        of_target = functools.partial(videos_of, config, options, config.target, store=target_store)
+        target = of_target("train")
         transductive = has_no_labels(target)  # then all videos train and all are predicted
-        held_out = (
-            target
-            if transductive
-            else videos_of(config, options, config.target, "eval", target_store)
-        )
+        held_out = target if transductive else of_target("eval")
         size = needed_bytes(target_store, target if transductive else [*target, *held_out])
         size += sum(needed_bytes(stores[d], [*source[d], *unseen[d]]) for d in labelled)
         kind = choose_bank(options.bank, size, device)
