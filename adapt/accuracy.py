@@ -1,11 +1,17 @@
-"""Accuracies, and how certain a finite number of videos makes them. No torch here."""
+"""Accuracies, how certain a finite number of videos makes them, and where there is none. No torch here."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from store.manifest import Video, has_no_labels
+
+NO_LABELS = "no labels"
+"""What stands in a table in the place of an accuracy that there is not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +25,28 @@ class Accuracy:
     high: float
     """95 % Wilson interval of `overall`: what the finite number of videos alone leaves open."""
     videos: int
+    transductive: bool = False
+    """Whether these videos were also in training, without their labels: a target that came without any."""
+
+    @property
+    def what(self) -> str:
+        """What it is an accuracy on, as in `12 target evaluation videos`."""
+        if self.transductive:
+            return f"{self.videos} labelled target videos (transductive: in training too, without labels)"
+        return f"{self.videos} target evaluation videos"
+
+
+def accuracy_on(predicted: Sequence[int], videos: Sequence[Video]) -> Accuracy | None:
+    """Compare predicted classes with the labels of a target's evaluation videos, as far as they are known.
+
+    Returns:
+        None where no video has a label.
+    """
+    pairs = [(p, v.label) for p, v in zip(predicted, videos, strict=True) if v.label is not None]
+    if not pairs:
+        return None
+    found = accuracy([p for p, _ in pairs], [label for _, label in pairs])
+    return dataclasses.replace(found, transductive=has_no_labels(videos))
 
 
 def accuracy(predicted: Sequence[int], labels: Sequence[int]) -> Accuracy:

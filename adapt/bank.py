@@ -127,6 +127,37 @@ class MappedBank:
         return _to(torch.from_numpy(picked), self.device)
 
 
+class JoinedBank:
+    """Several banks as one: the videos of the first, then those of the second, and so on."""
+
+    def __init__(self, banks: Sequence[Bank]) -> None:
+        self._banks = banks
+        self.counts_V = torch.cat([bank.counts_V for bank in banks])
+        self.width = banks[0].width
+        self._ends = torch.tensor([len(bank) for bank in banks]).cumsum(0)
+
+    def __len__(self) -> int:
+        return len(self.counts_V)
+
+    def gather(self, videos_B: Tensor, frames_BT: Tensor) -> Tensor:
+        """See `Bank`."""
+        bank_B = torch.bucketize(videos_B, self._ends, right=True)
+        picked, order = [], []
+        for number, bank in enumerate(self._banks):
+            of_bank = (bank_B == number).nonzero().squeeze(1)
+            if len(of_bank):
+                begin = int(self._ends[number]) - len(bank)
+                picked.append(bank.gather(videos_B[of_bank] - begin, frames_BT[of_bank]))
+                order.append(of_bank)
+        joined = torch.cat(picked)
+        return joined[torch.cat(order).argsort().to(joined.device)]
+
+
+def joined(banks: Sequence[Bank]) -> Bank:
+    """One bank of all, which is the only one where there is only one."""
+    return banks[0] if len(banks) == 1 else JoinedBank(banks)
+
+
 def choose_bank(asked: str, needed_bytes: int, device: torch.device, processes: int = 1) -> str:
     """`auto` by size: on the device if half its free memory suffices, else likewise on the host.
 

@@ -4,62 +4,104 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from store.datasets import OWN_MANIFESTS
+from store.datasets import OWN_MANIFESTS, dataset_of
 from store.errors import StoreError, first_of, printable
 from store.format import FAILURES, config_differences, read_records
 from store.manifest import Video
 from store.program import program
-from store.read import FeatureStore
+from store.read import FeatureStore, find_stores
 
 
-def choose_stores(
-    source: dict[str, FeatureStore],
-    target: dict[str, FeatureStore],
-    *,
-    chosen: str | None,
-) -> tuple[FeatureStore, FeatureStore]:
-    """One store of each domain, made with the same config; never a guess between several.
+def stores_of(
+    listed: Mapping[str, Sequence[Video]], features: Path, manifests: Path, chosen: str | None
+) -> dict[str, FeatureStore]:
+    """Find a store of each domain, all made with the same config.
+
+    Args:
+        listed: domain -> its videos, the target last.
+        features, manifests: the folders of the stores and of the user's own benchmarks.
+        chosen: as `choose_stores`.
+
+    Raises:
+        StoreError: a domain has none, or as `choose_stores`.
+    """
+    datasets = {domain: dataset_of(domain, manifests) for domain in listed}
+    found = {domain: find_stores(features, dataset, chosen) for domain, dataset in datasets.items()}
+    # What one domain's features were made with is what the others' should be made with.
+    made = next((store for stores in found.values() for store in stores.values()), None)
+    lacking = []
+    for domain, stores in found.items():
+        if not stores:
+            videos = [video.id for video in listed[domain]]
+            command = extract_command(datasets[domain], features, manifests, made)
+            lacking.append(
+                f"{len(videos):,} of {len(videos):,} {domain} videos have no features in "
+                f"{features / datasets[domain]} {first_of(videos)}. Run: {command}"
+            )
+    if lacking:
+        raise StoreError("\n".join(lacking))
+    return dict(zip(found, choose_stores(*found.values(), chosen=chosen)))
+
+
+def choose_stores(*found: dict[str, FeatureStore], chosen: str | None) -> tuple[FeatureStore, ...]:
+    """One store of each domain, all made with the same config; never a guess between several.
 
     Names alone do not tell: a folder may have been renamed, so the configs' sha256 are compared.
 
     Args:
-        source, target: stores by folder name, which names the config; neither is empty.
+        found: of each domain, the target last, its stores by folder name, which names the config; none
+            is empty.
         chosen: folder name or the beginning of one, None if the user named none.
 
     Raises:
         StoreError: none or several fit; the message lists them and what differs.
     """
-    both = sorted(set(source) & set(target))
-    common = [name for name in both if _same_config(source[name], target[name])]
+    first, *others = found
+    everywhere = sorted(set(first).intersection(*others))
+    common = [n for n in everywhere if all(_same_config(first[n], s[n]) for s in others)]
     if chosen is not None:
         fitting = [name for name in common if name.startswith(chosen)]
         if len(fitting) != 1:
             begins = f"{len(fitting)} stores begin" if fitting else "No store begins"
             raise StoreError(
-                f"{begins} with {chosen!r}. Both domains have: {', '.join(common) or 'none'}."
+                f"{begins} with {chosen!r}. {'Both' if len(found) == 2 else 'All'} domains have: "
+                f"{', '.join(common) or 'none'}."
             )
-        return source[fitting[0]], target[fitting[0]]
+        common = fitting
     if not common:
-        pairs = [(source[name], target[name]) for name in both]
-        a, b = pairs[0] if pairs else (next(iter(source.values())), next(iter(target.values())))
+        a, b = _unlike(found, everywhere)
         raise StoreError(
             "The features of source and target were made differently and cannot be mixed: "
             f"{a.folder} and {b.folder} differ in {config_differences(a.config, b.config)}. "
             "Extract one of them again with the other's options."
         )
     if len(common) > 1:
-        base = source[common[0]].config
+        base = first[common[0]].config
         lines = [f"  --store {common[0]}"] + [
-            f"  --store {name}   ({config_differences(base, source[name].config)})"
+            f"  --store {name}   ({config_differences(base, first[name].config)})"
             for name in common[1:]
         ]
         raise StoreError(
             "Several stores fit, made with different options. Choose one:\n" + "\n".join(lines)
         )
-    return source[common[0]], target[common[0]]
+    return tuple(stores[common[0]] for stores in found)
+
+
+def _unlike(
+    found: Sequence[dict[str, FeatureStore]], everywhere: Sequence[str]
+) -> tuple[FeatureStore, FeatureStore]:
+    """Two stores of different domains that were made differently, of one name if there are such."""
+    first, *others = found
+    for name in everywhere:
+        for stores in others:
+            if not _same_config(first[name], stores[name]):
+                return first[name], stores[name]
+    a = next(iter(first.values()))
+    lacking = next((stores for stores in others if a.folder.name not in stores), others[0])
+    return a, next(iter(lacking.values()))
 
 
 def _same_config(a: FeatureStore, b: FeatureStore) -> bool:

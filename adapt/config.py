@@ -36,7 +36,11 @@ class AdaptConfig:
         ConfigError: a value out of range, or values that contradict each other.
     """
 
-    source: str = field(metadata=option("Labelled domain, e.g. ucf.", group=DATA, required=True))
+    source: str = field(
+        metadata=option(
+            "Labelled domain, e.g. ucf; several are joined: studio,cctv.", group=DATA, required=True
+        )
+    )
     target: str = field(metadata=option("Unlabelled domain, e.g. hmdb.", group=DATA, required=True))
     benchmark: str = field(
         metadata=option(
@@ -44,6 +48,15 @@ class AdaptConfig:
             group=DATA,
             default_text="the one with most videos that has both domains",
         )
+    )
+    classes: str = field(
+        default="",
+        metadata=option(
+            "Use these classes of the benchmark alone, e.g. run,walk. A name with a comma in it stands in "
+            "double quotes.",
+            group=DATA,
+            default_text="all",
+        ),
     )
     method: str = field(default=DEFAULT_METHOD, metadata=option("The method to train.", group=RUN))
     preset: str = field(
@@ -311,6 +324,16 @@ class AdaptConfig:
         _refuse_unread_values(config, given)
         return config
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The labelled domains, whose videos are joined."""
+        return tuple(self.source.split(","))
+
+    @property
+    def lists(self) -> str:
+        """What accuracies are printed beside: the benchmark, and its classes if not all are used."""
+        return f"{self.benchmark}, classes {self.classes}" if self.classes else self.benchmark
+
     @staticmethod
     def load(record: Mapping[str, Any]) -> AdaptConfig:
         """A config as `as_dict` gave it.
@@ -331,6 +354,8 @@ class AdaptConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if len(set(self.sources)) < len(self.sources):
+            raise ConfigError(f"--source {self.source} names a domain twice. Leave one out.")
         for name in ("dropout", "video_dropout", "momentum"):
             if getattr(self, name) >= 1:
                 raise ConfigError(f"{flag(name)} must be below 1, got {getattr(self, name)}.")

@@ -47,7 +47,7 @@ class TrainingData:
 
 
 def labels_of(videos: Sequence[Video]) -> Tensor:
-    """Labels (V,) long."""
+    """Labels (V,) long, of videos that all have one."""
     return torch.tensor([video.label for video in videos])
 
 

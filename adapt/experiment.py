@@ -6,14 +6,15 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from adapt import checkpoint, methods, parallel, selection
-from adapt.accuracy import Accuracy, accuracy
+from adapt.accuracy import Accuracy, accuracy_on
 from adapt.bank import choose_bank, load_bank, needed_bytes
 from adapt.checkpoint import KEEP_NOTHING, CheckpointPolicy
 from adapt.compute import resolve
@@ -26,7 +27,7 @@ from adapt.memory import check_memory
 from adapt.prediction import predict
 from adapt.recolour import predicting, recoloured
 from adapt.recorded import target_store
-from adapt.rules import NEED_SOURCE_VIDEOS
+from adapt.rules import NEED_SOURCE_VIDEOS, RULES
 from adapt.runs import RunFolder
 from store.errors import ConfigError, RunError
 from store.machine import keep_freed_memory
@@ -41,11 +42,14 @@ def adapt(
     *,
     policy: CheckpointPolicy = KEEP_NOTHING,
     on_epoch: Callable[[int, dict[str, Any]], None] = lambda epoch, metrics: None,
-) -> Accuracy:
+) -> Accuracy | None:
     """Train, evaluate on the target's evaluation split, and leave a finished run folder.
 
     Args:
         on_epoch: called after every epoch with its number and its metrics.
+
+    Returns:
+        The accuracy, None where no video of the target has a label.
 
     Raises:
         Ma2lError: the folder holds another run or is in use, or training cannot go on.
@@ -54,16 +58,16 @@ def adapt(
     config = resolve(config, loaded.data.device)
     _check_fits(config, loaded)
     with contextlib.ExitStack() as held:
-        state_dict, done = parallel.from_first(lambda: _begin(held, config, loaded, run, policy))
-        if done is not None:
+        begun = parallel.from_first(lambda: _begin(held, config, loaded, run, policy))
+        if begun["finished"]:
             log.info("%s is finished already.", run.path)
-            return Accuracy(**done)
+            return _accuracy(begun["result"])
         keep_freed_memory()
         state = TrainingState(config, loaded.data)
-        if state_dict is not None:
-            _restore(state, state_dict, run)
+        if begun["state_dict"] is not None:
+            _restore(state, begun["state_dict"], run)
             log.info("Going on after epoch %d of %d.", state.epoch, config.epochs)
-        loaded = recoloured(config, loaded, state.recolouring, fit=state_dict is None)
+        loaded = recoloured(config, loaded, state.recolouring, fit=begun["state_dict"] is None)
 
         def each_epoch(metrics: dict[str, Any]) -> None:
             if parallel.rank() > 0:
@@ -78,12 +82,11 @@ def adapt(
             on_epoch(state.epoch, metrics)
 
         train(config, loaded.data, state, each_epoch)
-        done = parallel.from_first(lambda: _finish(config, loaded, run, state, begin))
-    return Accuracy(**done)
+        return _accuracy(parallel.from_first(lambda: _finish(config, loaded, run, state, begin)))
 
 
 def _check_fits(config: AdaptConfig, loaded: Loaded) -> None:
-    asked = (config.benchmark, config.source, config.target)
+    asked = (config.lists, config.source, config.target)
     if asked != loaded.domains:
         raise ConfigError(
             f"The config is for {asked[1]} -> {asked[2]} of {asked[0]}, and the loaded data is "
@@ -108,6 +111,17 @@ def _check_fits(config: AdaptConfig, loaded: Loaded) -> None:
             f"of {config.benchmark} has no eval videos. Mark some in its column split, or choose "
             "another rule."
         )
+    _check_labels(config, loaded)
+
+
+def _check_labels(config: AdaptConfig, loaded: Loaded) -> None:
+    """Refuse to choose by labels of the target where no video has one."""
+    reads = config.select in RULES and RULES[config.select].reads_target_labels
+    if reads and all(video.label is None for video in loaded.held_out):
+        raise ConfigError(
+            f"--select {config.select} reads the labels of the target, and no video of {config.target} has "
+            "one. Choose another rule, or add labels with `manifest label`."
+        )
 
 
 def _begin(
@@ -116,17 +130,26 @@ def _begin(
     loaded: Loaded,
     run: RunFolder,
     policy: CheckpointPolicy,
-) -> tuple[dict[str, Any] | None, dict[str, float] | None]:
-    """Claim the folder; the state to go on from, and the accuracy's fields if nothing is left to do."""
+) -> dict[str, Any]:
+    """Claim the folder; what stands in it: `finished` and `result`, or `state_dict` to go on from."""
     check_memory(config, loaded.data)
     held.enter_context(run.claimed())
     run.begin(config, loaded.record, environment(), resume=policy.resume)
     if run.is_finished():
-        return None, dataclasses.asdict(run.result())
+        return {"finished": True, "result": _fields(run.result())}
     state_dict = checkpoint.kept(run)
     run.forget_after(0 if state_dict is None else int(state_dict["epoch"]))
     selection.prune(run)
-    return state_dict, None
+    return {"finished": False, "state_dict": state_dict}
+
+
+def _fields(result: Accuracy | None) -> dict[str, Any] | None:
+    """What processes can send to each other."""
+    return None if result is None else dataclasses.asdict(result)
+
+
+def _accuracy(fields: dict[str, Any] | None) -> Accuracy | None:
+    return None if fields is None else Accuracy(**fields)
 
 
 def _restore(state: TrainingState, state_dict: dict[str, Any], run: RunFolder) -> None:
@@ -141,15 +164,15 @@ def _restore(state: TrainingState, state_dict: dict[str, Any], run: RunFolder) -
 
 def _finish(
     config: AdaptConfig, loaded: Loaded, run: RunFolder, state: TrainingState, begin: float
-) -> dict[str, Any]:
-    """Evaluate and write what a finished run leaves; returns the fields of its accuracy."""
+) -> dict[str, Any] | None:
+    """Evaluate, write what a finished run leaves, and return the fields of its accuracy."""
     model, chosen = selection.chosen(config, state, loaded, run)
     classes = loaded.data.classes
     stored = predicting(config, model, state.recolouring)
     digest = checkpoint.save_model(run, stored, loaded.data.source.width, classes)
     logits_VN = predict(model, loaded.held_out_bank, config)
     probabilities_V, predicted_V = logits_VN.softmax(dim=1).max(dim=1)
-    result = accuracy(predicted_V.tolist(), [video.label for video in loaded.held_out])
+    result = accuracy_on(predicted_V.tolist(), loaded.held_out)
     run.finish(
         result,
         videos=loaded.held_out,
@@ -160,13 +183,25 @@ def _finish(
         chosen=chosen,
         seconds=time.monotonic() - begin,
     )
-    return dataclasses.asdict(result)
+    return _fields(result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeated:
+    """What a run's checkpoint says now of its target's evaluation videos."""
+
+    config: AdaptConfig
+    result: Accuracy | None
+    """None where no video has a label."""
+    predicted: Mapping[str, str]
+    """The class of each video, by id."""
+    classes: Sequence[str]
 
 
 def evaluate(
     run: RunFolder, device: torch.device, features: Path | None, manifests: Path | None
-) -> tuple[AdaptConfig, Accuracy]:
-    """Accuracy of a run's checkpoint on its target's evaluation split, from the cached features.
+) -> Repeated:
+    """Predict a run's target's evaluation split again from its checkpoint and the cached features.
 
     Args:
         features, manifests: where they lie now, None if they have not moved.
@@ -187,4 +222,9 @@ def evaluate(
         )
     logits_VN = predict(trained.model.to(device), bank, config)
     predicted = logits_VN.argmax(dim=1).tolist()
-    return config, accuracy(predicted, [video.label for video in videos])
+    return Repeated(
+        config=config,
+        result=accuracy_on(predicted, videos),
+        predicted={video.id: names[p] for video, p in zip(videos, predicted)},
+        classes=names,
+    )

@@ -92,13 +92,16 @@ def train(
     resume: bool = False,
     checkpoint_every: int = 0,
     on_epoch: Callable[[int, dict[str, Any]], None] = lambda epoch, metrics: None,
-) -> Accuracy:
+) -> Accuracy | None:
     """Train, evaluate on the target's evaluation videos, and leave a finished run folder.
 
     Args:
         run: a folder that is new or empty, or with `resume` that of a run which was stopped.
         checkpoint_every: epochs between two states that `resume` can go on from; 0: none.
         on_epoch: called after every epoch with its number and its metrics.
+
+    Returns:
+        The accuracy, None where no video of the target has a label.
 
     Raises:
         Ma2lError: the folder holds something else, or training cannot go on.
@@ -120,22 +123,24 @@ def evaluate(
     device: str = "auto",
     features: str | Path | None = None,
     manifests: str | Path | None = None,
-) -> Accuracy:
+) -> Accuracy | None:
     """The accuracy of a finished run again, from its checkpoint and the cached features.
 
     Args:
         features, manifests: where they lie now, if they have moved.
 
+    Returns:
+        None where no video of the target has a label (yet: `manifest label` adds some).
+
     Raises:
         Ma2lError: the run did not finish, or its features are gone or were made differently.
     """
-    _, result = experiment.evaluate(
+    return experiment.evaluate(
         RunFolder(Path(run)),
         pick_device(device),
         None if features is None else Path(features),
         None if manifests is None else Path(manifests),
-    )
-    return result
+    ).result
 
 
 @dataclass(frozen=True)

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from adapt import methods
-from adapt.bank import Bank, choose_bank, load_bank, needed_bytes
-from adapt.choose import available, choose_stores, extract_command
+from adapt.bank import Bank, choose_bank, joined, load_bank, needed_bytes
+from adapt.choose import available, extract_command, stores_of
 from adapt.config import AdaptConfig
 from adapt.data import TrainingData, labels_of
 from adapt.rules import NEED_SOURCE_VIDEOS
 from adapt.runs import DataRecord
+from adapt.sources import check_bound, check_sources, warn_of_untaught
 from store.datasets import dataset_of, manifest_path
 from store.errors import StoreError, first_of
-from store.manifest import Video, classes_of, read_manifest
-from store.read import FeatureStore, find_stores
+from store.manifest import (
+    Video,
+    chosen_classes,
+    classes_of,
+    has_no_labels,
+    read_manifest,
+    with_classes,
+)
+from store.options import parse_names
+from store.read import FeatureStore
 from store.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -47,13 +57,13 @@ class Loaded:
     """What every run of one pair of domains shares."""
 
     domains: tuple[str, str, str]
-    """Benchmark, source and target."""
+    """Benchmark (and the classes that are used, if not all), source and target."""
     data: TrainingData
     held_out: Sequence[Video]
     """The target's evaluation videos."""
     held_out_bank: Bank
     source_held_out: Sequence[Video]
-    """The source's evaluation videos, by which an epoch may be chosen; there may be none."""
+    """The sources' evaluation videos, by which an epoch may be chosen; there may be none."""
     source_held_out_bank: Bank | None
     record: DataRecord
     reads_target_labels: bool = False
@@ -64,16 +74,16 @@ class Loaded:
 class Listed:
     """Which videos a run uses and the open stores of their features, of which nothing is loaded yet."""
 
-    labelled: str
-    """The domain whose labels train: the source, or the target where a method is a bound."""
-    labelled_store: FeatureStore
-    source_store: FeatureStore
-    target_store: FeatureStore
-    source: Sequence[Video]
+    stores: Mapping[str, FeatureStore]
+    """By domain."""
+    labelled: Mapping[str, Sequence[Video]]
+    """Training videos whose labels train, by domain: the sources', or the target's for a bound."""
+    unseen: Mapping[str, Sequence[Video]]
+    """The sources' evaluation videos, by domain."""
     target: Sequence[Video]
     held_out: Sequence[Video]
-    source_held_out: Sequence[Video]
-    classes: Sequence[str]
+    transductive: bool
+    """Whether the target has no labels: all of its videos train, and all are predicted."""
     record: DataRecord
 
 
@@ -84,33 +94,39 @@ def listed(config: AdaptConfig, options: DataOptions) -> Iterator[Listed]:
     Raises:
         Ma2lError: manifests or features are missing or do not fit together.
     """
-    source_store, target_store = _stores(config, options)
-    with source_store, target_store:
-        bound = methods.find(config.method).reads_target_labels
-        labelled = config.target if bound else config.source
-        labelled_store = target_store if bound else source_store
-        source = videos_of(config, options, labelled, "train", labelled_store)
-        target = videos_of(config, options, config.target, "train", target_store)
-        held_out = videos_of(config, options, config.target, "eval", target_store)
+    manifests = {d: _manifest(config, options, d) for d in (*config.sources, config.target)}
+    check_sources(config.benchmark, {domain: manifests[domain] for domain in config.sources})
+    bound = methods.find(config.method).reads_target_labels
+    if bound:
+        check_bound(config.method, config.benchmark, config.target, manifests[config.target])
+    domains = (config.target,) if bound else config.sources
+    found = stores_of(manifests, options.features, options.manifests, options.store)
+    with ExitStack() as opened:
+        stores = {domain: opened.enter_context(store) for domain, store in found.items()}
+        target_store = stores[config.target]
+        labelled = {d: videos_of(config, options, d, "train", stores[d]) for d in domains}
+        of_target = functools.partial(videos_of, config, options, config.target, store=target_store)
+        target = of_target("train")
+        transductive = has_no_labels(target)
+        held_out = target if transductive else of_target("eval")
         record = DataRecord(
             features=str(options.features.resolve()),
             manifests=str(options.manifests.resolve()),
-            store=source_store.folder.name,
-            feature_config_sha256=source_store.index["config_sha256"],
+            store=target_store.folder.name,
+            feature_config_sha256=target_store.index["config_sha256"],
             recipe=Recipe.of(target_store).as_dict(),
             allow_missing=options.allow_missing,
-            videos=_fingerprint((labelled, config.target), source, target, held_out),
+            videos=_fingerprint(config, labelled, target, held_out),
         )
         yield Listed(
+            stores=stores,
             labelled=labelled,
-            labelled_store=labelled_store,
-            source_store=source_store,
-            target_store=target_store,
-            source=source,
+            unseen={
+                d: [] if bound else _source_held_out(config, options, d, stores[d]) for d in domains
+            },
             target=target,
             held_out=held_out,
-            source_held_out=[] if bound else _source_held_out(config, options, source_store),
-            classes=class_names(config, options),
+            transductive=transductive,
             record=record,
         )
 
@@ -121,72 +137,92 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
     Raises:
         Ma2lError: manifests or features are missing, damaged or do not fit together.
     """
-    bound = methods.find(config.method).reads_target_labels
-    if bound:
-        log.warning(f"--method {config.method} trains on the labels of {config.target}.")
     with listed(config, options) as found:
-        labelled_store, target_store = found.labelled_store, found.target_store
-        source, target, held_out = found.source, found.target, found.held_out
-        unseen, classes = found.source_held_out, found.classes
-        size = needed_bytes(labelled_store, [*source, *unseen])
-        size += needed_bytes(target_store, [*target, *held_out])
+        target_store = found.stores[config.target]
+        of_target = [*found.target, *([] if found.transductive else found.held_out)]
+        size = needed_bytes(target_store, of_target)
+        for domain, videos in found.labelled.items():
+            size += needed_bytes(found.stores[domain], [*videos, *found.unseen[domain]])
         kind = choose_bank(options.bank, size, device, options.processes)
+        learned = [video for videos in found.labelled.values() for video in videos]
+        names = ",".join(found.labelled)
         log.info(
-            f"{len(source)} labelled ({found.labelled}), {len(target)} target, {len(held_out)} evaluation "
-            f"videos of {config.benchmark}, features {target_store.folder.name} "
+            f"{len(learned)} labelled ({names}), {len(found.target)} target, {len(found.held_out)} "
+            f"evaluation videos of {config.lists}, features {target_store.folder.name} "
             f"({target_store.index['run'].get('weights')}), {size / 1e9:.2f} GB, bank: {kind}"
         )
-        untaught = sorted(set(range(len(classes))) - {video.label for video in source})
-        if untaught:
-            log.warning(
-                f"{len(untaught)} of {len(classes)} classes {'has' if len(untaught) == 1 else 'have'} "
-                f"no {found.labelled} training video {first_of([classes[n] for n in untaught])}: it "
-                "cannot be learned."
-            )
+        classes = class_names(config, options)
+        warn_of_untaught(names, classes, learned)
+        bank_of = functools.partial(_bank_of, found.stores, device, kind)
         data = TrainingData(
-            source=load_bank(labelled_store, source, device, kind),
-            labels_V=labels_of(source),
-            target=load_bank(target_store, target, device, kind),
+            source=bank_of(found.labelled),
+            labels_V=labels_of(learned),
+            target=bank_of({config.target: found.target}),
             classes=classes,
             device=device,
         )
-        held_out_bank = load_bank(target_store, held_out, device, kind)
-        unseen_bank = load_bank(found.source_store, unseen, device, kind) if unseen else None
+        held_out_bank = (
+            data.target if found.transductive else bank_of({config.target: found.held_out})
+        )
+        unseen_bank = bank_of(found.unseen) if any(found.unseen.values()) else None
     return Loaded(
-        domains=(config.benchmark, config.source, config.target),
+        domains=(config.lists, config.source, config.target),
         data=data,
-        held_out=held_out,
+        held_out=found.held_out,
         held_out_bank=held_out_bank,
-        source_held_out=unseen,
+        source_held_out=[video for videos in found.unseen.values() for video in videos],
         source_held_out_bank=unseen_bank,
         record=found.record,
-        reads_target_labels=bound,
+        reads_target_labels=methods.find(config.method).reads_target_labels,
     )
 
 
+def _bank_of(
+    stores: Mapping[str, FeatureStore],
+    device: torch.device,
+    kind: str,
+    videos: Mapping[str, Sequence[Video]],
+) -> Bank:
+    """One bank of the videos of all domains, in their order."""
+    return joined([load_bank(stores[d], rows, device, kind) for d, rows in videos.items() if rows])
+
+
 def _fingerprint(
-    domains: tuple[str, str],
-    source: Sequence[Video],
+    config: AdaptConfig,
+    source: Mapping[str, Sequence[Video]],
     target: Sequence[Video],
     held_out: Sequence[Video],
 ) -> str:
-    """Which videos decide a run's numbers, in their order; labels where they are looked at."""
-    used = [[(v.id, v.label) for v in source], [v.id for v in target]]
+    """Which videos decide a run's numbers, in their order; labels where they are looked at.
+
+    The ids of several sources stand with their domain, because one id may be in two of them.
+    """
+    several = len(source) > 1
+    learned = [
+        (f"{domain}:{v.id}" if several else v.id, v.label)
+        for domain, videos in source.items()
+        for v in videos
+    ]
+    used = [learned, [v.id for v in target]]
     used.append([(v.id, v.label) for v in held_out])
     digest = hashlib.sha256(json.dumps(used).encode()).hexdigest()
+    known = sum(video.label is not None for video in held_out)
+    labels = f" ({known} with a label)" if has_no_labels(held_out) else ""
     return (
-        f"{len(source)} {domains[0]} train, {len(target)} {domains[1]} train, "
-        f"{len(held_out)} {domains[1]} eval, sha256 {digest[:16]}"
+        f"{', '.join(f'{len(videos)} {domain} train' for domain, videos in source.items())}, "
+        f"{len(target)} {config.target} train, "
+        f"{len(held_out)} {config.target} eval{labels}, sha256 {digest[:16]}"
     )
 
 
 def class_names(config: AdaptConfig, options: DataOptions) -> tuple[str, ...]:
-    """Of both domains, by label.
+    """Of all domains, by label.
 
     Raises:
         ManifestError: the domains disagree.
     """
-    return classes_of(*(_manifest(config, options, d) for d in (config.source, config.target)))
+    domains = (*config.sources, config.target)
+    return classes_of(*(_manifest(config, options, domain) for domain in domains))
 
 
 def videos_of(
@@ -201,7 +237,7 @@ def videos_of(
     Raises:
         StoreError: none are listed, or some have no features and that is not allowed.
     """
-    listed = [v for v in _manifest(config, options, domain) if v.split == split]
+    listed = [v for v in _manifest(config, options, domain) if v.is_in(split)]
     if not listed:
         raise StoreError(
             f"The {domain} manifest of {config.benchmark} has no {split} videos. Mark some in the "
@@ -223,39 +259,37 @@ def videos_of(
     return found
 
 
-def _source_held_out(config: AdaptConfig, options: DataOptions, store: FeatureStore) -> list[Video]:
-    """The source's evaluation videos; none unless all have features, or the epoch is chosen by them."""
-    listed = [v for v in _manifest(config, options, config.source) if v.split == "eval"]
+def _source_held_out(
+    config: AdaptConfig, options: DataOptions, domain: str, store: FeatureStore
+) -> list[Video]:
+    """A source's evaluation videos; none unless all have features, or the epoch is chosen by them."""
+    listed = [v for v in _manifest(config, options, domain) if v.split == "eval"]
     if not listed:
         return []
     lacking = [v.id for v in listed if v.id not in store]
     if not lacking or config.select in NEED_SOURCE_VIDEOS:
-        return videos_of(config, options, config.source, "eval", store)
+        return videos_of(config, options, domain, "eval", store)
     log.info(
-        f"{len(lacking)} of {len(listed)} {config.source} eval videos have no features "
-        f"{first_of(lacking)}: no score is taken on the source."
+        f"{len(lacking)} of {len(listed)} {domain} eval videos have no features "
+        f"{first_of(lacking)}: no score is taken on them."
     )
     return []
 
 
-def _stores(config: AdaptConfig, options: DataOptions) -> tuple[FeatureStore, FeatureStore]:
-    datasets = [dataset_of(d, options.manifests) for d in (config.source, config.target)]
-    found = [find_stores(options.features, dataset, options.store) for dataset in datasets]
-    # What one domain's features were made with is what the other's should be made with.
-    made = next((store for stores in found for store in stores.values()), None)
-    lacking = []
-    for domain, dataset, stores in zip((config.source, config.target), datasets, found):
-        if not stores:
-            videos = [video.id for video in _manifest(config, options, domain)]
-            command = extract_command(dataset, options.features, options.manifests, made)
-            lacking.append(
-                f"{len(videos):,} of {len(videos):,} {domain} videos have no features in "
-                f"{options.features / dataset} {first_of(videos)}. Run: {command}"
-            )
-    if lacking:
-        raise StoreError("\n".join(lacking))
-    return choose_stores(*found, chosen=options.store)
-
-
 def _manifest(config: AdaptConfig, options: DataOptions, domain: str) -> Sequence[Video]:
-    return read_manifest(manifest_path(config.benchmark, domain, options.manifests))
+    """A domain's videos, of the chosen classes alone if there is a choice.
+
+    Raises:
+        ManifestError: the manifest breaks a rule, or a domain with labels lacks a chosen class.
+    """
+    videos = read_manifest(manifest_path(config.benchmark, domain, options.manifests))
+    if not config.classes:
+        return videos
+    names = parse_names(config.classes, "--classes")
+    if not has_no_labels(videos):
+        chosen_classes(videos, names, domain)
+    first = config.sources[0]
+    source = read_manifest(manifest_path(config.benchmark, first, options.manifests))
+    if has_no_labels(source):  # refused where the data are loaded
+        return videos
+    return with_classes(videos, chosen_classes(source, names, first))

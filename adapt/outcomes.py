@@ -61,6 +61,8 @@ def read_outcome(job: Job, videos: Videos) -> Outcome:
     run = RunFolder(job.folder)
     done = read_json(job.folder, "done.json")
     result, config = run.result(), run.read()[0]
+    if result is None:
+        raise RunError(f"{job.folder} has no accuracy: no video that it predicted has a label.")
     ids, right_V = _predictions(job.folder / "predictions.csv")
     if len(ids) != result.videos or abs(100 * right_V.mean() - result.overall) > 1e-6:
         raise RunError(

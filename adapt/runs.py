@@ -6,9 +6,12 @@ metrics.jsonl     one line per epoch
 progress.pt       what --resume goes on from, with progress.sha256; gone once the run is finished
 candidates/       models of the epochs that a rule would choose (`adapt.rules`)
 checkpoint.pt     the method's model of the chosen epoch, all that prediction needs
-predictions.csv   the target's evaluation videos, truth and prediction
-done.json         written last: the accuracies, the rule by which the epoch was chosen, and the
-                  sha256 of checkpoint.pt
+predictions.csv   the target's evaluation videos, truth (blank where nobody knows it) and prediction
+done.json         written last: the accuracies (null where the target has no labels), how many videos
+                  got which class, the rule by which the epoch was chosen, and the sha256 of
+                  checkpoint.pt
+
+Above 250 lines because everything that stands in a run folder is written and read here.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from store.files import explained, write_text
 from store.format import config_differences
 from store.locks import LOCK, folder_lock, remove_leftovers
 from store.manifest import Video
+from store.plain_csv import read_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +149,9 @@ class RunFolder:
         if options:
             return f"a run with other options, {options}."
         if old_data.videos != data.videos:
-            return f"a run on other videos:\n  then {old_data.videos}\n  now  {data.videos}."
+            return (
+                f"a run on other videos or labels:\n  then {old_data.videos}\n  now  {data.videos}."
+            )
         return ""
 
     def forget_after(self, epoch: int) -> None:
@@ -190,7 +196,7 @@ class RunFolder:
 
     def finish(
         self,
-        result: Accuracy,
+        result: Accuracy | None,
         *,
         videos: Sequence[Video],
         predicted: Sequence[int],
@@ -203,15 +209,17 @@ class RunFolder:
         """Write predictions.csv, then the done mark; nothing is left to resume.
 
         Args:
+            result: None where no video has a label.
             predicted, probabilities: of every video, the class and how probable the model takes it.
         """
         import pandas as pd  # half a second that training need not wait for
 
+        named = [classes[i] for i in predicted]
         table = pd.DataFrame(
             {
                 "video": [v.id for v in videos],
                 "class": [v.class_name for v in videos],
-                "predicted": [classes[i] for i in predicted],
+                "predicted": named,
                 "probability": [round(p, 4) for p in probabilities],
             }
         )
@@ -222,7 +230,9 @@ class RunFolder:
             self.path,
             "done.json",
             {
-                "target_eval": dataclasses.asdict(result),
+                "target_eval": None if result is None else dataclasses.asdict(result),
+                **({} if result else {"no_accuracy": f"none of {len(videos)} videos has a label"}),
+                "predicted": {name: named.count(name) for name in classes},
                 "selection": chosen.selection,
                 "epoch": chosen.epoch,
                 "rules": chosen.rules,
@@ -233,13 +243,51 @@ class RunFolder:
         for name in ("progress.pt", "progress.sha256"):
             (self.path / name).unlink(missing_ok=True)
 
-    def result(self) -> Accuracy:
-        """The accuracy that the run ended with.
+    def result(self) -> Accuracy | None:
+        """The accuracy that the run ended with; None where its target had no labels.
 
         Raises:
             RunError: the run did not finish, or done.json is damaged.
         """
         return self._done()[0]
+
+    def accuracy(self) -> Accuracy:
+        """As `result`, where there must be one.
+
+        Raises:
+            RunError: as `result`, or the target had no labels.
+        """
+        result = self.result()
+        if result is None:
+            raise RunError(
+                f"The run {self.path} has no accuracy, because its target had no labels. Its predictions "
+                "are in predictions.csv."
+            )
+        return result
+
+    def predicted_counts(self) -> dict[str, int]:
+        """How many of the target's evaluation videos got each class; empty of a run of an older version.
+
+        Raises:
+            RunError: as `result`.
+        """
+        self._done()
+        counts: dict[str, int] = read_json(self.path, "done.json").get("predicted", {})
+        return counts
+
+    def predicted(self) -> dict[str, str]:
+        """The class that the run predicted for each of the target's evaluation videos, by id.
+
+        Raises:
+            RunError: the run did not finish.
+            ManifestError: predictions.csv is damaged.
+        """
+        self._done()
+        path = self.path / "predictions.csv"
+        if not path.exists():
+            raise RunError(f"{self.path} has no predictions.csv any more.")
+        rows = read_table(path, ("video", "class", "predicted", "probability"))
+        return {row["video"]: row["predicted"] for _, row in rows}
 
     def rules(self) -> dict[str, dict[str, float]]:
         """Of every rule that could have chosen an epoch what `Chosen.rules` says.
@@ -259,11 +307,12 @@ class RunFolder:
         """
         return self._done()[1]
 
-    def _done(self) -> tuple[Accuracy, str]:
+    def _done(self) -> tuple[Accuracy | None, str]:
         record = read_json(self.path, "done.json")
         with suppress(KeyError, TypeError, AttributeError):
-            result, digest = Accuracy(**record["target_eval"]), record["checkpoint_sha256"]
-            numbers = dataclasses.astuple(result)
+            fields, digest = record["target_eval"], record["checkpoint_sha256"]
+            result = None if fields is None else Accuracy(**fields)
+            *numbers, _ = (0, 0) if result is None else dataclasses.astuple(result)
             if all(type(n) in (int, float) for n in numbers) and isinstance(digest, str):
                 return result, digest
         raise RunError(

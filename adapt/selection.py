@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from adapt import checkpoint, methods, scores
-from adapt.accuracy import accuracy
+from adapt.accuracy import accuracy_on
 from adapt.config import AdaptConfig
 from adapt.data import labels_of
 from adapt.loading import Loaded
@@ -59,8 +59,9 @@ def measure(
     if loaded.source_held_out_bank is not None and not for_target_alone:
         found |= _on_source(config, networks, loaded, on_target)
     predicted_V = predict(model, loaded.held_out_bank, config).argmax(dim=1)
-    result = accuracy(predicted_V.tolist(), [video.label for video in loaded.held_out])
-    found |= {"oracle": result.overall, "oracle-class-mean": result.class_mean}
+    result = accuracy_on(predicted_V.tolist(), loaded.held_out)
+    if result is not None:
+        found |= {"oracle": result.overall, "oracle-class-mean": result.class_mean}
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from adapt import methods
 from adapt.config import AdaptConfig
-from adapt.loading import DataOptions, listed
+from adapt.loading import DataOptions, class_names, listed
 from adapt.plan import Asked, Job, Plan
 from adapt.run_files import read_json, write_json
 from adapt.runs import DataRecord, RunFolder
-from store.errors import RunError, first_of, printable
+from store.errors import ConfigError, RunError, first_of, printable
 from store.locks import LOCK
 
 log = logging.getLogger(__name__)
@@ -93,10 +93,15 @@ def videos_of_jobs(jobs: Sequence[Job], data: DataOptions) -> list[Videos]:
         key = pair_of(job.config)
         if key not in known:
             with listed(job.config, data) as found:
+                if found.transductive:
+                    raise ConfigError(
+                        f"{job.config.target} of {job.config.benchmark} is a domain without labels, and "
+                        "benchmark compares accuracies. Use adapt, whose label-free scores can be compared."
+                    )
                 known[key] = Videos(
                     record=found.record,
-                    width=found.target_store.width,
-                    classes=len(found.classes),
+                    width=found.stores[job.config.target].width,
+                    classes=len(class_names(job.config, data)),
                 )
     return [known[pair_of(job.config)] for job in jobs]
 

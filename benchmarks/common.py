@@ -123,7 +123,7 @@ def adapt_over_seeds(
             *("--features", folders.features, "--manifests", folders.manifests, "--run", run),
         )
         seconds.append(time.monotonic() - begin)
-        results.append(RunFolder(run).result())
+        results.append(RunFolder(run).accuracy())
     return Row(name=name, results=tuple(results), seconds=tuple(seconds))
 
 

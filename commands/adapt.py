@@ -69,10 +69,11 @@ def _adapt(seeds: str | None, **given: Any) -> None:
     if not prepared.first:
         return
     if several is None:
-        say_accuracy(config, result, folder)
+        say_accuracy(config, result, RunFolder(folder).predicted_counts(), folder)
         say_rules(config, [RunFolder(folder)])
     else:
-        say_seeds(config, summary, folder)
+        predicted = [RunFolder(run).predicted_counts() for run in runs]
+        say_seeds(config, summary, predicted, folder)
         say_rules(config, [RunFolder(run) for run in runs])
 
 

@@ -126,7 +126,7 @@ def _table(folder: Path, weights: str, seconds: float) -> None:
     say(f"\n{' -> '.join(DOMAINS)}, {BACKBONE} with {weights}, one seed, last epoch")
     say(f"{'method':<30} {'overall':>8} {'95 % interval':>16} {'class mean':>11} {'videos':>7}")
     for name in METHODS:
-        result = RunFolder(_run_of(folder, name)).result()
+        result = RunFolder(_run_of(folder, name)).accuracy()
         interval = f"{result.low:.1f} to {result.high:.1f}"
         say(
             f"{name:<30} {result.overall:>8.2f} {interval:>16} {result.class_mean:>11.2f} {result.videos:>7}"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from commands.options import DEVICE, GivenPath
 from commands.results import say_accuracy
 from commands.text import say
-from store.errors import RunError
+from store.errors import RunError, first_of
+
+if TYPE_CHECKING:
+    from adapt.experiment import Repeated
+    from adapt.runs import RunFolder
 
 
 @click.command("evaluate")
@@ -39,13 +45,37 @@ def evaluate_command(run: Path, features: Path | None, root: Path | None, device
 
     inner = sorted(path.parent for path in run.glob("**/config.json"))
     for folder in [run] if run in inner or not inner else inner:
-        config, result = evaluate(RunFolder(folder), pick_device(device), features, root)
-        say_accuracy(config, result, folder)
-        recorded = RunFolder(folder).result()
-        if (recorded.overall, recorded.class_mean) != (result.overall, result.class_mean):
+        repeated = evaluate(RunFolder(folder), pick_device(device), features, root)
+        counts = Counter(repeated.predicted.values())
+        predicted = {name: counts[name] for name in repeated.classes}
+        say_accuracy(repeated.config, repeated.result, predicted, folder)
+        say(f"  {_compared(RunFolder(folder), repeated)}")
+
+
+def _compared(run: RunFolder, now: Repeated) -> str:
+    """Compare with what the run recorded: accuracies, or the predictions where labels may have been added.
+
+    Raises:
+        RunError: it is not the same.
+    """
+    then, result = run.result(), now.result
+    if then is None or result is None or then.transductive:
+        recorded = run.predicted()
+        unlike = [v for v, name in now.predicted.items() if recorded.get(v, name) != name]
+        if unlike:
             raise RunError(
-                f"The run recorded {recorded.overall:.2f} overall and {recorded.class_mean:.2f} class "
-                f"mean, now it is {result.overall:.2f} and {result.class_mean:.2f}: another machine or "
-                "version rounds otherwise, or the features or manifests were changed."
+                f"{len(unlike)} of {len(now.predicted)} predictions are not those that the run recorded "
+                f"{first_of(unlike)}: another machine or version rounds otherwise, or the features were "
+                "changed."
             )
-        say("  the same as the run recorded")
+        if then == result:
+            return "the same as the run recorded"
+        had = f"{then.overall:.2f} % on {then.what}" if then else "no accuracy"
+        return f"the same predictions as the run recorded, which had other labels: {had}"
+    if (then.overall, then.class_mean) != (result.overall, result.class_mean):
+        raise RunError(
+            f"The run recorded {then.overall:.2f} overall and {then.class_mean:.2f} class "
+            f"mean, now it is {result.overall:.2f} and {result.class_mean:.2f}: another machine or "
+            "version rounds otherwise, or the features or manifests were changed."
+        )
+    return "the same as the run recorded"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,15 +17,36 @@ if TYPE_CHECKING:
     from adapt.study import Seeds
 
 
-def say_accuracy(config: AdaptConfig, result: Accuracy, folder: Path) -> None:
-    """Print the accuracy of one run."""
+def say_accuracy(
+    config: AdaptConfig, result: Accuracy | None, predicted: Mapping[str, int], folder: Path
+) -> None:
+    """Print the accuracy of one run; where its target came without labels, what was predicted too.
+
+    Args:
+        result: None where no video has a label.
+        predicted: how many videos got each class.
+    """
     say(
-        f"{config.source} -> {config.target} ({config.benchmark}), {method_and_preset(config)}, "
-        f"seed {config.seed}, {selection_of(config.select)}{_bound(config)}\n"
-        f"  {result.videos} target evaluation videos: overall {result.overall:.2f} % "
-        f"(95 % interval {result.low:.1f} to {result.high:.1f}), class mean {result.class_mean:.2f} %\n"
-        f"  run folder: {folder}"
+        f"{config.source} -> {config.target} ({config.lists}), {method_and_preset(config)}, "
+        f"seed {config.seed}, {selection_of(config.select)}{_bound(config)}"
     )
+    if result is None:
+        say(f"  no accuracy, because none of {sum(predicted.values())} target videos has a label")
+    else:
+        say(
+            f"  {result.what}: overall {result.overall:.2f} % (95 % interval {result.low:.1f} to "
+            f"{result.high:.1f}), class mean {result.class_mean:.2f} %"
+        )
+    if result is None or result.transductive:
+        say(f"  predicted for {sum(predicted.values())} target videos: {counts_text(predicted)}")
+        say(f"  predictions: {folder / 'predictions.csv'}")
+    say(f"  run folder: {folder}")
+
+
+def counts_text(predicted: Mapping[str, int]) -> str:
+    """How many videos got each class, the most frequent first."""
+    ordered = sorted(predicted.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {count}" for name, count in ordered)
 
 
 def _bound(config: AdaptConfig) -> str:
@@ -55,17 +76,27 @@ def say_rules(config: AdaptConfig, runs: Sequence[RunFolder]) -> None:
         say(f"    {name:<11} {overall:6.2f} %  epoch {epochs}{note}")
 
 
-def say_seeds(config: AdaptConfig, summary: Seeds, folder: Path) -> None:
-    """Print mean, deviation and each accuracy of several seeds."""
+def say_seeds(
+    config: AdaptConfig, summary: Seeds, predicted: Sequence[Mapping[str, int]], folder: Path
+) -> None:
+    """Print mean, deviation and each accuracy of several seeds.
+
+    Args:
+        predicted: of each run, how many videos got each class.
+    """
     from adapt.study import deviation, mean
 
-    videos = summary.results[0].videos
+    known = summary.known
+    what = known[0].what if known else "no accuracy, because no target video has a label"
     say(
-        f"{config.source} -> {config.target} ({config.benchmark}), {method_and_preset(config)}, "
-        f"{len(summary.seeds)} seeds, {selection_of(config.select)}, {videos} target evaluation "
-        f"videos{_bound(config)}"
+        f"{config.source} -> {config.target} ({config.lists}), {method_and_preset(config)}, "
+        f"{len(summary.seeds)} seeds, {selection_of(config.select)}, {what}{_bound(config)}"
     )
-    for name, values in (("overall", summary.overall), ("class mean", summary.class_mean)):
+    if not known or known[0].transductive:
+        for seed, counts in zip(summary.seeds, predicted, strict=True):
+            say(f"  seed {seed} predicted: {counts_text(counts)}")
+    named = (("overall", summary.overall), ("class mean", summary.class_mean))
+    for name, values in named if known else ():
         spread = deviation(values)
         plus = "" if spread is None else f", deviation {spread:.2f}"
         each = ", ".join(f"{seed}: {value:.2f}" for seed, value in zip(summary.seeds, values))

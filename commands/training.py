@@ -153,7 +153,7 @@ def run_folder(options: RunOptions, config: AdaptConfig, suffix: str) -> Path:
         raise ConfigError("--resume needs --run, the folder of the run to go on with.")
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = f"{method_and_preset(config, '-')}-{suffix}-{stamp}"
-    return Path("runs") / f"{config.source}-{config.target}" / name
+    return Path("runs") / f"{'+'.join(config.sources)}-{config.target}" / name
 
 
 def method_and_preset(config: AdaptConfig, joint: str = " ") -> str:

@@ -1,4 +1,4 @@
-"""Reading the folder of a domain: class folders, perhaps below folders that are named like splits."""
+"""Reading the folder of a domain: class folders, perhaps below folders named like splits, or any folders."""
 
 from __future__ import annotations
 
@@ -29,6 +29,47 @@ class DomainFolder:
     """Where the videos really lie, behind all links."""
     notes: Sequence[str]
     """Sentences about what was recognised and what was left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlatFolder:
+    """The videos of a domain without labels, whatever its folders are."""
+
+    ids: Sequence[str]
+    """Sorted."""
+    real_paths: frozenset[str]
+    """Where the videos really lie, behind all links."""
+    notes: Sequence[str]
+    """Sentences about what was left out."""
+
+
+def read_flat(folder: Path, kind: str = "videos") -> FlatFolder:
+    """Read all videos of a folder, however deep; an id is the path below it without the suffix.
+
+    Args:
+        kind: `videos` or `frames` (one folder of images per video).
+
+    Raises:
+        ManifestError: there is no video, or names that no id can have or that give one id twice.
+    """
+    found = survey(folder, kind)
+    paths, notes = _without_doubles(found)
+    if PurePosixPath(".") in paths:
+        paths.remove(PurePosixPath("."))
+        notes.append(
+            "images beside the folders of images are left out, because a video is a folder of images"
+        )
+    if not paths:
+        raise ManifestError(
+            f"There is no video below {printable(folder)}{_hint(notes)}. Folders of images are read with "
+            "--input frames."
+        )
+    _check_names(paths, folder, kind, None)
+    return FlatFolder(
+        ids=sorted(str(name_of(path, kind)) for path in paths),
+        real_paths=frozenset(found.videos[path] for path in paths),
+        notes=notes,
+    )
 
 
 def read_domain(folder: Path, kind: str = "videos") -> DomainFolder:
@@ -135,7 +176,10 @@ def _by_level(
     return [path for path in paths if path not in left_out], notes
 
 
-def _check_names(paths: Sequence[PurePosixPath], folder: Path, kind: str, depth: int) -> None:
+def _check_names(
+    paths: Sequence[PurePosixPath], folder: Path, kind: str, depth: int | None
+) -> None:
+    """Refuse names that no id or class can have; `depth` is that of the class folders, None without any."""
     foreign = [path for path in paths if not _is_utf8(path)]
     if foreign:
         raise ManifestError(
@@ -155,6 +199,11 @@ def _check_names(paths: Sequence[PurePosixPath], folder: Path, kind: str, depth:
             f"{len(twins)} files of {printable(folder)} differ from another only in {what} "
             f"{first_of(twins)}. Remove or rename one of each."
         )
+    if depth is not None:
+        _check_classes(paths, folder, depth)
+
+
+def _check_classes(paths: Sequence[PurePosixPath], folder: Path, depth: int) -> None:
     spelled: dict[str, str] = {}
     for path in paths:
         name = path.parts[depth]

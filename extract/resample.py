@@ -41,7 +41,7 @@ def resample(
     """
     recipe = Recipe.of(store)
     backbone = backbone_by(recipe, weights=weights, device=device, keep_damaged=True)
-    found = VideoFolder(roots, kind_of(recipe))
+    found = VideoFolder(roots, kind_of(recipe), store.records)
     chosen = sorted(
         random.Random(seed).sample(sorted(store.records), min(count, len(store.records)))
     )

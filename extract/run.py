@@ -55,7 +55,7 @@ def extract(
         Ma2lError: nothing can be extracted at all. A single bad video is recorded instead.
     """
     process = process or Process()
-    found = VideoFolder(video_roots, options.input)
+    found = VideoFolder(video_roots, options.input, videos)
     backbone = Backbone(options, local_rank=process.local_rank)
     if options.precision == "auto":
         log.info("Computing in %s (--precision auto).", backbone.precision)

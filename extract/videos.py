@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -124,12 +124,19 @@ class VideoFolder:
     An id is a file name without its suffix (a folder's name, for `frames`), or the end of the relative
     path (`walk/001`). Names are compared (both in NFC), never globbed and never joined to a path.
 
+    Args:
+        listed: all ids that are looked for. A file whose whole relative path is one of them is meant by
+            no other: `old/001` is not also `001`.
+
     Raises:
         ManifestError: as `survey`.
     """
 
-    def __init__(self, roots: Sequence[Path], kind: str = "videos") -> None:
+    def __init__(
+        self, roots: Sequence[Path], kind: str = "videos", listed: Iterable[str] = ()
+    ) -> None:
         self.roots = roots
+        self._listed = {PurePosixPath(nfc(video)).parts for video in listed}
         self.surveys = [survey(root, kind) for root in roots]
         self._by_name: _Index = defaultdict(list)
         self._unread: _Index = defaultdict(list)
@@ -162,7 +169,11 @@ class VideoFolder:
     def candidates(self, video: str) -> list[tuple[Path, PurePosixPath]]:
         """Return all that the id may mean, as (root, path below it). Several mean that it is unclear."""
         wanted = PurePosixPath(nfc(video)).parts
-        matches = [m for m in self._by_name.get(wanted[-1], ()) if m[0][-len(wanted) :] == wanted]
+        matches = [
+            m
+            for m in self._by_name.get(wanted[-1], ())
+            if m[0] == wanted or (m[0][-len(wanted) :] == wanted and m[0] not in self._listed)
+        ]
         exact = [m for m in matches if m[0] == wanted]
         chosen = exact if len(wanted) > 1 and exact else matches
         # Folders that overlap show one file twice.

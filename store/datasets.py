@@ -121,17 +121,25 @@ def choose_benchmark(
     root: Path = OWN_MANIFESTS,
     built_in: Path = MANIFESTS,
 ) -> str:
-    """Return the benchmark `name`, or, of those that have both domains, the one with the most videos.
+    """Return the benchmark `name`, or, of those that have the domains, the one with the most videos.
+
+    Args:
+        source: a domain, or several with commas between them.
 
     Raises:
         ManifestError: no benchmark, or not the named one, has both domains.
     """
     known = benchmarks(root, built_in)
-    having = [b for b, domains in known.items() if {source, target} <= set(domains)]
+    asked = {*source.split(","), target}
+    having = [b for b, domains in known.items() if asked <= set(domains)]
     pairs = "; ".join(f"{b}: {', '.join(d)}" for b, d in known.items())
     listing = f"Domains are: {pairs}. {_looked_into(root)}"
     if source == target:
         raise ManifestError(f"Source and target are both {source!r}. {listing}")
+    if target in source.split(","):
+        raise ManifestError(
+            f"{target!r} is the target and one of the sources {source!r}. {listing}"
+        )
     if name is not None:
         if name not in having:
             raise ManifestError(
@@ -142,7 +150,7 @@ def choose_benchmark(
         raise ManifestError(f"No benchmark has both {source!r} and {target!r}. {listing}")
 
     def size(benchmark: str) -> int:
-        paths = (manifest_path(benchmark, d, root, built_in) for d in (source, target))
+        paths = (manifest_path(benchmark, d, root, built_in) for d in asked)
         return sum(len(read_manifest(path)) for path in paths)
 
     return having[0] if len(having) == 1 else max(having, key=size)

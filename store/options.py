@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -64,3 +65,25 @@ def check_option(name: str, kind: str, metadata: Mapping[str, Any], value: Any) 
             raise ConfigError(f"{flag(name)} must be {least} or more, got {value}.")
         if most is not None and value > most:
             raise ConfigError(f"{flag(name)} must be {most} or less, got {value}.")
+
+
+def parse_names(text: str, option: str) -> list[str]:
+    """`run, "sit, down"` -> ["run", "sit, down"].
+
+    Args:
+        option: what takes the names, for the message.
+
+    Raises:
+        ConfigError: they are not different names with commas between them.
+    """
+    try:
+        [names] = csv.reader([text], strict=True, skipinitialspace=True)
+    except (csv.Error, ValueError) as error:
+        raise ConfigError(
+            f"{option} must be names with commas between them, got {text!r}. A name with a comma in it "
+            "stands in double quotes."
+        ) from error
+    names = [name.strip() for name in names]
+    if "" in names or len(set(names)) < len(names):
+        raise ConfigError(f"{option} must be different names and none blank, got {text!r}.")
+    return names

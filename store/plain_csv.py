@@ -16,8 +16,14 @@ MAX_BYTES = 256 << 20
 _AS_UTF8 = "Save it as CSV in UTF-8."
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+def read_table(
+    path: Path, columns: Sequence[str], *, optional: Sequence[str] = (), delimiters: str = ","
+) -> list[tuple[str, dict[str, str]]]:
     """Read the rows of a UTF-8 CSV; a byte order mark is allowed.
+
+    Args:
+        optional: columns that may follow `columns`.
+        delimiters: what may stand between the cells; the first line decides.
 
     Returns:
         Per row, where it stands (`<path>, line <number>`), and column -> cell. Empty lines are skipped.
@@ -26,7 +32,9 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, 
         ManifestError: the file is no plain file, too large, not UTF-8 or no CSV, or has other columns.
     """
     shown = printable(path)
-    reader = csv.reader(io.StringIO(_text_of(path), newline=""), strict=True)
+    text = _text_of(path)
+    between = max(delimiters, key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=between)
     rows: list[tuple[str, dict[str, str]]] = []
     header: list[str] | None = None
     while True:
@@ -41,11 +49,12 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, 
             break
         if header is None:
             header = cells
-            _check_header(shown, header, columns)
+            if tuple(header) != (*columns, *optional):
+                _check_header(shown, header, columns)
         elif cells:
-            if len(cells) != len(columns):
-                raise ManifestError(f"{where}: expected {len(columns)} columns, got {len(cells)}.")
-            rows.append((where, dict(zip(columns, cells))))
+            if len(cells) != len(header):
+                raise ManifestError(f"{where}: expected {len(header)} columns, got {len(cells)}.")
+            rows.append((where, dict(zip(header, cells))))
     if header is None:
         _check_header(shown, [], columns)
     return rows

@@ -146,7 +146,9 @@ def test_a_run_is_not_resumed_with_other_videos(
     result = cli(*toy_arguments(problem, "run", "--resume"))
     assert result.exit_code == (0 if same else 1), result.output
     if not same:
-        assert "run holds a run on other videos:\n  then 24 left train, 24 " in result.output
+        assert (
+            "run holds a run on other videos or labels:\n  then 24 left train, 24 " in result.output
+        )
 
 
 def test_two_processes_in_one_run_folder(cli, problem: Path) -> None:

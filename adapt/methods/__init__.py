@@ -12,7 +12,8 @@ The file `my_method.py` is the method `my-method`. It offers
 
 and, where it needs them,
 
-    READS_TARGET_LABELS    True if the labelled batches are to be the target's: a bound, not adaptation
+    READS_TARGET_LABELS    True if the labelled batches are to be the target's: a bound, not adaptation; it
+                           is refused for a target without labels
     ONE_PROCESS            why the method cannot train on several processes
     BENCHMARKS             benchmark -> values of options
     PAIRS                  (source domain, target domain) -> values of options

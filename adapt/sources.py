@@ -1,0 +1,72 @@
+"""What the labelled domains must have, and what they do not teach."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from store.errors import ConfigError, ManifestError, first_of
+from store.manifest import Video, has_no_labels
+
+log = logging.getLogger(__name__)
+
+
+def check_sources(benchmark: str, manifests: Mapping[str, Sequence[Video]]) -> None:
+    """Make sure that the sources have labels, and all the same classes.
+
+    Args:
+        benchmark: for messages.
+        manifests: source domain -> its videos.
+
+    Raises:
+        ManifestError: one has no labels, or other classes than the first.
+    """
+    for domain, videos in manifests.items():
+        if has_no_labels(videos):
+            raise ManifestError(
+                f"{domain} of {benchmark} is a domain without labels, so it can only be the "
+                "--target: a source teaches its classes. Put its videos into one folder per class and make "
+                f"a benchmark with --domain {domain}=DIR, or choose another --source."
+            )
+    known = {domain: {v.class_name for v in videos} for domain, videos in manifests.items()}
+    first, *others = known
+    for domain in others:
+        unlike = sorted(str(name) for name in known[first] ^ known[domain])
+        if unlike:
+            raise ManifestError(
+                f"{first} and {domain} do not have the same classes, {len(unlike)} are in one of them alone "
+                f"{first_of(unlike)}, so they cannot be joined. Name those that both have with --classes."
+            )
+
+
+def check_bound(method: str, benchmark: str, target: str, videos: Sequence[Video]) -> None:
+    """Refuse a method that trains on the target's labels, where the target is a domain without.
+
+    It is one even if labels of some videos were added: those are for the accuracy alone.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if has_no_labels(videos):
+        raise ConfigError(
+            f"--method {method} learns from the target's labels, and {target} of {benchmark} is a domain "
+            "without labels. Choose another method, or put its videos into one folder per class and make "
+            "the benchmark again."
+        )
+    log.warning(f"--method {method} trains on the labels of {target}.")
+
+
+def warn_of_untaught(source: str, classes: Sequence[str], learned: Sequence[Video]) -> None:
+    """Say which classes no source video teaches.
+
+    Args:
+        source: for the message.
+        learned: the sources' training videos.
+    """
+    untaught = sorted(set(range(len(classes))) - {video.label for video in learned})
+    if untaught:
+        log.warning(
+            f"{len(untaught)} of {len(classes)} classes {'has' if len(untaught) == 1 else 'have'} "
+            f"no {source} training video {first_of([classes[n] for n in untaught])}: it "
+            "cannot be learned."
+        )

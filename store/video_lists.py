@@ -1,0 +1,101 @@
+"""CSVs that a user writes about the videos of a domain: which class a video has, or which group."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from store.errors import ManifestError, printable, shortened
+from store.ids import nfc
+from store.plain_csv import read_table
+
+DELIMITERS = ",;\t"
+"""What spreadsheets write between the cells of a CSV, by the language that they are set to."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of such a CSV."""
+
+    where: str
+    """The file and the line, for messages."""
+    video: str
+    """As it is written: an id, or the path of the file below the domain's folder."""
+    value: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """The rows of such a CSV, by the videos that they mean."""
+
+    rows: Mapping[str, Row]
+    """By id."""
+    unknown: tuple[Row, ...]
+    """Rows that mean no video."""
+
+
+def read_video_list(path: Path, column: str) -> list[Row]:
+    """Read a CSV with the columns `video` and `column`; the delimiter is that of its first line.
+
+    Raises:
+        ManifestError: there is no such file, it is no such CSV, or it lists no videos.
+    """
+    if not path.exists():
+        raise ManifestError(
+            f"There is no file {printable(path)}. It must be a CSV with the columns video,{column}."
+        )
+    table = read_table(path, ("video", column), delimiters=DELIMITERS)
+    if not table:
+        raise ManifestError(f"{printable(path)} lists no videos.")
+    return [Row(where, row["video"], row[column]) for where, row in table]
+
+
+def match(rows: Iterable[Row], ids: Collection[str], suffixes: Collection[str]) -> Matched:
+    """Find the videos that rows mean.
+
+    Args:
+        ids: the videos of a domain.
+        suffixes: the endings of video files in lower case; one of them may follow an id.
+
+    Raises:
+        ManifestError: two rows mean one video, or a row could mean two.
+    """
+    spelled = {nfc(video): video for video in ids}
+    found: dict[str, list[Row]] = {}
+    unknown = []
+    for row in rows:
+        meant = {spelled[text] for text in _readings(row.video, suffixes) if text in spelled}
+        if len(meant) > 1:
+            raise ManifestError(
+                f"{row.where}: {shortened(row.video)} could mean {' or '.join(sorted(meant))}. Write the "
+                "shorter one without its suffix, and the other with the suffix of its file."
+            )
+        for video in meant:
+            found.setdefault(video, []).append(row)
+        if not meant:
+            unknown.append(row)
+    twice = [one for one in found.values() if len(one) > 1]
+    if twice:
+        first, second, *_ = twice[0]
+        raise ManifestError(
+            f"{len(twice):,} videos stand there twice (first: {shortened(second.video)}, in {first.where} "
+            f"and in {second.where}). Remove one row of each."
+        )
+    return Matched(rows={video: one[0] for video, one in found.items()}, unknown=tuple(unknown))
+
+
+def nearest(text: str, names: Iterable[str]) -> str:
+    """Return a hint where a name differs from a known one in case or in spaces around it, else nothing."""
+    wanted = nfc(text).strip().casefold()
+    near = [name for name in names if nfc(name).strip().casefold() == wanted]
+    return f"; is {shortened(near[0])} meant?" if near else ""
+
+
+def _readings(written: str, suffixes: Collection[str]) -> set[str]:
+    """The ids that a text may be: itself, and itself without the suffix of a video file."""
+    text = nfc(written).replace("\\", "/").removeprefix("./")
+    path = PurePosixPath(text)
+    if path.suffix.lower() not in suffixes:
+        return {text}
+    return {text, text[: -len(path.suffix)]}
