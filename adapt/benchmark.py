@@ -17,6 +17,7 @@ from pathlib import Path
 
 from adapt.crew import CrewOptions, Event, run_all
 from adapt.loading import DataOptions
+from adapt.memory import parameter_counts
 from adapt.outcomes import Outcome, read_outcome, results_csv
 from adapt.plan import Asked, Job, Plan
 from adapt.score_table import tables
@@ -47,10 +48,24 @@ class Benchmark:
     outcomes: dict[Path, Outcome] = field(default_factory=dict)
     failures: dict[Path, Event] = field(default_factory=dict)
 
-    @property
     def todo(self) -> list[Job]:
-        """The runs that are not finished, in the plan's order."""
-        return [job for job in self.plan.jobs if job.folder not in self.outcomes]
+        """The runs that are not finished: direction by direction, seed by seed, large networks first.
+
+        So a process loads the features of a pair once, and none is left alone with a long run at the end.
+        """
+        left = [
+            (job, used)
+            for job, used in zip(self.plan.jobs, self.videos, strict=True)
+            if job.folder not in self.outcomes
+        ]
+        directions, seeds = list(self.asked.directions), list(self.asked.seeds)
+
+        def place(item: tuple[Job, Videos]) -> tuple[int, int, int]:
+            job, used = item
+            _, parameters = parameter_counts(job.config, used.width, used.classes)
+            return directions.index(job.direction), seeds.index(job.config.seed), -parameters
+
+        return [job for job, _ in sorted(left, key=place)]
 
     @property
     def seconds(self) -> dict[Row, list[float]]:
@@ -62,7 +77,7 @@ class Benchmark:
 
     def run(self, crew: CrewOptions) -> Iterator[Event]:
         """Train what is missing and yield what happens; results.csv is written after every run."""
-        for event in run_all(self.todo, crew):
+        for event in run_all(self.todo(), crew):
             if event.kind == "done":
                 self._read(event.job)
             elif event.kind == "failed":

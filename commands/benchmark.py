@@ -62,24 +62,16 @@ def _benchmark(benchmark: str, out: Path | None, show_plan: bool, redo: bool, **
     say(text)
     say(f"Written to {folder}: table.html, table.md and results.csv, the runs beside them.")
     if found.failures or plan.broken:
-        say(f"{_count(found)} failed; the last table names them.", err=True)
+        counts = f"{len(found.failures)} of {len(plan.jobs)} runs"
+        say(f"{counts} failed, {len(plan.broken)} methods left out; see the last table.", err=True)
         sys.exit(SOME_FAILED)
-
-
-def _count(found: Benchmark) -> str:
-    parts = []
-    if found.failures:
-        parts.append(f"{len(found.failures)} of {len(found.plan.jobs)} runs")
-    if found.plan.broken:
-        parts.append(f"{len(found.plan.broken)} methods whose files cannot be used")
-    return " and ".join(parts)
 
 
 def _train(found: Benchmark, crew: CrewOptions) -> None:
     """Train what is missing, and show how far it is."""
     from adapt.standing import State
 
-    todo, every = found.todo, len(found.plan.jobs)
+    todo, every = found.todo(), len(found.plan.jobs)
     if not todo:
         say(f"All {every} runs are finished already.", err=True)
         return

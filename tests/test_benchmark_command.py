@@ -213,7 +213,7 @@ def test_methods_that_fail_are_named_and_the_others_are_done(copy: Path, problem
     assert rows["odd"]["error"] == "ZeroDivisionError: division by zero"
     assert "ended by SIGKILL" in rows["dying"]["error"]
     assert "not finite" in rows["diverging"]["error"]
-    assert "3 of 4 runs and 1 methods whose files cannot be used failed" in output
+    assert "3 of 4 runs failed, 1 methods left out; see the last table." in output
     assert "Left out: broken, whose file cannot be used. SyntaxError" in output
     table = (out / "table.md").read_text()
     assert "| odd (paper) [F] | - |" in table
@@ -394,6 +394,28 @@ def test_presets_that_a_method_lacks_are_said() -> None:
     assert [preset for _, preset in dict.fromkeys(job.row for job in every.jobs)] == [
         *("robust", "light", "paper", "released")
     ]
+
+
+def test_large_networks_are_trained_first_within_a_seed() -> None:
+    from adapt.benchmark import Benchmark
+    from adapt.plan import Asked
+    from adapt.standing import Videos
+
+    plan = plan_of({}, "source-only", "ma2l-td", "ta3n")
+    assert [job.config.method for job in plan.jobs][:3] == ["source-only", "ta3n", "ma2l-td"]
+    both = [("ucf", "hmdb"), ("hmdb", "ucf")]
+    asked = Asked(
+        benchmark="ucf-hmdb-full",
+        directions=both,
+        methods=["all"],
+        presets=None,
+        seeds=[0, 1],
+        changes={},
+    )
+    videos: Any = [Videos(record=None, width=2048, classes=12)] * len(plan.jobs)  # type: ignore[arg-type]
+    found = Benchmark(asked=asked, plan=plan, folder=Path("x"), videos=videos, states=[])
+    order = [(job.config.seed, job.config.method) for job in found.todo()]
+    assert order == [(s, m) for s in (0, 1) for m in ("ma2l-td", "ta3n", "source-only")]
 
 
 def test_the_time_left_is_that_of_runs_of_the_same_row() -> None:
