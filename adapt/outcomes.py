@@ -38,6 +38,7 @@ class Outcome:
         seconds: of all its epochs, whatever stops there were between them.
         parameters: of the predicting model, and of all that is trained.
         reads_target_labels: whether its method, or the rule that chose the epoch, reads them.
+        compute: the number type of its products in training; empty of a method that has no choice.
     """
 
     job: Job
@@ -82,7 +83,7 @@ def read_outcome(job: Job, videos: Videos) -> Outcome:
         parameters=parameter_counts(config, videos.width, videos.classes),
         selection=selection_of(config.select),
         reads_target_labels=told or (rule is not None and rule.reads_target_labels),
-        compute=config.compute,
+        compute=str(config.as_dict().get("compute", "")),
     )
 
 

@@ -101,11 +101,11 @@ def _accuracy_notes(board: Scoreboard) -> list[str]:
         for d in board.directions
         if any(direction == d for _, direction in board.cells)
     )
-    seeds = ", ".join(map(str, board.seeds))
+    seeds = f"mean ± sample deviation over the seeds {', '.join(map(str, board.seeds))}"
+    if len(board.seeds) == 1:
+        seeds = f"one run each, with seed {board.seeds[0]}"
     notes = [
-        f"Accuracies in % on the target's evaluation videos ({videos}): mean"
-        + (" ± sample deviation" if len(board.seeds) > 1 else "")
-        + f" over the seeds {seeds}.",
+        f"Accuracies in % on the target's evaluation videos ({videos}): {seeds}.",
         "95 % interval: Wilson's, over the evaluation videos, of the mean over the seeds; it does not "
         "hold what other seeds would change.",
     ]
@@ -116,7 +116,7 @@ def _accuracy_notes(board: Scoreboard) -> list[str]:
         )
     if any(cell.reads_target_labels for cell in board.cells.values()):
         notes.append("[T]: reads labels of the target; a bound, not adaptation.")
-    compute = {o.compute for cell in board.cells.values() for o in cell.outcomes}
+    compute = {o.compute for cell in board.cells.values() for o in cell.outcomes} - {""}
     if len(compute) > 1:
         notes.append(
             f"Some runs computed in {' and others in '.join(sorted(compute))}; --set compute=float32 "

@@ -249,7 +249,7 @@ def test_options_that_changed_are_refused_and_redone_on_demand(cli, problem: Pat
     path = problem / "manifests" / "toy" / "left.csv"
     write_manifest(path, [v for v in read_manifest(path) if v.id != "left_0_11"])
     refused = cli(*arguments(problem, *more, "--epochs", 3))
-    assert refused.exit_code == 1 and "a run on other videos:" in refused.output
+    assert refused.exit_code == 1 and "a run on other videos or labels:" in refused.output
     assert cli(*arguments(problem, *more, "--epochs", 3, "--redo")).exit_code == 0
 
     # Damage is found, not printed.

@@ -46,7 +46,7 @@ def outcome(
         parameters=(1000, 2500),
         selection="last epoch",
         reads_target_labels=more.pop("bound", False),
-        compute="float32",
+        compute=more.pop("compute", "float32"),
     )
 
 
@@ -130,6 +130,19 @@ def test_who_reads_target_labels_is_never_the_best(outcomes: list[Outcome]) -> N
     assert board.best == {PAIR: ("ma2l-td", "robust")}
     text = as_markdown(tables("ucf-hmdb-full", board, {}, ""))
     assert "| infomax (shared) [T] |" in text and "[T]: reads labels of the target" in text
+
+
+def test_runs_of_several_number_types_are_said(outcomes: list[Outcome]) -> None:
+    def text(compute: str) -> str:
+        other = outcome("infomax", "shared", 0, right(0.5, 1), compute=compute)
+        configs = {**CONFIGS, ("infomax", "shared"): config("infomax", "shared")}
+        return as_markdown(
+            tables("mine", scoreboard([PAIR], configs, [0, 1, 2], [*outcomes, other]), {}, "")
+        )
+
+    assert "Some runs computed in bfloat16 and others in float32" in text("bfloat16")
+    assert "Some runs computed" not in text("")  # a method without a choice
+    assert "mean ± sample deviation over the seeds 0, 1, 2." in text("")
 
 
 def test_runs_on_other_videos_are_not_compared(outcomes: list[Outcome]) -> None:
