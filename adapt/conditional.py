@@ -24,7 +24,7 @@ from adapt.losses import source_loss
 from adapt.methods import Networks, Progress
 from adapt.model import VideoClassifier
 from adapt.schedule import ramp
-from adapt.settings import PAPER, ROBUST
+from adapt.settings import ROBUST, THUML_IMAGES
 from store.options import option
 
 HIDDEN = 1024
@@ -35,27 +35,12 @@ DROPOUT = 0.5
 READS = names_of(TRAINING, ENCODER)
 
 OWN: dict[str, Any] = {
-    **PAPER,
+    **THUML_IMAGES,
     "batch_size": 36,
-    "encoder": "one-layer",
-    "width": 256,
-    "dropout": 0.0,
-    "initialisation": "xavier",
-    "optimiser": "sgd",
-    "momentum": 0.9,
-    "learning_rate": 0.01,
-    "rate_decay": "inverse",
-    "rate_gamma": 0.001,
-    "weight_decay": 1e-3,
     "domain_weight": 1.0,
     "ramp_steps": 10_000,
 }
-"""The settings of its authors' code (thuml/CDAN, `train_image.py` and `network.py`).
-
-Bottleneck, classifier and discriminator learn there at 10 times the rate 0.001 and 2 times the decay 0.0005
-of the backbone, which is frozen here. Chosen, as the authors have no videos: a ReLU after the bottleneck, the
-mean over frames, frames and epochs as for every other method.
-"""
+"""The settings of its authors' code (thuml/CDAN, `train_image.py`)."""
 SETTINGS = {"own": OWN, "shared": {**ROBUST, "ramp_steps": 0}}
 
 

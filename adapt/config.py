@@ -384,6 +384,15 @@ class AdaptConfig:
                 "has none. Add --input-norm, or leave --statistics out."
             )
 
+    @property
+    def reads_target_labels(self) -> bool:
+        """Whether the method trains on the target's labels, or the rule of the epoch looks at them."""
+        from adapt import methods
+
+        rule = RULES.get(self.select)
+        looked_at = rule is not None and rule.reads_target_labels
+        return methods.find(self.method).reads_target_labels or looked_at
+
     def as_dict(self) -> dict[str, Any]:
         """The values that the method reads, by name; `load` makes the same config of them."""
         from adapt import methods

@@ -98,20 +98,33 @@ def _check_fits(config: AdaptConfig, loaded: Loaded) -> None:
             f"and --method {config.method} is to train {'without' if loaded.reads_target_labels else 'on'} "
             "them. Load the data again."
         )
-    for size in batch_sizes(config, loaded.data):
-        parallel.check_divisible(size)
+    _check_batches(config, loaded)
     reason = methods.find(config.method).one_process
     if parallel.world() > 1 and reason:
         raise ConfigError(
             f"--method {config.method} trains in one process: start it without torchrun ({reason})."
         )
     if config.select in NEED_SOURCE_VIDEOS and loaded.source_held_out_bank is None:
-        raise ConfigError(
-            f"--select {config.select} needs held-out source videos, and the {config.source} manifest "
-            f"of {config.benchmark} has no eval videos. Mark some in its column split, or choose "
-            "another rule."
+        why = (
+            f"--method {config.method} uses no video of the source. Choose another rule."
+            if loaded.reads_target_labels
+            else f"the {config.source} manifest of {config.benchmark} has no eval videos. Mark some in "
+            "its column split, or choose another rule."
         )
+        raise ConfigError(f"--select {config.select} needs held-out source videos, and {why}")
     _check_labels(config, loaded)
+
+
+def _check_batches(config: AdaptConfig, loaded: Loaded) -> None:
+    """Refuse batches that the method cannot compare, or that the processes cannot share."""
+    least = methods.find(config.method).least_videos
+    for domain, size in zip(("source", "target"), batch_sizes(config, loaded.data)):
+        parallel.check_divisible(size)
+        if size * config.draws < least:
+            raise ConfigError(
+                f"--method {config.method} compares the videos of a domain and needs {least} of each in a "
+                f"step, got {size} of the {domain}. Raise --batch-size, or use --target-batch equal."
+            )
 
 
 def _check_labels(config: AdaptConfig, loaded: Loaded) -> None:

@@ -86,4 +86,4 @@ def _gaussians(x: Tensor, multiples: Sequence[float], estimate: Estimate) -> Ten
 
 def _squared_distances(x: Tensor) -> Tensor:
     """||x_i - x_j||^2 by differences: products would lose small distances in float32."""
-    return torch.stack([(x - row).square().sum(dim=1) for row in x])
+    return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()

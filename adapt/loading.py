@@ -106,7 +106,7 @@ def listed(config: AdaptConfig, options: DataOptions) -> Iterator[Listed]:
         target_store = stores[config.target]
         labelled = {d: videos_of(config, options, d, "train", stores[d]) for d in domains}
         of_target = functools.partial(videos_of, config, options, config.target, store=target_store)
-        target = of_target("train")
+        target = labelled[config.target] if bound else of_target("train")
         transductive = has_no_labels(target)
         held_out = target if transductive else of_target("eval")
         record = DataRecord(
@@ -139,7 +139,11 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
     """
     with listed(config, options) as found:
         target_store = found.stores[config.target]
-        of_target = [*found.target, *([] if found.transductive else found.held_out)]
+        bound = methods.find(config.method).reads_target_labels
+        of_target = [
+            *([] if bound else found.target),
+            *([] if found.transductive else found.held_out),
+        ]
         size = needed_bytes(target_store, of_target)
         for domain, videos in found.labelled.items():
             size += needed_bytes(found.stores[domain], [*videos, *found.unseen[domain]])
@@ -154,10 +158,11 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
         classes = class_names(config, options)
         warn_of_untaught(names, classes, learned)
         bank_of = functools.partial(_bank_of, found.stores, device, kind)
+        learned_bank = bank_of(found.labelled)
         data = TrainingData(
-            source=bank_of(found.labelled),
+            source=learned_bank,
             labels_V=labels_of(learned),
-            target=bank_of({config.target: found.target}),
+            target=learned_bank if bound else bank_of({config.target: found.target}),
             classes=classes,
             device=device,
         )
@@ -173,7 +178,7 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
         source_held_out=[video for videos in found.unseen.values() for video in videos],
         source_held_out_bank=unseen_bank,
         record=found.record,
-        reads_target_labels=methods.find(config.method).reads_target_labels,
+        reads_target_labels=bound,
     )
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from adapt import methods
 from adapt.accuracy import Accuracy
 from adapt.memory import parameter_counts
 from adapt.plan import Job
-from adapt.rules import RULES, selection_of
+from adapt.rules import selection_of
 from adapt.run_files import read_json
 from adapt.runs import RunFolder
 from adapt.standing import Videos
@@ -71,8 +70,6 @@ def read_outcome(job: Job, videos: Videos) -> Outcome:
             f"{result.overall:.2f} % of {result.videos} videos. Remove the run, then run the same "
             "command again."
         )
-    rule = RULES.get(config.select)
-    told = methods.find(config.method).reads_target_labels
     return Outcome(
         job=job,
         accuracy=result,
@@ -82,7 +79,7 @@ def read_outcome(job: Job, videos: Videos) -> Outcome:
         seconds=sum(float(line["seconds"]) for line in run.metrics()),
         parameters=parameter_counts(config, videos.width, videos.classes),
         selection=selection_of(config.select),
-        reads_target_labels=told or (rule is not None and rule.reads_target_labels),
+        reads_target_labels=config.reads_target_labels,
         compute=str(config.as_dict().get("compute", "")),
     )
 

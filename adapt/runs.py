@@ -1,6 +1,7 @@
 """The run folder: a run describes itself. Tensors are read and written by `adapt.checkpoint`.
 
-config.json       the resolved options, and which features the run was trained on
+config.json       the resolved options, which features the run was trained on, and whether the method or
+                  the rule of the epoch reads labels of the target
 environment.json  versions, machine, command
 metrics.jsonl     one line per epoch
 progress.pt       what --resume goes on from, with progress.sha256; gone once the run is finished
@@ -105,7 +106,11 @@ class RunFolder:
             self._check_same(config, data)
             if self.is_finished():
                 return
-        record = {"config": config.as_dict(), "data": dataclasses.asdict(data)}
+        record = {
+            "reads_target_labels": config.reads_target_labels,
+            "config": config.as_dict(),
+            "data": dataclasses.asdict(data),
+        }
         write_json(self.path, "config.json", record)
         write_json(self.path, "environment.json", environment)
 

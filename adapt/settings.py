@@ -32,6 +32,26 @@ ROBUST: dict[str, Any] = {
 }
 """The same with what makes training on an unlabelled target dependable (benchmarks/README.md)."""
 
+THUML_IMAGES: dict[str, Any] = {
+    **PAPER,
+    "encoder": "one-layer",
+    "width": 256,
+    "dropout": 0.0,
+    "initialisation": "xavier",
+    "optimiser": "sgd",
+    "momentum": 0.9,
+    "learning_rate": 0.01,
+    "rate_decay": "inverse",
+    "rate_gamma": 0.001,
+    "weight_decay": 1e-3,
+}
+"""What the image codes of CDAN's and MCC's authors have in common (thuml, `train_image*.py`, `network.py`).
+
+Bottleneck, classifier and discriminator learn there at 10 times the rate 0.001 and 2 times the decay 0.0005
+of the backbone, which is frozen here. Chosen, as the authors have no videos: a ReLU after the bottleneck, the
+mean over frames, frames and epochs as for every other method.
+"""
+
 TA3N_FAMILY: dict[str, Any] = {
     **PAPER,
     "epochs": 30,

@@ -36,6 +36,8 @@ class Seeds:
     """None where the target has no labels: of all runs, because they share the target's manifest."""
     select: str = LAST
     """The rule by which each run's epoch was chosen."""
+    reads_target_labels: bool = False
+    """Whether the method trains on them, or the rule looks at them."""
 
     @property
     def known(self) -> list[Accuracy]:
@@ -57,6 +59,7 @@ class Seeds:
         record: dict[str, Any] = {
             "seeds": list(self.seeds),
             "selection": selection_of(self.select),
+            "reads_target_labels": self.reads_target_labels,
         }
         if not self.known:
             return {**record, "overall": None, "class_mean": None, "no_accuracy": NO_LABELS}
@@ -101,7 +104,12 @@ def adapt_seeds(
                 on_epoch=lambda epoch, metrics, one=one: on_epoch(one, epoch, metrics),  # type: ignore[misc]
             )
         )
-    summary = Seeds(seeds=seeds, results=results, select=config.select)
+    summary = Seeds(
+        seeds=seeds,
+        results=results,
+        select=config.select,
+        reads_target_labels=config.reads_target_labels,
+    )
     if parallel.rank() == 0:
         write_text(folder / "seeds.json", json.dumps(summary.as_json(), indent=1) + "\n")
     return summary

@@ -24,8 +24,8 @@ def _adapt(seeds: str | None, **given: Any) -> None:
     """Train on the labelled source and the unlabelled target, and test on the target's evaluation split.
 
     Works from cached features alone. Prints overall and class-mean accuracy after the last epoch; no
-    target label is used before that. Under torchrun the processes share every batch. All options of
-    one method: adapt --method NAME -h.
+    target label is used before that, except by what says READS TARGET LABELS. Under torchrun the
+    processes share every batch. All options of one method: adapt --method NAME -h.
 
     \b
     Example:

@@ -7,6 +7,7 @@ are the methods' files read, which takes torch.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -89,7 +90,7 @@ class MethodCommand(click.Command):
             self.name,
             callback=self.callback,
             params=[*params, *options.values()],
-            help=self.help,
+            help=_help(self.help or "", methods.find(named) if named else None),
             formatter_settings={"max_width": 110, "col1_max_width": 34},
         )
         summaries = {f"Method {m.name}": m.summary for m in shown}
@@ -98,6 +99,14 @@ class MethodCommand(click.Command):
         ]
         command.ungrouped_options = []
         return command
+
+
+def _help(text: str, method: Any | None) -> str:
+    """The command's help, and what the chosen method is where no group of its own options says it."""
+    text = inspect.cleandoc(text)
+    if method is None or method.own:
+        return text
+    return f"{text}\n\nMethod {method.name}. {method.summary}"
 
 
 def _group(title: str, options: Sequence[click.Option], summary: str | None) -> OptionGroup:

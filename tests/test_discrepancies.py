@@ -122,7 +122,7 @@ def batches(frames: int = 3, target: int = 4) -> tuple[SourceBatch, TargetBatch]
 @pytest.mark.parametrize("preset", ["own", "shared"])
 @pytest.mark.parametrize("estimate", ESTIMATES)
 def test_losses_of_dan_and_jan(method: str, preset: str, estimate: str) -> None:
-    """Values, and gradients by differences; the batches are cut to the smaller one."""
+    """Values; the batches are cut to the smaller one. Gradients: tests/test_descents.py."""
     more = {"mmd_weight": 0.7, "mmd_ramp": "slow"}
     config = config_for(SMALL, method=method, preset=preset, mmd_estimate=estimate, **more)
     torch.manual_seed(0)

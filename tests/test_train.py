@@ -189,7 +189,9 @@ def test_prediction_is_the_mean_over_frames_of_the_encoder_then_linear() -> None
 @pytest.mark.parametrize("method", WITH_PAPER)
 def test_input_norm_undoes_a_gain_and_a_shift_of_each_channel_of_a_domain(method: str) -> None:
     """In training each domain has its own statistics, so that no loss sees such a gap."""
-    given = {"method": method, "frames": 5} if method == "ta3n" else {"method": method}
+    # At the start predictions are nearly uniform, and MCC's temperature makes them more so.
+    own = {"ta3n": {"frames": 5}, "mcc": {"confusion_temperature": 0.1}}
+    given = {"method": method, **own.get(method, {})}
 
     def parts(gain: Any, shift: Any, input_norm: bool) -> dict[str, float]:
         config = make_config("paper", input_norm=input_norm, **given)
@@ -202,7 +204,7 @@ def test_input_norm_undoes_a_gain_and_a_shift_of_each_channel_of_a_domain(method
     gain, shift = (torch.rand(10, generator=random, dtype=torch.float64) + 0.5 for _ in range(2))
     same = parts(1.0, 0.0, True)
     assert parts(gain, shift, True) == pytest.approx(same, rel=1e-4)
-    if method != "source-only":
+    if method not in ("source-only", "target-only"):  # their losses see the labelled batch alone
         assert parts(gain, shift, False) != pytest.approx(parts(1.0, 0.0, False), rel=1e-4)
 
 

@@ -14,6 +14,7 @@ and, where it needs them,
 
     READS_TARGET_LABELS    True if the labelled batches are to be the target's: a bound, not adaptation; it
                            is refused for a target without labels
+    LEAST_VIDEOS           how many videos of each domain a step needs at least, 1 if it does not say
     ONE_PROCESS            why the method cannot train on several processes
     BENCHMARKS             benchmark -> values of options
     PAIRS                  (source domain, target domain) -> values of options
@@ -128,6 +129,11 @@ class Method:
     def reads_target_labels(self) -> bool:
         """Whether it trains on the target's labels."""
         return getattr(self.module, "READS_TARGET_LABELS", False)
+
+    @property
+    def least_videos(self) -> int:
+        """How many videos of each domain a step needs at least."""
+        return getattr(self.module, "LEAST_VIDEOS", 1)
 
     @property
     def one_process(self) -> str:

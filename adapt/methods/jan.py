@@ -20,6 +20,7 @@ class Options(dan.Options):
 
 
 READS = names_of(TRAINING, ENCODER)
+LEAST_VIDEOS = 2  # the estimates compare pairs of a domain
 SETTINGS = {"own": TA3N_FAMILY, "shared": ROBUST}
 build = dan.build
 

@@ -17,7 +17,7 @@ from adapt.losses import entropy, source_loss
 from adapt.methods import Networks, Progress, StepLosses
 from adapt.model import VideoClassifier
 from adapt.parallel import gathered
-from adapt.settings import PAPER, ROBUST
+from adapt.settings import PAPER, ROBUST, THUML_IMAGES
 from store.errors import ConfigError
 from store.options import option
 
@@ -39,7 +39,12 @@ class Options(AdaptConfig):
 
 
 READS = names_of(TRAINING, ENCODER)
-SETTINGS = {"shared": ROBUST, "paper": PAPER}
+OWN = {**THUML_IMAGES, "batch_size": 28}
+"""The settings of its authors' code (thuml/Versatile-Domain-Adaptation, `train_image_office.py`).
+
+Chosen: no batch norm of the bottleneck, so that encoder and start are those of CDAN's authors.
+"""
+SETTINGS = {"shared": ROBUST, "own": OWN, "paper": PAPER}
 
 
 def build(config: Options, width: int, classes: int) -> Networks:

@@ -125,8 +125,8 @@ def step(
         return {"source": label, "disagreement": apart}
     label = on_source()
     descend(label, [model])
-    apart = on_target()
-    descend(on_source() - apart, [model.classifier, model.second])
+    known, apart = on_source(), on_target()  # the authors' order, which batch norms remember
+    descend(known - apart, [model.classifier, model.second])
     for _ in range(config.encoder_steps):
         agreed = on_target()
         descend(agreed, [model.encoder])
