@@ -61,7 +61,7 @@ def relu_drop(x: Tensor, p: float, domains: Sequence[int]) -> Tensor:
 class _ReluDrop(torch.autograd.Function):
     """Both in place, chunk by chunk: what was kept shows in the result, so no mask is ever whole.
 
-    As separate operations they go through main memory so often that a step took 6 % longer.
+    As separate operations they go through main memory so often that a step took 5 % longer.
     """
 
     @staticmethod
