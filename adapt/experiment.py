@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from adapt import checkpoint, methods, parallel, selection
@@ -20,6 +21,7 @@ from adapt.checkpoint import KEEP_NOTHING, CheckpointPolicy
 from adapt.compute import resolve
 from adapt.config import AdaptConfig
 from adapt.data import batch_sizes
+from adapt.details import Details, details
 from adapt.environment import environment
 from adapt.loading import Loaded, class_names, videos_of
 from adapt.loop import TrainingState, train
@@ -209,6 +211,8 @@ class Repeated:
     predicted: Mapping[str, str]
     """The class of each video, by id."""
     classes: Sequence[str]
+    details: Details | None
+    """Of the videos that have a label; None where none has."""
 
 
 def evaluate(
@@ -235,9 +239,13 @@ def evaluate(
         )
     logits_VN = predict(trained.model.to(device), bank, config)
     predicted = logits_VN.argmax(dim=1).tolist()
+    known = [(number, v.label) for number, v in enumerate(videos) if v.label is not None]
+    rows, labels = zip(*known) if known else ((), ())
+    P_VN = logits_VN[list(rows)].double().softmax(dim=1).numpy()
     return Repeated(
         config=config,
         result=accuracy_on(predicted, videos),
         predicted={video.id: names[p] for video, p in zip(videos, predicted)},
         classes=names,
+        details=details(P_VN, np.array(labels), names) if known else None,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,9 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from commands.options import DEVICE, GivenPath
-from commands.results import say_accuracy
+from commands.output import refuse_standing, write_result
+from commands.results import say_accuracy, say_details
 from commands.text import say
-from store.errors import RunError, first_of
+from store.errors import ConfigError, RunError, first_of
 
 if TYPE_CHECKING:
     from adapt.experiment import Repeated
@@ -31,9 +34,19 @@ if TYPE_CHECKING:
     type=GivenPath(folder=True),
     help="Where your own benchmarks lie now, if they have moved.",
 )
+@click.option(
+    "--confusion",
+    type=GivenPath(),
+    help="Write the confusion matrix of a run to this CSV file: a row for each true class.",
+)
 @DEVICE
-def evaluate_command(run: Path, features: Path | None, root: Path | None, device: str) -> None:
+def evaluate_command(
+    run: Path, features: Path | None, root: Path | None, confusion: Path | None, device: str
+) -> None:
     """Repeat a run's accuracy from its checkpoint; of a folder of seeds, that of every run in it.
+
+    Beside it stand what guessing would have, how often the class is among the most probable ones, whether
+    the probabilities can be believed and, of a single run, every class.
 
     \b
     Example:
@@ -44,12 +57,39 @@ def evaluate_command(run: Path, features: Path | None, root: Path | None, device
     from adapt.runs import RunFolder
 
     inner = sorted(path.parent for path in run.glob("**/config.json"))
-    for folder in [run] if run in inner or not inner else inner:
+    folders = [run] if run in inner or not inner else inner
+    if confusion is not None:
+        if len(folders) > 1:
+            raise ConfigError(
+                f"--confusion is of one run, and {run} holds {len(folders)}. Name one."
+            )
+        refuse_standing(confusion, "--confusion")
+    for folder in folders:
         repeated = evaluate(RunFolder(folder), pick_device(device), features, root)
         counts = Counter(repeated.predicted.values())
         predicted = {name: counts[name] for name in repeated.classes}
         say_accuracy(repeated.config, repeated.result, predicted, folder)
         say(f"  {_compared(RunFolder(folder), repeated)}")
+        if repeated.details is not None:
+            say_details(repeated.details, every_class=len(folders) == 1)
+        if confusion is not None:
+            write_result(confusion, _matrix(repeated))
+
+
+def _matrix(repeated: Repeated) -> str:
+    """The confusion matrix as CSV.
+
+    Raises:
+        RunError: no video has a label.
+    """
+    if repeated.details is None:
+        raise RunError("There is no confusion matrix, because no video has a label.")
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["class", *repeated.classes])
+    for name, row in zip(repeated.classes, repeated.details.confusion_NN.tolist()):
+        table.writerow([name, *row])
+    return text.getvalue()
 
 
 def _compared(run: RunFolder, now: Repeated) -> str:

@@ -10,9 +10,11 @@ from adapt.config import AdaptConfig
 from adapt.rules import CHOICES, RULES, selection_of
 from commands.text import say
 from commands.training import method_and_preset
+from store.errors import printable
 
 if TYPE_CHECKING:
     from adapt.accuracy import Accuracy
+    from adapt.details import Details
     from adapt.runs import RunFolder
     from adapt.study import Seeds
 
@@ -47,6 +49,32 @@ def counts_text(predicted: Mapping[str, int]) -> str:
     """How many videos got each class, the most frequent first."""
     ordered = sorted(predicted.items(), key=lambda item: -item[1])
     return ", ".join(f"{name} {count}" for name, count in ordered)
+
+
+def say_details(found: Details, *, every_class: bool) -> None:
+    """Print what stands beside an accuracy."""
+    say(
+        f"  guessing evenly {found.chance:.2f} %, always the most frequent class {found.majority:.2f} % "
+        "(known from the labels)"
+    )
+    top = [f"{k} most probable {share:.2f} %" for k, share in found.top.items() if k > 1]
+    if top:
+        say(f"  the right class is among the {', among the '.join(top)}")
+    say(
+        f"  calibration: the mean confidence is {found.mean_confidence:.2f} %, the expected calibration "
+        f"error {found.calibration_error:.2f} points"
+    )
+    if not every_class:
+        return
+    width = max(len(printable(one.name)) for one in found.classes)
+    say(f"  {'class':<{width}}  videos  recall  precision  mostly taken for")
+    for one in found.classes:
+        shares = ("-" if share is None else f"{share:.1f}" for share in (one.recall, one.precision))
+        recall, precision = shares
+        say(
+            f"  {printable(one.name):<{width}}  {one.videos:>6}  {recall:>6}  {precision:>9}  "
+            f"{printable(one.mistaken_for or '')}".rstrip()
+        )
 
 
 def _bound(config: AdaptConfig) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+from collections import Counter
+
 import numpy as np
 import pytest
+from conftest import toy_arguments
 
 from adapt.details import calibration_error, details
 
@@ -53,3 +57,33 @@ def test_calibration_error_in_a_plain_loop() -> None:
     sure = np.eye(4)[[0, 1, 2, 3]]
     assert calibration_error(sure, np.array([0, 1, 2, 3])) == 0
     assert calibration_error(sure, np.array([1, 2, 3, 0])) == 1
+
+
+def test_evaluate_says_them(cli, problem) -> None:
+    """The table and the matrix are those that predictions.csv gives when it is counted."""
+    assert cli(*toy_arguments(problem, "run", "--method", "source-only")).exit_code == 0
+    run, matrix = problem / "run", problem / "confusion.csv"
+    shown = cli("evaluate", run, "--device", "cpu", "--confusion", matrix)
+    assert shown.exit_code == 0, shown.output
+    rows = list(csv.DictReader((run / "predictions.csv").open()))
+    pairs = Counter((row["class"], row["predicted"]) for row in rows)
+    names = ["c0", "c1", "c2"]
+    written = list(csv.reader(matrix.open()))
+    assert written[0] == ["class", *names]
+    assert [row[1:] for row in written[1:]] == [[str(pairs[a, b]) for b in names] for a in names]
+    assert "guessing evenly 33.33 %, always the most frequent class 33.33 %" in shown.output
+    for name in names:
+        right, named = pairs[name, name], sum(pairs[a, name] for a in names)
+        precision = f"{100 * right / named:.1f}" if named else "-"
+        assert f"  {name}         4  {100 * right / 4:6.1f}  {precision:>9}" in shown.output
+    again = cli("evaluate", run, "--device", "cpu", "--confusion", matrix)
+    assert again.exit_code == 2 and "confusion.csv" in again.output
+
+
+def test_evaluate_of_seeds_has_no_matrix(cli, problem) -> None:
+    arguments = toy_arguments(problem, "run", "--method", "source-only", "--seeds", "0,1")
+    assert cli(*arguments).exit_code == 0
+    shown = cli("evaluate", problem / "run", "--device", "cpu")
+    assert shown.output.count("calibration:") == 2 and "mostly taken for" not in shown.output
+    refused = cli("evaluate", problem / "run", "--confusion", problem / "a.csv")
+    assert refused.exit_code == 2 and "--confusion is of one run" in refused.output
