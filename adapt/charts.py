@@ -53,7 +53,7 @@ def curve(
         panel.axvline(chosen, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
         panel.set_title(title if not below else f"{title}\n{below}", fontsize=9, loc="left")
         panel.set_xlabel(f"epoch (dotted: chosen, {chosen})")
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.locator_params(axis="x", integer=True)
         panel.ticklabel_format(axis="y", useOffset=False)
         if len(lines) > 1:
             panel.legend(fontsize=8)
@@ -155,6 +155,7 @@ def points(
     with drawing():
         panel = _panel(3.7, 3.4)
         panel.set(xticks=[], yticks=[])
+        panel.spines[["top", "right"]].set_visible(True)
         panel.set_title(title, fontsize=9, loc="left")
         for part, hollow in ((slice(0, source), True), (slice(source, None), False)):
             for one in sorted({-1 if c is None else c for c in class_V[part]}):
@@ -170,7 +171,7 @@ def points(
 
 def _mark(one: int, hollow: bool, classes: int) -> dict[str, Any]:
     colour = INK if one < 0 else COLOURS[one % _FEW]
-    by_domain = "o" if hollow else "^"
+    by_domain = "o" if hollow or classes > _FEW else "^"
     by_class = _SHAPES[one // _FEW % len(_SHAPES)]
     shape = by_domain if classes <= _FEW or one < 0 else by_class
     return {
@@ -186,12 +187,17 @@ def _mark(one: int, hollow: bool, classes: int) -> dict[str, Any]:
 def _number_classes(
     panel: Axes, points_V2: NDArray[np.float64], source: int, class_V: Sequence[int | None]
 ) -> None:
-    """Write the number of each class at the median of its target videos."""
+    """Write the number of each class above the median of its target videos."""
     for one in sorted({c for c in class_V[source:] if c is not None}):
         members = [i for i, c in enumerate(class_V) if c == one and i >= source]
-        at = np.median(points_V2[members], axis=0)
+        x, y = np.median(points_V2[members], axis=0).tolist()
         panel.annotate(
-            str(one + 1), at, ha="center", va="center", fontsize=9, fontweight="bold", color=INK
+            str(one + 1),
+            (x, y),
+            xytext=(0, 8),
+            textcoords="offset points",
+            ha="center",
+            fontweight="bold",
         )
 
 
@@ -220,7 +226,7 @@ def _legend(
     many = len(classes) > _FEW
     numbers = [f"{one + 1} " if many else "" for one in range(len(classes))]
     handles = [
-        entry(_mark(-1, hollow, 1), short(domain))
+        entry(_mark(-1, hollow, len(classes)), short(domain))
         for domain, hollow in zip(domains, (True, False))
         if domain
     ]
@@ -229,7 +235,7 @@ def _legend(
         for one in sorted(there)
     ]
     if unknown:
-        handles.append(entry(_mark(-1, False, 1), "class unknown"))
+        handles.append(entry(_mark(-1, False, len(classes)), "class unknown"))
     widest = max(len(str(handle.get_label())) for handle in handles)
     panel.legend(
         handles=handles,

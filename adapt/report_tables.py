@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -33,41 +33,57 @@ def comparison(subjects: Sequence[Subject]) -> Table:
     gains = [_gain(first, other) for other in others]
     p_values = [sign_flip(gain_V) for gain_V in gains if gain_V is not None]
     corrected = iter(holm(p_values))
-    rows = [[*_named(1, first), "", "", "", "", "", ""]]
+    rows = [[*_begun(1, first), "", "", "", "", "", *_ended(first)]]
     for number, (other, gain_V) in enumerate(zip(others, gains), 2):
-        unlike = differences(other.run, first.run) or "nothing but the seed"
-        rows.append([*_named(number, other), *_tested(gain_V, corrected), _agreed(first, other)])
-        rows[-1].append(printable(unlike))
+        tested = [*_tested(gain_V, corrected), _agreed(first, other)]
+        rows.append([*_begun(number, other), *tested, *_ended(other)])
     return Table(
         title="The runs compared",
         groups=[
-            ("", ["run", "method", "pair", "seed", "epoch chosen by", "overall", "class mean"]),
-            ("run 1 minus this run", ["points", "95 % interval", "p", "corrected"]),
-            ("", ["same predictions", "differs from run 1 in"]),
+            ("", ["run", "method", "overall, %"]),
+            (
+                "run 1 minus this run",
+                ["points", "95 % interval", "p", "corrected", "same predictions"],
+            ),
+            ("", ["class mean, %", "seed", "pair", "epoch chosen by"]),
         ],
         rows=rows,
-        words=frozenset({1, 2, 4, 12}),
+        words=frozenset({1, 10, 11}),
         notes=[
             "Differences in points of overall accuracy on the same videos; they hold for these trained "
             "models on other videos of the same kind, not for other seeds.",
             "Interval: paired bootstrap over the videos. p: McNemar's exact test. Corrected: Holm's method "
-            f"over the {len(p_values)} comparisons. *: below {_SURE}.",
+            f"over all {len(p_values)} of this table. *: below {_SURE}.",
             "A dash: the runs were not evaluated on the same videos with the same labels, or no video has "
             "a label.",
         ],
     )
 
 
-def _named(number: int, subject: Subject) -> list[str]:
+def unlike(subjects: Sequence[Subject]) -> list[str]:
+    """Of each run but the first, in which options and features it differs from the first."""
+    first = subjects[0]
+    return [
+        f"run {number}: {printable(differences(first.run, other.run)) or 'nothing but the seed'}"
+        for number, other in enumerate(subjects[1:], 2)
+    ]
+
+
+def _begun(number: int, subject: Subject) -> list[str]:
+    result = subject.result
+    overall = NO_LABELS
+    if result is not None:
+        overall = f"{result.overall:.2f} ({result.low:.1f} to {result.high:.1f})"
+    return [f"{number}  {printable(subject.run.folder.name)}", printable(subject.name), overall]
+
+
+def _ended(subject: Subject) -> list[str]:
     result = subject.result
     return [
-        f"{number}  {printable(subject.run.folder.name)}",
-        printable(subject.name),
-        printable(subject.pair),
-        subject.run.seed,
-        subject.run.selection,
-        accuracy_text(result).replace("95 % interval ", "") if result else NO_LABELS,
         f"{result.class_mean:.2f}" if result else "-",
+        subject.run.seed,
+        printable(subject.pair),
+        f"{subject.run.selection}: {subject.epoch}",
     ]
 
 
@@ -79,11 +95,11 @@ def _gain(first: Subject, other: Subject) -> np.ndarray | None:
     return np.array([int(a[video]) - int(b[video]) for video in a])
 
 
-def _tested(gain_V: np.ndarray | None, corrected: object) -> list[str]:
+def _tested(gain_V: np.ndarray | None, corrected: Iterator[float]) -> list[str]:
     if gain_V is None:
         return ["-"] * 4
     low, high = (100 * bound for bound in bootstrap_interval(gain_V))
-    p = next(corrected)  # type: ignore[call-overload]
+    p = next(corrected)
     return [
         f"{100 * gain_V.mean():+.2f}",
         f"{low:+.1f} to {high:+.1f}",
@@ -121,14 +137,17 @@ def per_class(subject: Subject, other: Subject | None) -> Table:
             cells.append("-" if gain is None else f"{gain:+.1f}")
         cells += [str(detail.predicted), _percent(detail.precision)]
         rows.append([*cells, printable(detail.mistaken_for or "-")])
-    gained = [f"gain over run 2, {printable(other.name)}"] if other else []
+    gained = ["gain over run 2"] if other else []
     heads = ["class", "videos", "accuracy, %", *gained, "predicted as it", "of these right, %"]
     return Table(
         title="Accuracy per class",
         groups=[("", [*heads, "most mistaken for"])],
         rows=rows,
         words=frozenset({len(heads)}),
-        notes=["A dash stands where there is no video."],
+        notes=[
+            *([f"Gain in points over run 2, {printable(other.name)}."] if other else []),
+            "A dash stands where there is no video.",
+        ],
     )
 
 

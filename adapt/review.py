@@ -107,7 +107,7 @@ def review(
     found = predict_with_features(model, target_bank, config)
     predicted_V = found.logits_VN.argmax(dim=1).tolist()
     labels = [videos[i].label for i in shown]
-    target = [labels, [predicted_V[i] for i in shown], len(videos)]
+    predicted = [predicted_V[i] for i in shown]
     after = None
     if found.features_VC is None:
         left_out.append(
@@ -118,11 +118,13 @@ def review(
         if source is not None:
             seen_VC, reason = _seen_of_source(config, model, source, device)
             left_out += reason
-        after = _cloud(source, seen_VC, found.features_VC[shown], *target)
+        after = _cloud(source, seen_VC, found.features_VC[shown], labels, predicted, len(videos))
     return Review(
         videos=videos,
         P_VN=found.probabilities_VN,
-        before=_cloud(source, source.means_VD if source else None, means_VD, *target),
+        before=_cloud(
+            source, source.means_VD if source else None, means_VD, labels, predicted, len(videos)
+        ),
         after=after,
         left_out=left_out,
     )

@@ -11,10 +11,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from adapt import charts
 from adapt.accuracy import NO_LABELS
 from adapt.details import details
-from adapt.embedding import plane
 from adapt.pictures import Picture, inline_svg
 from adapt.report_tables import (
     accuracy_text,
@@ -24,19 +25,14 @@ from adapt.report_tables import (
     comparison,
     per_class,
     rules,
+    unlike,
 )
-from adapt.review import MOST, Cloud, Review
-from adapt.rules import RULES
+from adapt.review import Review
 from adapt.subject import Subject
 from adapt.table_text import Table, html_page, html_table
+from commands import report_plots
+from commands.report_style import STYLE
 from store.errors import printable
-
-_NOT_LOSSES = {"epoch", "seconds", "learning_rate", "reversal", "scores"}
-_ACCURACIES = {
-    "source-val": "held-out source",
-    "oracle": "target",
-    "oracle-class-mean": "target, class mean",
-}
 
 
 @dataclass
@@ -67,7 +63,7 @@ class Report:
         subject = self.subject
         parts = [self._headline()]
         if len(self.subjects) > 1:
-            parts.append(html_table(comparison(self.subjects)))
+            parts += [html_table(comparison(self.subjects)), self._differences()]
         parts += self._classes() if subject.known else [html_table(class_counts(subject))]
         parts += [self._points(), self._curves()]
         scored = rules(subject)
@@ -79,14 +75,14 @@ class Report:
                 1, f'<section class="notes"><h2>Not shown, and why</h2><ul>{notes}</ul></section>'
             )
         title = f"{subject.name}, {subject.pair}"
-        return html_page(printable(title), [part for part in parts if part], _STYLE)
+        return html_page(printable(title), [part for part in parts if part], STYLE)
 
     def _headline(self) -> str:
         subject, run = self.subject, self.subject.run
         facts = {
             "method": subject.name,
             "pair": f"{subject.pair} ({run.config.get('benchmark', '?')})",
-            "epoch chosen by": f"{run.selection}: {subject.epoch}",
+            "epoch": f"{subject.epoch}, chosen by: {run.selection}",
             "seed": run.seed,
             "date": run.date,
             "folder": str(run.folder),
@@ -104,7 +100,16 @@ class Report:
         rows = "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in facts.items())
         return f'<section><p class="large">{_text(large)}</p><dl>{rows}</dl></section>'
 
+    def _differences(self) -> str:
+        items = "".join(f"<li>{_text(line)}</li>" for line in unlike(self.subjects))
+        return (
+            "<details><summary>What differs from run 1 in options and features (run 1 / the other)"
+            f"</summary><ul>{items}</ul></details>"
+        )
+
     def _draw(self, *pictures: Picture, title: str, notes: Sequence[str] = ()) -> str:
+        if not pictures:
+            return ""
         self.pictures += pictures
         drawn = "".join(f'<div class="plot">{inline_svg(picture)}</div>' for picture in pictures)
         said = "".join(f"<li>{_text(note)}</li>" for note in notes)
@@ -141,93 +146,16 @@ class Report:
     def _points(self) -> str:
         if self.review is None:
             return ""
-        drawn, notes = [], []
-        for name, title, cloud in (
-            ("tsne-before", "before: mean of the cached features", self.review.before),
-            ("tsne-after", "after: what the classifier sees", self.review.after),
-        ):
-            if cloud is None:
-                continue
-            try:
-                drawn.append(self._plane(name, title, cloud))
-            except ValueError as error:
-                self.notes.append(f"Videos as points, {title}: {error}.")
-                continue
-            shown = (cloud.source, len(cloud.labels_V) - cloud.source)
-            if shown != cloud.of:
-                notes.append(
-                    f"{title.partition(':')[0]}: a sample of {shown[0]:,} of {cloud.of[0]:,} source and "
-                    f"{shown[1]:,} of {cloud.of[1]:,} target videos (at most {MOST:,} are drawn)."
-                )
-        known = any(label is not None for label in self.review.before.labels_V[self._source() :])
-        notes += [
-            "t-SNE with a fixed seed: training videos of the source and evaluation videos of the target. "
-            "Distances between far groups mean little.",
-            "Colour (and shape): the true class."
-            if known
-            else "Colour (and shape): of source videos the true class, of target videos the predicted one, "
-            "because their labels are not known.",
-        ]
-        return (
-            self._draw(*drawn, title="Videos before and after adaptation", notes=notes)
-            if drawn
-            else ""
-        )
-
-    def _source(self) -> int:
-        assert self.review is not None
-        return self.review.before.source
-
-    def _plane(self, name: str, title: str, cloud: Cloud) -> Picture:
-        known = any(label is not None for label in cloud.labels_V[cloud.source :])
-        class_V = [
-            label if i < cloud.source or known else predicted
-            for i, (label, predicted) in enumerate(zip(cloud.labels_V, cloud.predicted_V))
-        ]
-        config = self.subject.run.config
-        return charts.points(
-            name,
-            title,
-            plane(cloud.features_VC),
-            source=cloud.source,
-            class_V=class_V,
-            classes=self.subject.classes,
-            domains=(str(config["source"]) if cloud.source else "", str(config["target"])),
+        drawn = report_plots.points(self.subject, self.review)
+        self.notes += drawn.left_out
+        return self._draw(
+            *drawn.pictures, title="Videos before and after adaptation", notes=drawn.notes
         )
 
     def _curves(self) -> str:
-        metrics, epoch = self.subject.metrics, self.subject.epoch
-        if len(metrics) < 2:
-            self.notes.append("Curves: there is only one epoch.")
-            return ""
-        drawn = []
-        for key in dict.fromkeys(key for line in metrics for key in line):
-            values = {line["epoch"]: line[key] for line in metrics if key in line}
-            if key not in _NOT_LOSSES and all(_is_number(v) for v in values.values()):
-                drawn.append(charts.curve(f"loss-{key}", f"loss: {key}", {key: values}, epoch))
-            elif key not in _NOT_LOSSES and all(isinstance(v, list) for v in values.values()):
-                drawn.append(charts.curve(f"list-{key}", key, _by_place(values), epoch))
-        scored = {line["epoch"]: line["scores"] for line in metrics if line.get("scores")}
-        lines = {
-            label: {e: s[name] for e, s in scored.items() if name in s}
-            for name, label in _ACCURACIES.items()
-        }
-        if any(lines.values()):
-            there = {label: values for label, values in lines.items() if values}
-            drawn.append(charts.curve("accuracy", "accuracy, %", there, epoch))
-        for name, rule in RULES.items():
-            values = {e: s[name] for e, s in scored.items() if name in s}
-            if name not in _ACCURACIES and values:
-                better = "lower is better" if rule.lowest else "higher is better"
-                drawn.append(
-                    charts.curve(f"score-{name}", rule.what, {name: values}, epoch, below=better)
-                )
-        if not scored:
-            self.notes.append("Curves of accuracy and scores: the run scored no epoch.")
-        notes = [
-            "Accuracies on the target are looked at here; only the rule oracle chooses by them."
-        ]
-        return self._draw(*drawn, title="Curves", notes=notes if any(lines.values()) else [])
+        drawn = report_plots.curves(self.subject)
+        self.notes += drawn.left_out
+        return self._draw(*drawn.pictures, title="Curves", notes=drawn.notes)
 
     def _list(self) -> str:
         subject = self.subject
@@ -280,8 +208,6 @@ class Report:
         known = [i for i, video in enumerate(review.videos) if video.label is not None]
         if not known:
             return ""
-        import numpy as np
-
         labels_V = np.array([review.videos[i].label for i in known], np.int64)
         return html_table(
             beyond_accuracy(details(review.P_VN[known], labels_V, self.subject.classes))
@@ -292,54 +218,15 @@ class Report:
         blocks = {"Config": run.config, "Data": run.data, "Environment": self.subject.environment}
         return "".join(
             f"<details><summary>{title}</summary><pre>"
-            f"{_text(printable_lines(json.dumps(dict(value), indent=1, ensure_ascii=False)))}</pre></details>"
+            f"{_lines(json.dumps(dict(value), indent=1, ensure_ascii=False))}</pre></details>"
             for title, value in blocks.items()
         )
 
 
-def printable_lines(text: str) -> str:
-    """As `printable`, of every line."""
-    return "\n".join(map(printable, text.split("\n")))
-
-
 def _text(text: str) -> str:
-    return html.escape(text)
+    """A line of text, escaped, in which control characters are shown."""
+    return html.escape(printable(" ".join(text.split("\n"))))
 
 
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float)
-
-
-def _by_place(values: Mapping[int, Sequence[float]]) -> dict[str, dict[int, float]]:
-    """Epoch -> list of values, as lines: `1` -> epoch -> value, and so on."""
-    longest = max(map(len, values.values()))
-    return {
-        str(place + 1): {e: float(v[place]) for e, v in values.items() if place < len(v)}
-        for place in range(longest)
-    }
-
-
-_STYLE = """
-body { overflow-wrap: anywhere; }
-.large { font-size: 1.6rem; margin: 0 0 .5rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: 0; }
-dt { color: var(--soft); }
-dd { margin: 0; }
-section > .plots { display: flex; flex-wrap: wrap; gap: 1.2rem; overflow: visible; }
-.plot { max-width: 100%; overflow-x: auto; }
-.plot svg { display: block; height: auto; }
-svg * { stroke-linejoin: round; stroke-linecap: butt; }
-tbody th { max-width: 16rem; white-space: normal; min-width: 6rem; }
-.frames { display: flex; flex-wrap: wrap; gap: .8rem; margin-top: 1rem; }
-figure { margin: 0; width: 112px; }
-figcaption { font-size: .75rem; color: var(--soft); }
-.notes li { color: var(--text); }
-details { margin-top: 1rem; }
-pre { overflow-x: auto; font-size: .8rem; overflow-wrap: normal; }
-@media (max-width: 40rem) { body { padding: 0 .8rem; margin: 1rem auto; } .large { font-size: 1.25rem; }
-  th, td { padding: .3rem .5rem; } dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .3rem; } }
-@media print { :root { --text: #000; --page: #fff; --line: #999; --soft: #333; --band: #f4f6f9;
-  --lead: #0b5cad; } body { max-width: none; margin: 0; } section > div, .plot, pre { overflow: visible; }
-  table { font-size: .75rem; white-space: normal; } .plot svg { max-width: 100%; }
-  .plot, figure, tr { break-inside: avoid; } h2 { break-after: avoid; } }
-"""
+def _lines(text: str) -> str:
+    return "\n".join(map(_text, text.split("\n")))
