@@ -172,28 +172,46 @@ def class_counts(subject: Subject) -> Table:
 
 
 def rules(subject: Subject) -> Table | None:
-    """Which epoch each rule takes; None where no epoch was scored."""
+    """Which epoch each rule takes, and its score there and at the run's epoch; None without any score."""
     found = by_rule(subject.metrics)
     if set(found) <= {LAST}:
         return None
+    here: dict[str, float] = next(
+        (line.get("scores") or {} for line in subject.metrics if line["epoch"] == subject.epoch), {}
+    )
+    looked = any("overall" in there for there in found.values())
     rows = []
     for name, there in found.items():
+        if name == LAST and not looked:
+            continue
         rule = RULES.get(name)
-        what = rule.what if rule else "the last epoch"
-        better = "" if rule is None else "lower" if rule.lowest else "higher"
-        score = f"{there['score']:.4g}" if "score" in there else "-"
-        overall = f"{there['overall']:.2f}" if "overall" in there else "-"
-        rows.append([name, what, f"{there['epoch']:.0f}", score, better, overall])
+        what = f"{rule.what}, {'lower' if rule.lowest else 'higher'} is better" if rule else "-"
+        cells = [name, what, _digits(here.get(name)), f"{there['epoch']:.0f}"]
+        cells.append(_digits(there.get("score")))
+        if looked:
+            cells.append(f"{there['overall']:.2f}" if "overall" in there else "-")
+        rows.append(cells)
+    notes = [f"This run: {subject.run.selection}, epoch {subject.epoch}."]
+    if looked:
+        notes.append(
+            "Accuracies were looked at and chose nothing, but for the rule oracle, which reads the target's "
+            "labels."
+        )
+    best = ["epoch", "score", *(["accuracy, %"] if looked else [])]
     return Table(
-        title="Scores, and the epoch that each rule takes",
-        groups=[("", ["rule", "score", "epoch", "value", "better is", "accuracy there, %"])],
-        rows=rows,
-        words=frozenset({1, 4}),
-        notes=[
-            f"This run: {subject.run.selection}, epoch {subject.epoch}. The accuracies were looked at "
-            "and chose nothing, but for the rule oracle, which reads the target's labels."
+        title="Scores",
+        groups=[
+            ("", ["rule", "score", f"at epoch {subject.epoch}"]),
+            ("where the rule is best", best),
         ],
+        rows=rows,
+        words=frozenset({1}),
+        notes=notes,
     )
+
+
+def _digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def beyond_accuracy(found: Details) -> Table:

@@ -64,10 +64,11 @@ class Report:
         parts = [self._headline()]
         if len(self.subjects) > 1:
             parts += [html_table(comparison(self.subjects)), self._differences()]
-        parts += self._classes() if subject.known else [html_table(class_counts(subject))]
-        parts += [self._points(), self._curves()]
-        scored = rules(subject)
-        parts += [html_table(scored)] if scored else []
+        scored = [html_table(table) for table in [rules(subject)] if table]
+        if subject.known:
+            parts += [*self._classes(), self._points(), self._curves(), *scored]
+        else:
+            parts += [html_table(class_counts(subject)), *scored, self._points(), self._curves()]
         parts += [self._list(), self._beyond(), self._folded()]
         notes = "".join(f"<li>{_text(note)}</li>" for note in self.notes)
         if notes:

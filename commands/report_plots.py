@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapt import charts
+from adapt import charts, scatter
 from adapt.embedding import plane
 from adapt.pictures import Picture
 from adapt.review import MOST, Cloud, Review
@@ -70,7 +70,7 @@ def _is_known(cloud: Cloud) -> bool:
 def _points(subject: Subject, name: str, title: str, cloud: Cloud) -> Picture:
     by_label = _is_known(cloud)
     config = subject.run.config
-    return charts.points(
+    return scatter.points(
         name,
         title,
         plane(cloud.features_VC),
@@ -105,7 +105,8 @@ def curves(subject: Subject) -> Drawn:
         label: values for name, label in _ACCURACIES.items() if (values := _of(scored, name))
     }
     if accuracies:
-        drawn.pictures.append(charts.curve("accuracy", "accuracy, %", accuracies, subject.epoch))
+        drawn.pictures.append(_curve(subject, "accuracy", "accuracy, %", accuracies))
+    if _ACCURACIES["oracle"] in accuracies:
         drawn.notes.append(
             "Accuracies on the target are looked at here; only the rule oracle chooses by them."
         )
@@ -113,12 +114,16 @@ def curves(subject: Subject) -> Drawn:
         values = _of(scored, name)
         if values and name not in _ACCURACIES:
             better = "lower is better" if rule.lowest else "higher is better"
-            drawn.pictures.append(
-                charts.curve(
-                    f"score-{name}", rule.what, {name: values}, subject.epoch, below=better
-                )
-            )
+            title = f"{rule.what}\n{better}"
+            drawn.pictures.append(_curve(subject, f"score-{name}", title, {"": values}))
     return drawn
+
+
+def _curve(
+    subject: Subject, name: str, title: str, lines: Mapping[str, Mapping[int, float]]
+) -> Picture:
+    last = subject.metrics[-1]["epoch"]
+    return charts.curve(name, title, lines, chosen=subject.epoch, epochs=last)
 
 
 def _losses(subject: Subject) -> list[Picture]:
@@ -129,9 +134,9 @@ def _losses(subject: Subject) -> list[Picture]:
         # The names of files must not lead elsewhere, whatever a metric is called.
         name = f"metric-{number}-{re.sub('[^a-zA-Z0-9_-]', '_', key)}"
         if all(_is_number(value) for value in values.values()):
-            found.append(charts.curve(name, f"loss: {key}", {key: values}, subject.epoch))
+            found.append(_curve(subject, name, f"loss: {key}", {"": values}))
         elif all(isinstance(v, list) and all(map(_is_number, v)) for v in values.values()):
-            found.append(charts.curve(name, key, _by_place(values), subject.epoch))
+            found.append(_curve(subject, name, key, _by_place(values)))
     return found
 
 

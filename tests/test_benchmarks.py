@@ -354,15 +354,6 @@ def test_collapse_is_drawn_with_the_name_of_every_form(tmp_path):
     assert drawing == (tmp_path / "again.svg").read_text()
 
 
-def test_drawing_without_matplotlib_names_the_extra(tmp_path, monkeypatch):
-    (tmp_path / "table.csv").write_text("gap,form,seed,epoch\n")
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    arguments = ["draw", str(tmp_path / "table.csv"), str(tmp_path / "figure.svg")]
-    outcome = CliRunner().invoke(collapse.collapse, arguments)
-    assert outcome.exit_code == 1
-    assert "Drawing needs matplotlib. Run: pip install -e '.[test]'" in outcome.output
-
-
 @pytest.mark.slow
 def test_the_benchmark_of_extraction_measures_every_way_in_every_round(tmp_path, monkeypatch):
     pytest.importorskip("cv2", reason="needs opencv-python-headless")
