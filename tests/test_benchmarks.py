@@ -6,7 +6,6 @@ import copy
 import csv
 import json
 import math
-import sys
 from pathlib import Path
 
 import click

@@ -256,7 +256,7 @@ def test_names_are_text_and_nothing_is_loaded(cli, hostile: Path, tmp_path: Path
     assert {path.parent for path in tmp_path.rglob("*.svg")} == {plots}
     stems = {Path(name).stem for name in files}
     assert files == {f"{stem}{suffix}" for stem in stems for suffix in (".svg", ".png")}
-    assert len(stems) == len(re.findall("<svg", text)) and "metric-4-______i_" in stems
+    assert len(stems) == len(re.findall("<svg", text)) and "metric-4-_______i_" in stems
     for stem in stems:
         ET.parse(plots / f"{stem}.svg")
         with Image.open(plots / f"{stem}.png") as image:
@@ -455,5 +455,5 @@ def test_no_width_scrolls_the_page_sideways(cli, toy: Path, hostile: Path, tmp_p
         ).stdout
         [title] = re.findall("<title>(.*?)</title>", shown)[:1]
         pairs = [tuple(map(int, pair.split("/"))) for pair in title.split()]
-        assert [inner for _, inner in pairs] == [w - 0 for w in widths]
-        assert all(outer_width <= inner for outer_width, inner in pairs), pairs
+        assert [inner for _, inner in pairs] == list(widths)
+        assert all(page_width <= inner for page_width, inner in pairs), pairs
