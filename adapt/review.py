@@ -51,6 +51,8 @@ class Cloud:
 class Review:
     """What a run's checkpoint and features say now of V target evaluation videos."""
 
+    classes: Sequence[str]
+    """Their names, by label."""
     videos: Sequence[Video]
     P_VN: Array
     """Probabilities, rows that sum to 1."""
@@ -120,6 +122,7 @@ def review(
             left_out += reason
         after = _cloud(source, seen_VC, found.features_VC[shown], labels, predicted, len(videos))
     return Review(
+        classes=trained.classes,
         videos=videos,
         P_VN=found.probabilities_VN,
         before=_cloud(

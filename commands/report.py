@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +11,19 @@ import click
 from commands.options import DEVICE, GivenPath
 from commands.output import refuse_standing, write_result
 from commands.text import say
-from store.errors import ConfigError, DecodeError, Ma2lError, ManifestError, first_of, printable
+from store.errors import (
+    ConfigError,
+    DecodeError,
+    Ma2lError,
+    ManifestError,
+    RunError,
+    first_of,
+    printable,
+)
 
 if TYPE_CHECKING:
     from adapt.review import Review
     from adapt.subject import Subject
-
-log = logging.getLogger(__name__)
 
 
 @click.command("report")
@@ -133,10 +139,22 @@ def _reviewed(
 
 
 def _checked(subject: Subject, review: Review, notes: list[str]) -> Subject:
-    """Add labels that became known, and say where the model predicts otherwise than the run recorded."""
+    """Add labels that became known, and say where the model predicts otherwise than the run recorded.
+
+    Raises:
+        RunError: what the run recorded has classes that its model does not know.
+    """
     from adapt.subject import relabelled
 
-    names = [subject.classes[i] for i in review.P_VN.argmax(axis=1)]
+    foreign = sorted(set(subject.classes) - set(review.classes))
+    if foreign:
+        raise RunError(
+            f"{printable(subject.run.folder / 'predictions.csv')} names {len(foreign)} classes that the "
+            f"run's model does not know {first_of(foreign)}: it is damaged. Train again."
+        )
+    # A run of an older version does not say in which order its classes are.
+    subject = dataclasses.replace(subject, classes=review.classes)
+    names = [review.classes[i] for i in review.P_VN.argmax(axis=1)]
     recorded = dict(zip(subject.videos, subject.predicted))
     now = {video.id: name for video, name in zip(review.videos, names)}
     unlike = [video for video, name in now.items() if recorded.get(video, name) != name]

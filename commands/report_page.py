@@ -140,7 +140,7 @@ class Report:
             self.notes.append("Gain per class: run 2 has no video with a label.")
         found += [
             html_table(per_class(subject, other)),
-            self._draw(*bars, title="Classes drawn", notes=notes),
+            self._draw(*bars, title="Accuracy per class, as bars", notes=notes),
         ]
         return found
 

@@ -22,6 +22,7 @@ pre { overflow-x: auto; font-size: .8rem; overflow-wrap: normal; }
   th, td { padding: .3rem .5rem; } }
 @media print { :root { --text: #000; --page: #fff; --line: #999; --soft: #333; --band: #f4f6f9;
   --lead: #0b5cad; } body { max-width: none; margin: 0; } section > div, .plot, pre { overflow: visible; }
-  table { font-size: .75rem; white-space: normal; } .plot svg { max-width: 100%; }
+  table { font-size: .75rem; white-space: normal; } th, td { padding: .2rem .4rem; }
+  .plot svg { max-width: 100%; }
   .plot, figure, tr { break-inside: avoid; } h2 { break-after: avoid; } }
 """

@@ -5,17 +5,21 @@ Above 250 lines: one page, whose every part is compared with numbers that are co
 
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import html
+import io
 import json
 import re
 import shutil
+import subprocess
 import xml.etree.ElementTree as ET
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
+import av
 import matplotlib
 import numpy as np
 import pytest
@@ -334,6 +338,31 @@ def test_what_the_features_say_otherwise_is_said(cli, toy: Path, tmp_path: Path)
     )
 
 
+def test_a_run_of_an_older_version_has_its_classes_in_the_order_of_the_model(
+    cli, tmp_path: Path
+) -> None:
+    """Its done.json does not count the classes; here their order is not that of the alphabet."""
+    make_problem(tmp_path)
+    for domain in ("left", "right"):
+        path = tmp_path / "manifests" / "toy" / f"{domain}.csv"
+        rows = [dataclasses.replace(r, class_name="zyx"[r.label]) for r in read_manifest(path)]
+        write_manifest(path, rows)
+    run = train(tmp_path, "run", "infomax")
+    done = json.loads((run / "done.json").read_text())
+    assert list(done.pop("predicted")) == ["z", "y", "x"]
+    (run / "done.json").write_text(json.dumps(done))
+    _, page, output = write(cli, tmp_path / "a.html", run)
+    assert "Note:" not in output
+    assert [row[0] for row in page.rows("Accuracy per class")] == ["z", "y", "x"]
+    top = float(dict(page.rows("Beyond accuracy"))["class among the 1 most probable"])
+    assert top == pytest.approx(done["target_eval"]["overall"], abs=0.006)
+
+    table = (run / "predictions.csv").read_text().replace(",z,", ",other,")
+    (run / "predictions.csv").write_text(table)
+    damaged = cli("report", run, "--out", tmp_path / "b.html")
+    assert damaged.exit_code == 1 and "names 1 classes that the run's model" in damaged.output
+
+
 def test_nothing_is_replaced_and_what_is_no_run_is_refused(cli, toy: Path, tmp_path: Path) -> None:
     run, out = toy / "infomax", tmp_path / "a.html"
     out.write_text("mine")
@@ -396,12 +425,27 @@ def test_what_the_classifier_sees(problem: Path, method: str, more: tuple, lacks
     assert found.after.source == (0 if lacks else 24)
 
 
-def test_the_most_uncertain_frames_are_shown(cli, road: Road, tmp_path: Path) -> None:
-    import base64
-    import io
+def test_source_videos_are_seen_with_their_own_statistics(tmp_path: Path) -> None:
+    """A constant shift between the domains is what batch norm by each domain's statistics takes away."""
+    make_problem(tmp_path, shift=6)
+    run = RunFolder(train(tmp_path, "run", "infomax"))
+    assert run.read()[0].statistics == "target"
+    after = review(run, torch.device("cpu"), None, None).after
+    assert after is not None
+    of_target_C = after.features_VC[after.source :].mean(axis=0)
+    apart = np.linalg.norm(after.features_VC[: after.source].mean(axis=0) - of_target_C)
+    [folder] = (tmp_path / "features" / "left").iterdir()
+    model = checkpoint.load_model(run, run.read()[0]).model
+    seen: list[torch.Tensor] = []
+    model.classifier.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    with FeatureStore(folder) as store, torch.no_grad():
+        for video in store.records:
+            model(torch.from_numpy(store.read(video)).float()[None])
+    with_targets = np.linalg.norm(torch.cat(seen).numpy().mean(axis=0) - of_target_C)
+    assert apart < 0.2 * with_targets, (apart, with_targets)
 
-    import av
 
+def test_middle_frames_of_the_listed_videos_are_shown(cli, road: Road, tmp_path: Path) -> None:
     target = road.root / DOMAINS[1]
     text, page, output = write(cli, tmp_path / "a.html", road.run, "--videos", target)
     wrong = [r["video"] for r in predictions(road.run) if r["class"] != r["predicted"]]
@@ -426,8 +470,6 @@ def test_the_most_uncertain_frames_are_shown(cli, road: Road, tmp_path: Path) ->
 @pytest.mark.slow
 def test_no_width_scrolls_the_page_sideways(cli, toy: Path, hostile: Path, tmp_path: Path) -> None:
     """A real browser shows the page in frames as wide as a phone, a tablet and a screen."""
-    import subprocess
-
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), "")
     if not browser:
         pytest.skip("there is no chromium here (apt-get install chromium)")
