@@ -48,6 +48,7 @@ try:
     from commands.manifest import manifest_group
     from commands.options import GivenPath
     from commands.predict import predict_command
+    from commands.report import report_command
     from commands.runs import runs_group
     from commands.store import store_group
     from commands.text import say, shown_lines
@@ -143,6 +144,7 @@ for command in (
     extract_command,
     adapt_command,
     evaluate_command,
+    report_command,
     predict_command,
     runs_group,
     export_command,

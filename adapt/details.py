@@ -63,9 +63,7 @@ def details(
     np.add.at(confusion_NN, (labels_V, P_VN.argmax(axis=1)), 1)
     ranks_V = (P_VN[np.arange(len(P_VN)), labels_V][:, None] < P_VN).sum(axis=1)
     return Details(
-        classes=[
-            _of_class(number, name, classes, confusion_NN) for number, name in enumerate(classes)
-        ],
+        classes=of_classes(confusion_NN, classes),
         confusion_NN=confusion_NN,
         top={k: 100 * float((ranks_V < k).mean()) for k in (1, 3, 5) if k < N},
         calibration_error=100 * calibration_error(P_VN, labels_V),
@@ -73,6 +71,11 @@ def details(
         chance=100 / N,
         majority=100 * float(confusion_NN.sum(axis=1).max() / len(labels_V)),
     )
+
+
+def of_classes(confusion_NN: NDArray[np.int64], classes: Sequence[str]) -> list[ClassDetail]:
+    """How each class fared, from the numbers of videos by true class (row) and predicted class (column)."""
+    return [_of_class(number, name, classes, confusion_NN) for number, name in enumerate(classes)]
 
 
 def _of_class(

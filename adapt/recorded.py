@@ -33,8 +33,21 @@ def target_store(
         store=record.store,
         allow_missing=record.allow_missing,
     )
-    folder = options.features / dataset_of(config.target, options.manifests) / record.store
-    manifest = manifest_path(config.benchmark, config.target, options.manifests)
+    with domain_store(config, record, config.target, options) as store:
+        yield store, options
+
+
+@contextmanager
+def domain_store(
+    config: AdaptConfig, record: DataRecord, domain: str, options: DataOptions
+) -> Iterator[FeatureStore]:
+    """The store of any of a run's domains, open.
+
+    Raises:
+        RunError, StoreError: as `target_store`.
+    """
+    folder = options.features / dataset_of(domain, options.manifests) / record.store
+    manifest = manifest_path(config.benchmark, domain, options.manifests)
     if not folder.is_dir() or not manifest.exists():
         raise RunError(
             f"The run's features {folder} or manifests {manifest} are not there any more. "
@@ -45,4 +58,4 @@ def target_store(
             raise StoreError(
                 f"{store.folder} was made with another config than the run's features."
             )
-        yield store, options
+        yield store

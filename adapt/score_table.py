@@ -172,12 +172,13 @@ def _comparison(found: Comparison | None) -> list[str]:
         found.other[1],
         f"{found.difference:+.2f}",
         f"{found.low:+.1f} to {found.high:+.1f}",
-        _p(found.p),
-        _p(found.corrected) + star,
+        p_text(found.p),
+        p_text(found.corrected) + star,
     ]
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """A p-value with three digits."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 

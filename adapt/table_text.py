@@ -49,17 +49,29 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def as_page(title: str, tables: Sequence[Table]) -> str:
-    """One HTML page, light or dark as the reader's system is, which loads nothing."""
-    parts = "\n".join(_section(table) for table in tables)
+    """One HTML page of tables alone."""
+    return html_page(title, [html_table(table) for table in tables])
+
+
+def html_page(title: str, parts: Sequence[str], style: str = "") -> str:
+    """One HTML page, light or dark as the reader's system is, which loads nothing.
+
+    Args:
+        parts: HTML, which is not escaped here.
+        style: CSS that is added to that of the tables.
+    """
     name = html.escape(title)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{name}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{name}</h1>\n{parts}\n</body>\n</html>\n"
+        f"<style>{_STYLE}{style}</style>\n</head>\n<body>\n<h1>{name}</h1>\n"
+        + "\n".join(parts)
+        + "\n</body>\n</html>\n"
     )
 
 
-def _section(table: Table) -> str:
+def html_table(table: Table) -> str:
+    """A section of an HTML page: title, table in a box that scrolls sideways, notes. All text is escaped."""
     body = "\n".join(
         "<tr>" + "".join(_cell(text, table, number, at) for at, text in enumerate(row)) + "</tr>"
         for number, row in enumerate(table.rows)

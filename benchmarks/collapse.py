@@ -214,13 +214,9 @@ def _config(form: str, seed: int, epochs: int) -> AdaptConfig:
 @click.argument("figure", type=click.Path(path_type=Path, dir_okay=False))
 def draw_command(csv: Path, figure: Path) -> None:
     """Draw what `measure` wrote: a row of panels per gap, thin lines for seeds, thick for their means."""
-    try:
-        import matplotlib
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise click.ClickException(
-            "Drawing needs matplotlib. Run: pip install -e '.[test]'"
-        ) from error
+    import matplotlib
+    from matplotlib import pyplot
+
     # Text stays text, and the same table gives the same file.
     matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "collapse", "font.size": 9}
     table = pd.read_csv(csv)

@@ -6,7 +6,6 @@ import copy
 import csv
 import json
 import math
-import sys
 from pathlib import Path
 
 import click
@@ -352,15 +351,6 @@ def test_collapse_is_drawn_with_the_name_of_every_form(tmp_path):
     drawing = (tmp_path / "once.svg").read_text()
     assert all(f">{form}</text>" in drawing for form in collapse.FORMS)
     assert drawing == (tmp_path / "again.svg").read_text()
-
-
-def test_drawing_without_matplotlib_names_the_extra(tmp_path, monkeypatch):
-    (tmp_path / "table.csv").write_text("gap,form,seed,epoch\n")
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    arguments = ["draw", str(tmp_path / "table.csv"), str(tmp_path / "figure.svg")]
-    outcome = CliRunner().invoke(collapse.collapse, arguments)
-    assert outcome.exit_code == 1
-    assert "Drawing needs matplotlib. Run: pip install -e '.[test]'" in outcome.output
 
 
 @pytest.mark.slow
