@@ -7,6 +7,7 @@ collapse to one class perfect, `snd` too, `bnm` depends on V, and `dev` can be n
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,6 +109,7 @@ def density_ratios(source_VC: Array, target_VC: Array, held_out_VC: Array) -> Ar
     Args:
         source_VC, target_VC: features of both domains' training videos.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
@@ -121,7 +123,10 @@ def density_ratios(source_VC: Array, target_VC: Array, held_out_VC: Array) -> Ar
     found = []
     for penalty in np.logspace(-1, -5, 9):
         model = LogisticRegression(C=1 / (penalty * len(x)), max_iter=1000)
-        model.fit(x[~fifth], domain[~fifth])
+        with warnings.catch_warnings():
+            # One that is stopped early is a classifier too, and judged on videos it has not seen.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(x[~fifth], domain[~fifth])
         found.append((log_loss(domain[fifth], model.predict_proba(x[fifth]), labels=[0, 1]), model))
     best = min(found, key=lambda pair: pair[0])[1]
     source_V, target_V = best.predict_proba(held_out).T

@@ -66,7 +66,7 @@ def say_details(found: Details, *, every_class: bool) -> None:
     )
     if not every_class:
         return
-    width = max(len(printable(one.name)) for one in found.classes)
+    width = max(len(printable(name)) for name in ("class", *(one.name for one in found.classes)))
     say(f"  {'class':<{width}}  videos  recall  precision  mostly taken for")
     for one in found.classes:
         shares = ("-" if share is None else f"{share:.1f}" for share in (one.recall, one.precision))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 
 import numpy as np
@@ -65,17 +66,17 @@ def test_evaluate_says_them(cli, problem) -> None:
     run, matrix = problem / "run", problem / "confusion.csv"
     shown = cli("evaluate", run, "--device", "cpu", "--confusion", matrix)
     assert shown.exit_code == 0, shown.output
-    rows = list(csv.DictReader((run / "predictions.csv").open()))
+    rows = list(csv.DictReader(io.StringIO((run / "predictions.csv").read_text())))
     pairs = Counter((row["class"], row["predicted"]) for row in rows)
     names = ["c0", "c1", "c2"]
-    written = list(csv.reader(matrix.open()))
+    written = list(csv.reader(io.StringIO(matrix.read_text())))
     assert written[0] == ["class", *names]
     assert [row[1:] for row in written[1:]] == [[str(pairs[a, b]) for b in names] for a in names]
     assert "guessing evenly 33.33 %, always the most frequent class 33.33 %" in shown.output
     for name in names:
         right, named = pairs[name, name], sum(pairs[a, name] for a in names)
         precision = f"{100 * right / named:.1f}" if named else "-"
-        assert f"  {name}         4  {100 * right / 4:6.1f}  {precision:>9}" in shown.output
+        assert f"  {name:<5}       4  {100 * right / 4:6.1f}  {precision:>9}" in shown.output
     again = cli("evaluate", run, "--device", "cpu", "--confusion", matrix)
     assert again.exit_code == 2 and "confusion.csv" in again.output
 
