@@ -260,3 +260,16 @@ def test_the_authors_settings() -> None:
     for linear in (networks.model.classifier, networks.branch.video[0], networks.branch.embedding):
         assert linear.weight.std().item() == pytest.approx(0.001, rel=0.1)
     assert networks.branch.frame is None
+
+
+def test_a_target_batch_of_one_is_refused_before_training(cli, tmp_path) -> None:
+    """A target that is much smaller than the source, with batches in proportion."""
+    from test_robust import make_domains, split
+
+    small = split(1, 1, 1) + split(1, 1, 1, of="eval")
+    make_domains(tmp_path, {"left": split(9, 9, 9), "right": small})
+    more = ("--method", "abg", "--target-batch", "proportional")
+    result = cli(*toy_arguments(tmp_path, "run", *more))
+    assert result.exit_code == 2, result.output
+    assert "needs 2 of each in a step, got 1 of the target" in " ".join(result.output.split())
+    assert not (tmp_path / "run").exists()

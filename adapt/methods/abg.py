@@ -36,6 +36,9 @@ from store.options import option
 
 ONE_PROCESS = "its graph joins all frames of the batch"
 FEWEST = 2
+LEAST_VIDEOS = (
+    FEWEST  # a prediction completes a batch of kept target videos, of which there must be one
+)
 
 
 @dataclass(frozen=True, kw_only=True)
