@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two processes of one thread each: the files of tests are shared out between them.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 READY := $(VENV)/.ready
 
 .PHONY: demo test slow gpu check clean
@@ -10,10 +12,10 @@ demo: $(READY)
 	$(BIN)/python cli.py demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(TEST)
 
 slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(TEST) -m slow
 
 gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
@@ -22,7 +24,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(TEST)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info

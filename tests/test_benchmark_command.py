@@ -11,10 +11,12 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import REPOSITORY, alive, make_problem, metrics, toy_arguments
 
 from adapt.plan import Job
@@ -23,6 +25,16 @@ from store.locks import folder_lock
 from store.manifest import read_manifest, write_manifest
 
 BOTH = ("left-right", "right-left")
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Runs that are compared to the bit have one thread each: sums over two have other last bits."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # for processes that are started
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def arguments(root: Path, *more: object, out: str = "out") -> list[str]:
@@ -121,7 +133,6 @@ def start(root: Path, *more: object, **extra: Any) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
 
