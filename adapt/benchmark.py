@@ -3,6 +3,7 @@
 plan.json      what was asked for last
 results.csv    one row per run of the plan, whatever became of it
 table.md       the tables; table.html: the same as one page
+summary.csv    their numbers, one line per row and direction
 failures.txt   what a programmer wants to see of runs that failed
 <source>-<target>/<method>-<preset>/seed<N>    the runs
 """
@@ -23,6 +24,7 @@ from adapt.plan import Asked, Job, Plan
 from adapt.score_table import tables
 from adapt.scoreboard import Row, Scoreboard, scoreboard
 from adapt.standing import State, Videos, refuse_others, states_of, videos_of_jobs, write_plan
+from adapt.summary import summary_csv
 from adapt.table_text import as_markdown, as_page
 from store.errors import RunError
 from store.files import explained, write_text
@@ -114,7 +116,9 @@ class Benchmark:
             RunError: runs do not fit together, or the disk refuses.
         """
         self._write_results()
-        made = tables(self.asked.benchmark, self.scores(), self.failed_rows(), how)
+        scores = self.scores()
+        self._write("summary.csv", summary_csv(scores))
+        made = tables(self.asked.benchmark, scores, self.failed_rows(), how)
         self._write("table.md", as_markdown(made))
         self._write("table.html", as_page(f"Benchmark {self.asked.benchmark}", made))
         told = [

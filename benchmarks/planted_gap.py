@@ -197,6 +197,7 @@ def write_problem(
     gap: Gap,
     folders: Folders,
     domains: Sequence[str] = (SOURCE, TARGET),
+    benchmark: str = BENCHMARK,
 ) -> None:
     """Write manifests and stores of the domains.
 
@@ -205,6 +206,7 @@ def write_problem(
         gap: what separates the target from the source.
         folders: where to write.
         domains: of SOURCE, TARGET and LABELLED_TARGET.
+        benchmark: the name of the manifests' folder.
     """
     parts = halves(data["label"], gap.skew, gap.gap_seed)
     target = target_features(
@@ -226,7 +228,7 @@ def write_problem(
             )
             for v in sorted(features)
         ]
-        write_manifest(folders.manifests / BENCHMARK / f"{domain}.csv", rows)
+        write_manifest(folders.manifests / benchmark / f"{domain}.csv", rows)
         named = {row.id: features[v] for row, v in zip(rows, sorted(features))}
         write_features(folders.features, domain, config, named, WEIGHTS)
 

@@ -30,8 +30,9 @@ def _benchmark(benchmark: str, out: Path | None, show_plan: bool, redo: bool, **
     """Train several methods with several seeds, and write the tables that compare them.
 
     Runs what is missing, several runs side by side, and goes on after a kill or a method that fails when
-    the same command is given again. Writes results.csv (one row per run), table.md and table.html into
-    --out, and the runs below it, on each of which evaluate works. Exit code 3: some runs failed.
+    the same command is given again. Writes results.csv (one row per run), summary.csv, table.md and
+    table.html into --out, and the runs below it, on each of which evaluate works. Exit code 3: some runs
+    failed.
 
     \b
     Example:
@@ -60,7 +61,9 @@ def _benchmark(benchmark: str, out: Path | None, show_plan: bool, redo: bool, **
         finally:  # after Ctrl-C too: what is finished is compared
             text = found.compare(_how(crew))
     say(text)
-    say(f"Written to {folder}: table.html, table.md and results.csv, the runs beside them.")
+    say(
+        f"Written to {folder}: table.html, table.md, summary.csv and results.csv, the runs beside them."
+    )
     if found.failures or plan.broken:
         counts = f"{len(found.failures)} of {len(plan.jobs)} runs"
         say(f"{counts} failed, {len(plan.broken)} methods left out; see the last table.", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import statistics
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +18,7 @@ from adapt.plan import Job
 from adapt.published import PUBLISHED, Published
 from adapt.score_table import tables
 from adapt.scoreboard import baselines_of, scoreboard
+from adapt.summary import summary_csv
 from adapt.table_text import Table, as_markdown, as_page
 from store.datasets import benchmarks
 from store.errors import RunError
@@ -250,3 +252,32 @@ def test_the_page_is_whole_and_loads_nothing() -> None:
         assert all(len(row) == count for row in table.rows), table.title
     for line in as_markdown(made).splitlines():
         assert not line.startswith("|") or len(line.split("|")) - 2 in columns
+
+
+def test_the_summary_has_the_numbers_of_the_tables(outcomes: list[Outcome]) -> None:
+    bound = [outcome("target-only", "paper", s, right(0.9, 70 + s), bound=True) for s in (0, 1, 2)]
+    configs = CONFIGS | {("target-only", "paper"): config("target-only", "paper")}
+    rows = list(
+        csv.DictReader(
+            summary_csv(scoreboard([PAIR], configs, [0, 1, 2], [*outcomes, *bound])).splitlines()
+        )
+    )
+    assert [(r["method"], r["preset"]) for r in rows] == list(configs)
+    for row in rows:
+        each = [o for o in [*outcomes, *bound] if o.job.row == (row["method"], row["preset"])]
+        right_SV = np.array([o.right_V for o in each])
+        shares = 100 * right_SV.mean(axis=1)
+        assert float(row["overall"]) == pytest.approx(shares.mean(), abs=1e-4)
+        assert float(row["deviation"]) == pytest.approx(shares.std(ddof=1), abs=1e-4)
+        assert (row["seeds"], row["videos"], row["seconds"]) == ("3", str(VIDEOS), "2.0")
+        if row["baseline"]:
+            method, preset = row["baseline"].split()
+            base = [o.right_V for o in outcomes if o.job.row == (method, preset)]
+            assert float(row["difference"]) == pytest.approx(
+                100 * (right_SV.mean() - np.mean(base)), abs=1e-4
+            )
+            assert 0 < float(row["p"]) <= float(row["corrected"]) <= 1
+    best = [r["method"] for r in rows if r["best"] == "yes"]
+    assert best == ["ma2l-td"] and rows[-1]["reads_target_labels"] == "yes"
+    one = scoreboard([PAIR], CONFIGS, [0], [o for o in outcomes if o.job.config.seed == 0])
+    assert {r["deviation"] for r in csv.DictReader(summary_csv(one).splitlines())} == {""}
