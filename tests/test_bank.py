@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
-import subprocess
-import sys
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIG, REPOSITORY, VideoRecord, make_store, store_folder, write_index
+from conftest import make_store
 
 from adapt import bank as banks
 from adapt.bank import MappedBank, choose_bank, load_bank, needed_bytes, sample
 from adapt.schedule import generator
+from benchmarks.scale import peak_memory, write_stores
 from store import checksums
-from store.datasets import MANIFESTS
 from store.errors import ConfigError, StoreError
-from store.manifest import Video, read_manifest
+from store.manifest import Video
 from store.read import FeatureStore
 
 CPU = torch.device("cpu")
@@ -174,54 +168,12 @@ def test_available_memory_is_plausible() -> None:
     assert 50_000_000 < banks.available_memory() < 1 << 50
 
 
-def sparse_shards(folder: Path, counts: dict[str, int]) -> Iterator[VideoRecord]:
-    """Shards of that many rows of 2048 that take no room on disk: allocated, never written."""
-    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    layout.set_layout(h5py.h5d.CONTIGUOUS)
-    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    videos = iter(counts.items())
-    for number in range(-(-len(counts) // 1024)):
-        part = islice(videos, 1024)
-        name = f"shard-{number:05d}.h5"
-        with h5py.File(folder / name, "w") as file:
-            for video, frames in part:
-                space = h5py.h5s.create_simple((frames, 2048))
-                h5py.h5d.create(file.id, video.encode(), h5py.h5t.IEEE_F16LE, space, layout)
-                yield VideoRecord(video=video, shard=name, frames=frames, crc32="00000000")
-
-
 @pytest.mark.slow
 def test_kinetics_gameplay_trains_within_8_gb(tmp_path: Path) -> None:
     """Stores of the benchmark's shape (12.5 M frames, 51 GB apparent size), one epoch, peak memory."""
-    frames = 0
-    for domain in ("kinetics", "gameplay"):
-        listed = read_manifest(MANIFESTS / "kinetics-gameplay" / f"{domain}.csv")
-        counts = {video.id: video.frames or 1 for video in listed}
-        frames += sum(counts.values())
-        folder = store_folder(tmp_path, domain, CONFIG)
-        folder.mkdir(parents=True)
-        records = list(sparse_shards(folder, counts))
-        run = {"weights": "none"}
-        write_index(folder, dataset=domain, config=CONFIG, width=2048, records=records, run=run)
+    frames = write_stores(tmp_path / "features")
     assert 12_000_000 < frames < 13_000_000
-    code = (
-        "import cli, resource, sys; cli.main(sys.argv[1:], standalone_mode=False); "
-        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    )
-    arguments = (
-        *("adapt", "--source", "kinetics", "--target", "gameplay", "--epochs", "1"),
-        *("--features", tmp_path, "--run", tmp_path / "run", "--bank", "mapped"),
-        *("--device", "cpu", "--checkpoint-every", "1"),
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    peak = re.search(r"peak (\d+)", result.stdout)
-    assert peak is not None
-    print(f"\n{frames:,} frames, peak memory {int(peak[1]) * 1024 / GB:.2f} GB")
-    assert int(peak[1]) * 1024 < 8 * GB
+    options = ["--epochs", "1", "--checkpoint-every", "1"]
+    peak = peak_memory(tmp_path / "features", tmp_path / "run", options)
+    print(f"\n{frames:,} frames, peak memory {peak / GB:.2f} GB")
+    assert peak < 8 * GB
