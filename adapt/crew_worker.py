@@ -100,5 +100,6 @@ def _train(
         Path(work.folder),
         resume=True,
         checkpoint_every=checkpoint_every,
+        baselines=False,  # a benchmark has source only as a row
         on_epoch=lambda epoch, metrics: on_epoch(epoch),
     )

@@ -14,24 +14,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from adapt import checkpoint, methods, parallel, selection
+from adapt import checkpoint, parallel, selection
 from adapt.accuracy import Accuracy, accuracy_on
+from adapt.alongside import NOTHING_BESIDE, Beside, train_alongside
 from adapt.bank import choose_bank, load_bank, needed_bytes
 from adapt.checkpoint import KEEP_NOTHING, CheckpointPolicy
 from adapt.compute import resolve
 from adapt.config import AdaptConfig
-from adapt.data import batch_sizes
 from adapt.details import Details, details
 from adapt.environment import environment
+from adapt.fitting import check_fits
 from adapt.loading import Loaded, class_names, videos_of
 from adapt.loop import TrainingState, train
 from adapt.memory import check_memory
 from adapt.prediction import predict
 from adapt.recolour import predicting, recoloured
 from adapt.recorded import target_store
-from adapt.rules import NEED_SOURCE_VIDEOS, RULES
 from adapt.runs import RunFolder
-from store.errors import ConfigError, RunError
+from store.errors import RunError
 from store.machine import keep_freed_memory
 
 log = logging.getLogger(__name__)
@@ -43,11 +43,13 @@ def adapt(
     run: RunFolder,
     *,
     policy: CheckpointPolicy = KEEP_NOTHING,
+    beside: Beside = NOTHING_BESIDE,
     on_epoch: Callable[[int, dict[str, Any]], None] = lambda epoch, metrics: None,
 ) -> Accuracy | None:
     """Train, evaluate on the target's evaluation split, and leave a finished run folder.
 
     Args:
+        beside: what is made beside the run and changes none of its numbers.
         on_epoch: called after every epoch with its number and its metrics.
 
     Returns:
@@ -58,13 +60,16 @@ def adapt(
     """
     begin = time.monotonic()
     config = resolve(config, loaded.data.device)
-    _check_fits(config, loaded)
+    check_fits(config, loaded)
     with contextlib.ExitStack() as held:
         begun = parallel.from_first(lambda: _begin(held, config, loaded, run, policy))
         if begun["finished"]:
             log.info("%s is finished already.", run.path)
             return _accuracy(begun["result"])
         keep_freed_memory()
+        if beside.baselines:
+            train_alongside(config, loaded, run, beside.on_baseline_epoch)
+            begin = time.monotonic()
         state = TrainingState(config, loaded.data)
         if begun["state_dict"] is not None:
             _restore(state, begun["state_dict"], run)
@@ -85,58 +90,6 @@ def adapt(
 
         train(config, loaded.data, state, each_epoch)
         return _accuracy(parallel.from_first(lambda: _finish(config, loaded, run, state, begin)))
-
-
-def _check_fits(config: AdaptConfig, loaded: Loaded) -> None:
-    asked = (config.lists, config.source, config.target)
-    if asked != loaded.domains:
-        raise ConfigError(
-            f"The config is for {asked[1]} -> {asked[2]} of {asked[0]}, and the loaded data is "
-            f"{loaded.domains[1]} -> {loaded.domains[2]} of {loaded.domains[0]}. Load the data again."
-        )
-    if methods.find(config.method).reads_target_labels != loaded.reads_target_labels:
-        raise ConfigError(
-            f"The data was loaded with{'' if loaded.reads_target_labels else 'out'} the target's labels, "
-            f"and --method {config.method} is to train {'without' if loaded.reads_target_labels else 'on'} "
-            "them. Load the data again."
-        )
-    _check_batches(config, loaded)
-    reason = methods.find(config.method).one_process
-    if parallel.world() > 1 and reason:
-        raise ConfigError(
-            f"--method {config.method} trains in one process: start it without torchrun ({reason})."
-        )
-    if config.select in NEED_SOURCE_VIDEOS and loaded.source_held_out_bank is None:
-        why = (
-            f"--method {config.method} uses no video of the source. Choose another rule."
-            if loaded.reads_target_labels
-            else f"the {config.source} manifest of {config.benchmark} has no eval videos. Mark some in "
-            "its column split, or choose another rule."
-        )
-        raise ConfigError(f"--select {config.select} needs held-out source videos, and {why}")
-    _check_labels(config, loaded)
-
-
-def _check_batches(config: AdaptConfig, loaded: Loaded) -> None:
-    """Refuse batches that the method cannot compare, or that the processes cannot share."""
-    least = methods.find(config.method).least_videos
-    for domain, size in zip(("source", "target"), batch_sizes(config, loaded.data)):
-        parallel.check_divisible(size)
-        if size * config.draws < least:
-            raise ConfigError(
-                f"--method {config.method} compares the videos of a domain and needs {least} of each in a "
-                f"step, got {size} of the {domain}. Raise --batch-size, or use --target-batch equal."
-            )
-
-
-def _check_labels(config: AdaptConfig, loaded: Loaded) -> None:
-    """Refuse to choose by labels of the target where no video has one."""
-    reads = config.select in RULES and RULES[config.select].reads_target_labels
-    if reads and all(video.label is None for video in loaded.held_out):
-        raise ConfigError(
-            f"--select {config.select} reads the labels of the target, and no video of {config.target} has "
-            "one. Choose another rule, or add labels with `manifest label`."
-        )
 
 
 def _begin(

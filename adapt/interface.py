@@ -15,6 +15,7 @@ import numpy as np
 
 from adapt import checkpoint, experiment
 from adapt.accuracy import Accuracy
+from adapt.alongside import Beside
 from adapt.checkpoint import CheckpointPolicy
 from adapt.compute import pick_device, resolve
 from adapt.config import DEFAULT_METHOD, AdaptConfig
@@ -91,6 +92,7 @@ def train(
     *,
     resume: bool = False,
     checkpoint_every: int = 0,
+    baselines: bool = True,
     on_epoch: Callable[[int, dict[str, Any]], None] = lambda epoch, metrics: None,
 ) -> Accuracy | None:
     """Train, evaluate on the target's evaluation videos, and leave a finished run folder.
@@ -98,6 +100,7 @@ def train(
     Args:
         run: a folder that is new or empty, or with `resume` that of a run which was stopped.
         checkpoint_every: epochs between two states that `resume` can go on from; 0: none.
+        baselines: train source only along; baselines.json in the run's folder has it.
         on_epoch: called after every epoch with its number and its metrics.
 
     Returns:
@@ -113,6 +116,7 @@ def train(
         data,
         folder,
         policy=CheckpointPolicy(resume=resume, every=checkpoint_every),
+        beside=Beside(baselines=baselines),
         on_epoch=on_epoch,
     )
 

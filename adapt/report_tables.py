@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -30,13 +30,13 @@ def accuracy_text(result: Accuracy) -> str:
 def comparison(subjects: Sequence[Subject]) -> Table:
     """All runs, and the first against each other one on the same videos."""
     first, others = subjects[0], subjects[1:]
-    gains = [_gain(first, other) for other in others]
+    gains = [gain_of(first, other) for other in others]
     p_values = [sign_flip(gain_V) for gain_V in gains if gain_V is not None]
     corrected = iter(holm(p_values))
     rows = [[*_begun(1, first), "", "", "", "", "", *_ended(first)]]
     for number, (other, gain_V) in enumerate(zip(others, gains), 2):
-        tested = [*_tested(gain_V, corrected), _agreed(first, other)]
-        rows.append([*_begun(number, other), *tested, *_ended(other)])
+        compared = [*tested(gain_V, corrected), _agreed(first, other)]
+        rows.append([*_begun(number, other), *compared, *_ended(other)])
     return Table(
         title="The runs compared",
         groups=[
@@ -87,7 +87,7 @@ def _ended(subject: Subject) -> list[str]:
     ]
 
 
-def _gain(first: Subject, other: Subject) -> np.ndarray | None:
+def gain_of(first: Subject, other: Subject) -> np.ndarray | None:
     """Of each video whether `first` has it right minus whether `other` has; None on other videos."""
     a, b = first.right, other.right
     if not a or a.keys() != b.keys():
@@ -95,7 +95,12 @@ def _gain(first: Subject, other: Subject) -> np.ndarray | None:
     return np.array([int(a[video]) - int(b[video]) for video in a])
 
 
-def _tested(gain_V: np.ndarray | None, corrected: Iterator[float]) -> list[str]:
+def tested(gain_V: np.ndarray | None, corrected: Iterator[float]) -> list[str]:
+    """Points, interval, p and corrected p of a gain; dashes where there is none.
+
+    Args:
+        gain_V: as `gain_of`; corrected: the p-values after Holm's method, of which the next is taken.
+    """
     if gain_V is None:
         return ["-"] * 4
     low, high = (100 * bound for bound in bootstrap_interval(gain_V))
@@ -126,26 +131,33 @@ def class_gains(subject: Subject, other: Subject) -> dict[str, float | None]:
     return gains
 
 
-def per_class(subject: Subject, other: Subject | None) -> Table:
-    """How each class fared, and what it gained over another run."""
-    gains = class_gains(subject, other) if other else {}
+def per_class(subject: Subject, others: Mapping[str, Subject]) -> Table:
+    """How each class fared, and what it gained over others.
+
+    Args:
+        others: by the name that they have in the title of their column.
+    """
+    gains = [class_gains(subject, other) for other in others.values()]
     rows = []
     for detail in subject.by_class():
-        cells = [printable(detail.name), str(detail.videos), _percent(detail.recall)]
-        if other:
-            gain = gains[detail.name]
-            cells.append("-" if gain is None else f"{gain:+.1f}")
-        cells += [str(detail.predicted), _percent(detail.precision)]
-        rows.append([*cells, printable(detail.mistaken_for or "-")])
-    gained = ["gain over run 2"] if other else []
-    heads = ["class", "videos", "accuracy, %", *gained, "predicted as it", "of these right, %"]
+        gained = [gain[detail.name] for gain in gains]
+        rows.append(
+            [
+                *(printable(detail.name), str(detail.videos), _percent(detail.recall)),
+                *("-" if gain is None else f"{gain:+.1f}" for gain in gained),
+                *(str(detail.predicted), _percent(detail.precision)),
+                printable(detail.mistaken_for or "-"),
+            ]
+        )
+    titles = [f"gain over {name}" for name in others]
+    heads = ["class", "videos", "accuracy, %", *titles, "predicted as it", "of these right, %"]
     return Table(
         title="Accuracy per class",
         groups=[("", [*heads, "most mistaken for"])],
         rows=rows,
         words=frozenset({len(heads)}),
         notes=[
-            *([f"Gain in points over run 2, {printable(other.name)}."] if other else []),
+            *(["Gains are in points."] if others else []),
             "A dash stands where there is no video.",
         ],
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 from adapt import parallel
 from adapt.accuracy import NO_LABELS, Accuracy
+from adapt.alongside import NOTHING_BESIDE, Beside
 from adapt.checkpoint import KEEP_NOTHING, CheckpointPolicy
 from adapt.config import AdaptConfig
 from adapt.experiment import adapt
@@ -85,6 +86,7 @@ def adapt_seeds(
     seeds: Sequence[int],
     *,
     policy: CheckpointPolicy = KEEP_NOTHING,
+    beside: Beside = NOTHING_BESIDE,
     on_epoch: OnEpoch = lambda config, epoch, metrics: None,
 ) -> Seeds:
     """Train one run per seed in `folder`/seed<N>, and write `folder`/seeds.json over all of them.
@@ -101,6 +103,7 @@ def adapt_seeds(
                 loaded,
                 RunFolder(folder / f"seed{seed}"),
                 policy=policy,
+                beside=beside,
                 on_epoch=lambda epoch, metrics, one=one: on_epoch(one, epoch, metrics),  # type: ignore[misc]
             )
         )

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.accuracy import Accuracy, accuracy_on
+from adapt.baselines import Baselines, read_baselines
 from adapt.details import ClassDetail, of_classes
 from adapt.overview import Run, summarise
 from adapt.run_files import read_json
@@ -42,6 +43,8 @@ class Subject:
     probability: Sequence[float]
     """How probable the model took what it predicted."""
     environment: Mapping[str, Any]
+    baselines: Baselines
+    """What was trained along with it."""
 
     @property
     def name(self) -> str:
@@ -113,6 +116,7 @@ def read_subject(folder: Path) -> Subject:
         predicted=predicted,
         probability=probability,
         environment=read_json(folder, "environment.json"),
+        baselines=read_baselines(folder),
     )
 
 

@@ -119,7 +119,7 @@ def adapt_over_seeds(
         command(
             *("adapt", "--source", source, "--target", target),
             *("--benchmark", benchmark.format(seed=seed), "--compute", "float32"),
-            *(*options, "--seed", seed),
+            *(*options, "--seed", seed, "--no-baselines"),
             *("--features", folders.features, "--manifests", folders.manifests, "--run", run),
         )
         seconds.append(time.monotonic() - begin)

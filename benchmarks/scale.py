@@ -86,6 +86,7 @@ def peak_memory(features: Path, run: Path, options: list[str]) -> int:
     arguments = (
         *("adapt", "--source", "kinetics", "--target", "gameplay", *options),
         *("--features", str(features), "--run", str(run), "--bank", "mapped", "--device", "cpu"),
+        "--no-baselines",
     )
     result = subprocess.run(
         [sys.executable, "-c", CODE, *arguments], capture_output=True, text=True

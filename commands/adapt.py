@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from commands.beside import say_beside
 from commands.method_options import MethodCommand, resolve_given
 from commands.results import say_accuracy, say_rules, say_seeds
 from commands.training import (
@@ -20,7 +21,7 @@ from commands.training import (
 from store.errors import ConfigError
 
 
-def _adapt(seeds: str | None, **given: Any) -> None:
+def _adapt(seeds: str | None, baselines: bool, **given: Any) -> None:
     """Train on the labelled source and the unlabelled target, and test on the target's evaluation split.
 
     Works from cached features alone. Prints overall and class-mean accuracy after the last epoch; no
@@ -44,17 +45,20 @@ def _adapt(seeds: str | None, **given: Any) -> None:
     folder = run_folder(options, config, f"seed{config.seed}" if several is None else "seeds")
     runs = [folder] if several is None else [folder / f"seed{seed}" for seed in several]
     with ready(options, config, folder, runs) as prepared:
+        from adapt.alongside import Beside
         from adapt.experiment import adapt
         from adapt.runs import RunFolder
         from adapt.study import adapt_seeds
 
         config = prepared.config
+        beside = Beside(baselines=baselines, on_baseline_epoch=prepared.progress.of_baseline)
         if several is None:
             result = adapt(
                 config,
                 prepared.loaded,
                 RunFolder(folder),
                 policy=prepared.policy,
+                beside=beside,
                 on_epoch=lambda epoch, metrics: prepared.progress(config, epoch, metrics),
             )
         else:
@@ -64,17 +68,18 @@ def _adapt(seeds: str | None, **given: Any) -> None:
                 folder,
                 several,
                 policy=prepared.policy,
+                beside=beside,
                 on_epoch=prepared.progress,
             )
     if not prepared.first:
         return
     if several is None:
         say_accuracy(config, result, RunFolder(folder).predicted_counts(), folder)
-        say_rules(config, [RunFolder(folder)])
     else:
         predicted = [RunFolder(run).predicted_counts() for run in runs]
         say_seeds(config, summary, predicted, folder)
-        say_rules(config, [RunFolder(run) for run in runs])
+    say_beside(runs)
+    say_rules(config, [RunFolder(run) for run in runs])
 
 
 def _options() -> dict[str, list[click.Option]]:
@@ -82,7 +87,14 @@ def _options() -> dict[str, list[click.Option]]:
         click.Option(
             ["--seeds"],
             help="Several runs, e.g. 0-4 or 0,1,7, in folders below --run; the features are loaded once.",
-        )
+        ),
+        click.Option(
+            ["--baselines/--no-baselines"],
+            default=True,
+            show_default=True,
+            help="Train source only along, which changes nothing of the run: its accuracy, and that with the "
+            "target's batch norm statistics, stand beside the result.",
+        ),
     )
 
 

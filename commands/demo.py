@@ -95,6 +95,7 @@ def run_demo(folder: Path, main: click.Group) -> None:
             target,
             *method,
             *TRAINING,
+            "--no-baselines",
             "--run",
             str(path),
             *places,

@@ -102,6 +102,17 @@ class AdaptProgress(_Lines):
         self._trained = 0
         self._runs: list[AdaptConfig] = []
         self._begin = time.monotonic()
+        self._along: _Along | None = None
+
+    def of_baseline(self, config: AdaptConfig, metrics: Mapping[str, Any]) -> None:
+        """Show the end of an epoch of source only, which is trained along and is no epoch of a run."""
+        if self._along is None:
+            self._along = _Along(config.epochs)
+        self._along(metrics)
+        if metrics["epoch"] == config.epochs:
+            self._along.__exit__()
+            self._begin += self._along.seconds
+            self._along = None
 
     def __call__(self, config: AdaptConfig, epoch: int, metrics: Mapping[str, Any]) -> None:
         """Show the end of an epoch."""
@@ -110,8 +121,28 @@ class AdaptProgress(_Lines):
             self._runs.append(config)
         done = (len(self._runs) - 1) * self._epochs + epoch
         seconds = (time.monotonic() - self._begin) / self._trained * (self._total - done)
-        losses = " ".join(f"{n} {value:.3f}" for n, value in metrics.items() if n not in _NO_LOSS)
-        self.show(done, self._total, losses, _left(seconds))
+        self.show(done, self._total, _losses(metrics), _left(seconds))
+
+
+class _Along(_Lines):
+    """Shows how far source only has come that is trained along with a run."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__("source only, trained along")
+        self._epochs = epochs
+        self.seconds = 0.0
+        """How long its epochs took until now."""
+
+    def __call__(self, metrics: Mapping[str, Any]) -> None:
+        self.seconds += metrics["seconds"]
+        done = metrics["epoch"]
+        left = _left(self.seconds / done * (self._epochs - done))
+        self.show(done, self._epochs, _losses(metrics), left)
+
+
+def _losses(metrics: Mapping[str, Any]) -> str:
+    """`source 1.098 entropy 0.693`."""
+    return " ".join(f"{n} {value:.3f}" for n, value in metrics.items() if n not in _NO_LOSS)
 
 
 class BenchmarkProgress(_Lines):

@@ -69,7 +69,8 @@ def report_command(
     It has the accuracy and how certain it is, the confusion matrix, the classes, t-SNE of both domains
     before and after adaptation, all curves, and the most confident mistakes; of a target without labels
     the scores, the predicted classes and the least certain videos. Of several runs the first is reported
-    and compared with the others on the same videos, and its gain per class is that over the second. Where
+    and compared with the others on the same videos, and its gain per class is that over the second, and
+    over source only where that was trained along. Where
     features are gone, the page is made without what needs them and says so.
 
     \b

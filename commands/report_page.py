@@ -15,6 +15,8 @@ import numpy as np
 
 from adapt import charts
 from adapt.accuracy import NO_LABELS
+from adapt.baselines import SOURCE_ONLY
+from adapt.beside_table import baseline_subjects, beside
 from adapt.details import details
 from adapt.pictures import Picture, inline_svg
 from adapt.report_tables import (
@@ -61,7 +63,8 @@ class Report:
     def page(self) -> str:
         """The HTML page; `pictures` are drawn and `notes` are complete afterwards."""
         subject = self.subject
-        parts = [self._headline()]
+        standing = beside(subject)
+        parts = [self._headline(), html_table(standing) if standing else ""]
         if len(self.subjects) > 1:
             parts += [html_table(comparison(self.subjects)), self._differences()]
         scored = [html_table(table) for table in [rules(subject)] if table]
@@ -131,15 +134,21 @@ class Report:
         ]
         recall = {detail.name: detail.recall for detail in subject.by_class()}
         bars = [charts.class_bars("class-accuracy", "accuracy, %", recall)]
-        notes = []
-        if other:
-            gains = class_gains(subject, other)
-            bars.append(charts.class_bars("class-gain", "gain, points", gains, signed=True))
-            notes = [f"Gain over run 2, {printable(other.name)}."]
-        elif len(self.subjects) > 1:
+        others = {"run 2": other} if other else {}
+        if len(self.subjects) > 1 and not other:
             self.notes.append("Gain per class: run 2 has no video with a label.")
+        notes = [f"Run 2 is {printable(other.name)}."] if other else []
+        baselines = baseline_subjects(subject)
+        if SOURCE_ONLY in baselines:
+            others[SOURCE_ONLY] = baselines[SOURCE_ONLY]
+            notes.append("Source only was trained along with this run.")
+        for name, over in others.items():
+            gains = class_gains(subject, over)
+            file = f"class-gain-{name.replace(' ', '-')}"
+            title = f"gain over {name}, points"
+            bars.append(charts.class_bars(file, title, gains, signed=True))
         found += [
-            html_table(per_class(subject, other)),
+            html_table(per_class(subject, others)),
             self._draw(*bars, title="Accuracy per class, as bars", notes=notes),
         ]
         return found

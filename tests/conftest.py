@@ -132,8 +132,8 @@ def problem(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def toy_arguments(root: Path, run: str, *more: object) -> list[object]:
-    """`adapt` on `make_problem`, small and quick: with those of its options that the method reads."""
+def toy_arguments(root: Path, run: str, *more: object, command: str = "adapt") -> list[object]:
+    """`adapt` on `make_problem`, small and quick: without baselines, with options that the method reads."""
     method = str(more[more.index("--method") + 1]) if "--method" in more else None
     small = {"epochs": 3, "batch_size": 8, "width": 16, "compute": "float32"}
     if method is None:
@@ -141,8 +141,9 @@ def toy_arguments(root: Path, run: str, *more: object) -> list[object]:
     reads = methods.find(method or DEFAULT_METHOD).reads
     options = [(f"--{name.replace('_', '-')}", v) for name, v in small.items() if name in reads]
     return [
-        *("adapt", "--source", "left", "--target", "right", "--device", "cpu"),
+        *(command, "--source", "left", "--target", "right", "--device", "cpu"),
         *("--features", root / "features", "--manifests", root / "manifests", "--run", root / run),
+        *(["--no-baselines"] if command == "adapt" else []),
         *(part for option in options for part in option),
         *more,
     ]
@@ -230,7 +231,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
         (
             *("adapt", "--source", DOMAINS[0], "--target", DOMAINS[1], *road.places),
             *("--epochs", 2, "--levels", 2, "--batch-size", 4, "--run", road.run),
-            *("--device", "cpu", "--compute", "float32"),
+            *("--device", "cpu", "--compute", "float32", "--no-baselines"),
         ),
     ):
         result = CliRunner().invoke(main, [str(a) for a in arguments])

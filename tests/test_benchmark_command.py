@@ -74,6 +74,7 @@ def test_the_whole_plan_and_again_without_features(cli, problem: Path) -> None:
         assert row["run"] == (
             f"{row['source']}-{row['target']}/{row['method']}-{row['preset']}/seed{row['seed']}"
         )
+        assert not (run / "baselines.json").exists(), "source only has rows of its own here"
         done = json.loads((run / "done.json").read_text())
         assert float(row["overall"]) == pytest.approx(done["target_eval"]["overall"], abs=1e-4)
         assert float(row["low"]) == pytest.approx(done["target_eval"]["low"], abs=1e-4)

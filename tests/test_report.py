@@ -205,9 +205,52 @@ def test_several_runs_are_compared_on_the_same_videos(cli, toy: Path, tmp_path: 
     gains = {name: share - shares(b)[name] for name, share in shares(a).items()}
     found = {row[0]: float(row[3]) for row in page.rows("Accuracy per class")}
     assert found == pytest.approx(gains, abs=0.06)
-    svg(text, "class-gain")
+    svg(text, "class-gain-run-2")
     assert any("run 2: " in t and "method: infomax or source-only" in t for t in page.texts)
     assert any("run 3: nothing but the seed" in t for t in page.texts)
+
+
+def test_what_was_trained_along_stands_beside_the_result(
+    cli, problem: Path, tmp_path: Path
+) -> None:
+    run = train(problem, "run", "infomax", "--seed", 2, "--baselines")
+    text, page, _ = write(cli, tmp_path / "a.html", run, run)
+    table = {row[0]: row for row in page.rows("Beside the result", 2)}
+    rows = json.loads((run / "baselines.json").read_text())["rows"]
+    assert list(table) == [
+        *("this run", "source only", "source only, target's statistics"),
+        *("always the most frequent class", "guessing evenly"),
+    ]
+    truth = {row["video"]: row["class"] for row in predictions(run)}
+    ours = {row["video"]: row["class"] == row["predicted"] for row in predictions(run)}
+    ps = []
+    for name, row in rows.items():
+        right = {video: row["predicted"][video] == truth[video] for video in truth}
+        only, other = (sum(a[v] and not b[v] for v in a) for a, b in ((ours, right), (right, ours)))
+        assert table[name][1].startswith(f"{100 * np.mean(list(right.values())):.2f} (")
+        assert float(table[name][3]) == pytest.approx(100 * (only - other) / 12, abs=0.006)
+        ps.append(binomtest(only, only + other).pvalue if only + other else 1.0)
+        assert table[name][5] == ("< 0.001" if ps[-1] < 0.001 else f"{ps[-1]:.3f}")
+    for p, name in zip(ps, rows):
+        holm = max(min(1.0, (2 - i) * q) for i, q in enumerate(sorted(ps)) if q <= p)
+        assert table[name][6].rstrip("*") == ("< 0.001" if holm < 0.001 else f"{holm:.3f}")
+    assert table["guessing evenly"][1] == f"{100 / 3:.2f}"
+
+    base = {c: [] for c in ("c0", "c1", "c2")}
+    for video, name in truth.items():
+        base[name].append(rows["source only"]["predicted"][video] == name)
+    found = {row[0]: row for row in page.rows("Accuracy per class")}
+    for name, row in found.items():
+        assert float(row[3]) == 0, "the gain over the run itself"
+        gain = shares(run)[name] - 100 * np.mean(base[name])
+        assert float(row[4]) == pytest.approx(gain, abs=0.06)
+    assert "gain over source only, points" in words(svg(text, "class-gain-source-only"))
+
+    record = json.loads((run / "baselines.json").read_text())
+    record["rows"]["source only"]["predicted"]["right_0_0"] = "elsewhere"
+    (run / "baselines.json").write_text(json.dumps(record))
+    damaged = cli("report", run, "--out", tmp_path / "b.html")
+    assert damaged.exit_code == 1 and "baselines.json does not fit the run" in damaged.output
 
 
 def test_runs_on_other_videos_are_listed_and_not_tested(cli, toy: Path, tmp_path: Path) -> None:
@@ -304,8 +347,11 @@ def test_beyond_accuracy_is_of_the_probabilities(cli, toy: Path, tmp_path: Path)
 
 def test_a_target_without_labels(cli, problem: Path, tmp_path: Path) -> None:
     classes = take_labels_away(problem)
-    run = train(problem, "run", "infomax")
+    run = train(problem, "run", "infomax", "--baselines")
     text, page, _ = write(cli, tmp_path / "a.html", run)
+    rows = json.loads((run / "baselines.json").read_text())["rows"]
+    scores = {row[0]: row[1:] for row in page.rows("Beside the result")}
+    assert scores["source only"] == [f"{x:.4f}" for x in rows["source only"]["scores"].values()]
     assert "no labels, so no accuracy: 36 videos of the target" in page.texts
     counts = Counter(row["predicted"] for row in predictions(run))
     assert {row[0]: int(row[1]) for row in page.rows("Predicted classes") if int(row[1])} == counts
@@ -319,6 +365,9 @@ def test_a_target_without_labels(cli, problem: Path, tmp_path: Path) -> None:
     _, page, output = write(cli, tmp_path / "b.html", run)
     right = [row["predicted"] == classes[row["video"]] for row in predictions(run)]
     assert any(t.startswith(f"{100 * np.mean(right):.2f} % (95 %") for t in page.texts)
+    base = [rows["source only"]["predicted"][video] == name for video, name in classes.items()]
+    beside = {row[0]: row[1] for row in page.rows("Beside the result", 2)}
+    assert beside["source only"].startswith(f"{100 * np.mean(base):.2f} (")
     assert "The labels were added after the run had ended" in output
     assert {row[0] for row in page.rows("Accuracy per class")} == {"c0", "c1", "c2"}
 

@@ -61,7 +61,7 @@ def test_bad_seeds(cli, problem: Path, more: tuple[Any, ...], text: str) -> None
 
 
 def ablate_arguments(problem: Path, run: str, *more: object) -> list[object]:
-    return ["ablate", *toy_arguments(problem, run, *more)[1:]]
+    return toy_arguments(problem, run, *more, command="ablate")
 
 
 @pytest.mark.parametrize("preset", [None, "released"])

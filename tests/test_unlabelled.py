@@ -180,8 +180,8 @@ def test_evaluate_finds_predictions_that_are_others(cli, bare: Path) -> None:
 
 def test_a_domain_without_labels_is_no_source(cli, bare: Path) -> None:
     for command in ("adapt", "ablate"):
-        arguments = toy_arguments(bare, "run", "--source", "right", "--target", "left")
-        refused = cli(command, *arguments[1:])
+        turned = ("--source", "right", "--target", "left")
+        refused = cli(*toy_arguments(bare, "run", *turned, command=command))
         assert refused.exit_code == 1
         assert "right of toy is a domain without labels, so it can only be the --target" in (
             refused.output

@@ -1,0 +1,68 @@
+"""What is refused before training: a config and loaded data that do not fit together."""
+
+from __future__ import annotations
+
+from adapt import methods, parallel
+from adapt.config import AdaptConfig
+from adapt.data import batch_sizes
+from adapt.loading import Loaded
+from adapt.rules import NEED_SOURCE_VIDEOS, RULES
+from store.errors import ConfigError
+
+
+def check_fits(config: AdaptConfig, loaded: Loaded) -> None:
+    """Refuse what cannot be trained.
+
+    Raises:
+        ConfigError: the data are of other domains or labels than the config's, the processes cannot share
+            the batches, or the rule of the epoch needs videos or labels that are not there.
+    """
+    asked = (config.lists, config.source, config.target)
+    if asked != loaded.domains:
+        raise ConfigError(
+            f"The config is for {asked[1]} -> {asked[2]} of {asked[0]}, and the loaded data is "
+            f"{loaded.domains[1]} -> {loaded.domains[2]} of {loaded.domains[0]}. Load the data again."
+        )
+    if methods.find(config.method).reads_target_labels != loaded.reads_target_labels:
+        raise ConfigError(
+            f"The data was loaded with{'' if loaded.reads_target_labels else 'out'} the target's labels, "
+            f"and --method {config.method} is to train {'without' if loaded.reads_target_labels else 'on'} "
+            "them. Load the data again."
+        )
+    _check_batches(config, loaded)
+    reason = methods.find(config.method).one_process
+    if parallel.world() > 1 and reason:
+        raise ConfigError(
+            f"--method {config.method} trains in one process: start it without torchrun ({reason})."
+        )
+    if config.select in NEED_SOURCE_VIDEOS and loaded.source_held_out_bank is None:
+        why = (
+            f"--method {config.method} uses no video of the source. Choose another rule."
+            if loaded.reads_target_labels
+            else f"the {config.source} manifest of {config.benchmark} has no eval videos. Mark some in "
+            "its column split, or choose another rule."
+        )
+        raise ConfigError(f"--select {config.select} needs held-out source videos, and {why}")
+    _check_labels(config, loaded)
+
+
+def _check_batches(config: AdaptConfig, loaded: Loaded) -> None:
+    """Refuse batches that the method cannot compare, or that the processes cannot share."""
+    least = methods.find(config.method).least_videos
+    for domain, size in zip(("source", "target"), batch_sizes(config, loaded.data)):
+        parallel.check_divisible(size)
+        if size * config.draws < least:
+            raise ConfigError(
+                f"--method {config.method} compares the videos of a domain and needs {least} of each in a "
+                f"step, got {size} of the {domain}. Raise --batch-size, or use --target-batch equal."
+            )
+
+
+def _check_labels(config: AdaptConfig, loaded: Loaded) -> None:
+    """Refuse to choose by labels of the target where no video has one."""
+    reads = config.select in RULES and RULES[config.select].reads_target_labels
+    if reads and all(video.label is None for video in loaded.held_out):
+        raise ConfigError(
+            f"--select {config.select} reads the labels of the target, and no video of {config.target} has "
+            "one. Choose another rule, or add labels with `manifest label`."
+        )
