@@ -1,6 +1,6 @@
 """Cached features and the frames drawn from them, without a data loader in between.
 
-`device`: one float16 block where the network is; frames are picked by index arithmetic.
+`device`: one block, of the stored number type, where the network is; frames are picked by index arithmetic.
 `host`: the block in main memory; the frames of a batch are copied to the device.
 `mapped`: nothing is loaded; the frames of a batch are read through the shards' memory maps. For stores
 larger than memory. Each shard is checked once on opening, by its sha256, and that is remembered.
@@ -25,7 +25,6 @@ from store.errors import ConfigError
 from store.manifest import Video
 from store.read import FeatureStore
 
-_FLOAT16 = 2
 _RELEASE_BYTES = 1 << 26
 """Mapped pages, and cached neighbours that the system maps with them, count as this process's memory
 until they are given back: after so many bytes picked."""
@@ -55,7 +54,7 @@ def sample(bank: Bank, videos_B: Tensor, frames: int, generator: torch.Generator
 
 
 class FeatureBank:
-    """All features as one float16 block (frames of all videos, D), on the device or in main memory."""
+    """All features as one block (frames of all videos, D), on the device or in main memory."""
 
     def __init__(
         self, features: Sequence[np.ndarray], device: torch.device, *, on_host: bool = False
@@ -93,7 +92,7 @@ class MappedBank:
 
     def __init__(self, store: FeatureStore, videos: Sequence[Video], device: torch.device) -> None:
         self.device = device
-        self.width = store.width
+        self.width, self._dtype = store.width, store.dtype
         store.check_shards([video.id for video in videos])
         self._maps: dict[Path, mmap.mmap] = {}
         self._videos = [self._map(store, video.id) for video in videos]
@@ -108,7 +107,7 @@ class MappedBank:
             if hasattr(mmap, "MADV_RANDOM"):  # frames are far apart: reading ahead is waste
                 self._maps[path].madvise(mmap.MADV_RANDOM)
         count = store.records[video].frames
-        flat = np.frombuffer(self._maps[path], np.float16, count * self.width, offset)
+        flat = np.frombuffer(self._maps[path], store.dtype, count * self.width, offset)
         return flat.reshape(count, self.width)
 
     def __len__(self) -> int:
@@ -116,7 +115,7 @@ class MappedBank:
 
     def gather(self, videos_B: Tensor, frames_BT: Tensor) -> Tensor:
         """See `Bank`."""
-        picked = np.empty((*frames_BT.shape, self.width), np.float16)
+        picked = np.empty((*frames_BT.shape, self.width), self._dtype)
         for row, (video, frames_T) in enumerate(zip(videos_B.tolist(), frames_BT.numpy())):
             np.take(self._videos[video], frames_T, axis=0, out=picked[row])
         self._touched += picked.nbytes
@@ -187,7 +186,7 @@ def choose_bank(asked: str, needed_bytes: int, device: torch.device, processes: 
 def needed_bytes(store: FeatureStore, videos: Sequence[Video]) -> int:
     """Bytes of the videos' features as stored."""
     frames = sum(store.records[video.id].frames for video in videos)
-    return frames * store.width * _FLOAT16
+    return frames * store.width * store.dtype.itemsize
 
 
 def load_bank(

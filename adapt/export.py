@@ -64,12 +64,12 @@ def feature_cases(trained: Trained, videos: Sequence[np.ndarray]) -> list[Case]:
     """Inputs (B, F, D) of the model without its backbone: some videos, and made-up ones of any length.
 
     Args:
-        videos: float16 (frames, D); there may be none.
+        videos: as stored, (frames, D); there may be none.
     """
     random, frames = np.random.default_rng(0), trained.config.frames
     shapes = [(1, 1), (2, 2), (1, frames), (3, 3 * frames + 1)]
     made = [np.abs(random.normal(size=(*s, trained.backbone_width))) for s in shapes]
-    batches = [x.astype(np.float16) for x in (*made, *(video[None] for video in videos))]
+    batches = [*(x.astype(np.float16) for x in made), *(video[None] for video in videos)]
     return [
         Case(torch.from_numpy(x).float(), torch.stack([by_run(trained, video) for video in x]))
         for x in batches

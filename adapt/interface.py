@@ -25,6 +25,7 @@ from adapt.runs import RunFolder
 from adapt.whole import WholeVideos, classify
 from store.datasets import OWN_MANIFESTS, choose_benchmark
 from store.errors import StoreError
+from store.format import stored_dtype
 
 
 def configure(
@@ -170,8 +171,8 @@ def predict(
     Each video is predicted on its own: the others beside it change nothing (see `WholeVideos`).
 
     Args:
-        features: of each video an array (frames, D), made as the run's features were; stored features
-            are float16, and others are rounded to that.
+        features: of each video an array (frames, D), made as the run's features were; they are rounded to
+            the number type of the run's store, which is float16 unless it was imported as float32.
 
     Raises:
         Ma2lError: the run did not finish, or an array is not such a matrix of finite numbers.
@@ -183,8 +184,9 @@ def predict(
     width = trained.backbone_width
     if not len(features):
         raise StoreError("There are no features to predict from.")
-    with np.errstate(over="ignore"):  # what is beyond float16 becomes inf, which is refused
-        rounded = [np.asarray(x).astype(np.float16) for x in features]
+    dtype = stored_dtype(trained.recipe.config if trained.recipe else {})
+    with np.errstate(over="ignore"):  # what is too large for it becomes inf, which is refused
+        rounded = [np.asarray(x).astype(dtype) for x in features]
     for number, x in enumerate(rounded):
         if x.ndim != 2 or x.shape[0] == 0 or x.shape[1] != width:
             raise StoreError(
@@ -193,7 +195,7 @@ def predict(
             )
         if not np.isfinite(x).all():
             raise StoreError(
-                f"Video {number} of {len(rounded)} has features that are not finite in float16."
+                f"Video {number} of {len(rounded)} has features that are not finite in {dtype.name}."
             )
     whole = WholeVideos(trained.model, config).to(where)
     probabilities_VN = np.stack([classify(whole, x, where) for x in rounded])

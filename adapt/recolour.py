@@ -44,7 +44,7 @@ class Moments:
 def moments(bank: Bank, device: torch.device) -> Moments:
     """The moments of all frames of all videos, in one pass that holds a block of frames at a time.
 
-    Sums of products are float64: the float16 of the store leaves more than enough digits for them. Several
+    Sums of products are float64: the number types of stores leave more than enough digits for them. Several
     processes read a share of the videos each.
 
     Args:

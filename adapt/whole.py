@@ -51,7 +51,7 @@ class WholeVideos(nn.Module):
 
 @torch.inference_mode()
 def classify(whole: WholeVideos, features_FD: np.ndarray, device: torch.device) -> np.ndarray:
-    """All features of one video, float16 (F, D) -> probabilities (N,) float32.
+    """All features of one video, as stored, (F, D) -> probabilities (N,) float32.
 
     Args:
         device: where the model is.
@@ -62,7 +62,7 @@ def classify(whole: WholeVideos, features_FD: np.ndarray, device: torch.device) 
 
 @torch.inference_mode()
 def classify_picked(whole: WholeVideos, picked_KTD: np.ndarray, device: torch.device) -> np.ndarray:
-    """Features of the frames that `WholeVideos.pick` named, float16 (K, T, D) -> probabilities (N,)."""
+    """Features of the frames that `WholeVideos.pick` named, (K, T, D) -> probabilities (N,)."""
     picked_BKTD = torch.from_numpy(picked_KTD)[None].float().to(device)
     probabilities_N: np.ndarray = whole.from_picked(picked_BKTD)[0].cpu().numpy()
     return probabilities_N

@@ -1,8 +1,7 @@
 """Checks that name everything in a store that is not what was written. They need no GPU.
 
-A check is a function from a `Contents` to its problems; `verify` runs a list of them, so a caller may
-add its own. A shard is opened only if its sha256 is the one in index.json or SHA256SUMS, because HDF5
-can crash or hang on damaged metadata.
+A check is a function from a `Contents` to its problems; a caller may add its own to those of `verify`. A
+shard is opened only if its sha256 is in index.json or SHA256SUMS: HDF5 may hang on damaged metadata.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from store.locks import writers
 from store.records import STATUSES, VideoRecord
 from store.shards import (
     UNREADABLE,
+    config_in,
     has_config,
     names_in,
     open_shard,
@@ -215,15 +215,13 @@ def _newer_elsewhere(contents: Contents, file: h5py.File, shard: str, video: str
     if row is None or row.shard <= shard:
         return False
     try:
-        path = contents.folder / shard
-        return record_of(plain_dataset(file, video, path), path).crc32 == row.crc32
+        return _read(contents, file, shard, video)[1].crc32 == row.crc32
     except _UNREADABLE:  # reported below, where every video is read
         return False
 
 
 def _video_problems(contents: Contents, file: h5py.File, shard: str, video: str) -> Iterator[str]:
-    dataset = plain_dataset(file, video, contents.folder / shard)
-    record = record_of(dataset, contents.folder / shard)
+    dataset, record = _read(contents, file, shard, video)
     row = contents.by_shard.get(shard, {}).get(video)
     if row and record != row:
         yield f"the record beside {video} is not its row in {VIDEOS}"
@@ -239,6 +237,15 @@ def _video_problems(contents: Contents, file: h5py.File, shard: str, video: str)
         yield f"the features of {video} do not have their crc32"
     if not finite:
         yield f"the features of {video} are not finite"
+
+
+def _read(
+    contents: Contents, file: h5py.File, shard: str, video: str
+) -> tuple[h5py.Dataset, VideoRecord]:
+    path = contents.folder / shard
+    config = contents.index["config"] if contents.index else config_in(file)
+    dataset = plain_dataset(file, video, path, config)
+    return dataset, record_of(dataset, path)
 
 
 CHECKS: tuple[Check, ...] = (hashes, tables, features)

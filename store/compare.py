@@ -54,7 +54,7 @@ def compare(a: FeatureStore, b: FeatureStore) -> Iterator[Pair]:
 
 
 def compare_features(video: str, a_TD: np.ndarray, b_TD: np.ndarray) -> Pair:
-    """Compare two float16 matrices (frames, width) of equal width; see `Pair`."""
+    """Compare two matrices (frames, width) of equal width; see `Pair`."""
     pair = functools.partial(Pair, video=video, frames_a=len(a_TD), frames_b=len(b_TD))
     if a_TD.shape == b_TD.shape and a_TD.tobytes() == b_TD.tobytes():
         return pair(identical=True, cosine_min=1.0, cosine_mean=1.0, error=0.0)

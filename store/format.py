@@ -4,7 +4,8 @@
       index.json      config and its sha256, shards with bytes and sha256, sha256 of both CSVs, totals
       videos.csv      one row per video (`VideoRecord`)
       failures.csv    the rows whose status is not ok
-      shard-00000.h5  per video one contiguous float16 dataset (frames, width); the root carries the config
+      shard-00000.h5  per video one contiguous dataset (frames, width), float16 or, where the config's
+                      `stored_dtype` says so, float32; the root carries the config
       SHA256SUMS      for `sha256sum -c`
 
 A store may come from somebody else, so types, ranges and sizes are checked on reading.
@@ -19,7 +20,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from store.errors import StoreError, first_of
+import numpy as np
+
+from store.errors import StoreError, first_of, shortened
 from store.plain import read_plain
 from store.records import LARGEST_INTEGER, REBUILD, VideoRecord, load_json, parse_records
 
@@ -27,6 +30,7 @@ FORMAT = 2
 INDEX, VIDEOS, FAILURES, SUMS = "index.json", "videos.csv", "failures.csv", "SHA256SUMS"
 LARGEST = {INDEX: 64_000_000, SUMS: 64_000_000, VIDEOS: 1_000_000_000, FAILURES: 1_000_000_000}
 """The largest size in bytes at which a table is read. The 46,624 videos of Kinetics take 15 MB."""
+STORED_DTYPES = ("float16", "float32")
 _SHARD_NAME = re.compile(r"shard-\d{5}\.h5", re.ASCII)
 _STORE_NAME = re.compile(r".+-([0-9a-f]{8})")
 _INDEX_FIELDS = {
@@ -59,6 +63,21 @@ def config_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 20 else f"{text[:8]}..."
+
+
+def stored_dtype(config: Mapping[str, Any]) -> np.dtype[Any]:
+    """Return the number type of a store's features: float16, unless its config says float32.
+
+    Raises:
+        StoreError: the config names another type.
+    """
+    name = config.get("stored_dtype", STORED_DTYPES[0])
+    if name not in STORED_DTYPES:
+        raise StoreError(
+            f"The store's config has the number type {shortened(str(name))}; this version reads "
+            f"{' and '.join(STORED_DTYPES)}."
+        )
+    return np.dtype(name).newbyteorder("<")
 
 
 def store_folder(features: Path, dataset: str, config: Mapping[str, Any]) -> Path:
@@ -141,6 +160,7 @@ def parse_index(data: bytes, path: Path) -> dict[str, Any]:
         raise StoreError(f"{path} is damaged (no valid {', '.join(wrong[:3])}). {REBUILD}")
     if config_sha256(index["config"]) != index["config_sha256"]:
         raise StoreError(f"{path} is damaged (config_sha256 is not that of its config). {REBUILD}")
+    stored_dtype(index["config"])
     names = [shard["file"] for shard in index["shards"]]
     foreign = [name for name in names if not is_shard_name(name)]
     if foreign:

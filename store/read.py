@@ -18,7 +18,7 @@ import numpy as np
 
 from store import checksums
 from store.errors import StoreError, first_of
-from store.format import INDEX, VIDEOS, read_index, read_table, renamed
+from store.format import INDEX, VIDEOS, read_index, read_table, renamed, stored_dtype
 from store.locks import writers
 from store.plain import size_of
 from store.records import VideoRecord, parse_records
@@ -45,6 +45,7 @@ class FeatureStore:
         self.index, rows = _read_tables(folder)
         self.config: dict[str, Any] = self.index["config"]
         self.width = int(self.index["width"])
+        self.dtype = stored_dtype(self.config)
         self.records = {record.video: record for record in rows if record.stored}
         self._shards = {shard["file"]: shard for shard in self.index["shards"]}
         foreign = sorted({record.shard for record in self.records.values()} - set(self._shards))
@@ -58,7 +59,7 @@ class FeatureStore:
         return video in self.records
 
     def read(self, video: str) -> np.ndarray:
-        """Return the features of a video, float16 (frames, width), after checking their crc32.
+        """Return the features of a video, (frames, width) of `dtype`, after checking their crc32.
 
         Raises:
             StoreError: the video is not in the store, or its bytes are not those that were written.
@@ -88,7 +89,7 @@ class FeatureStore:
         checksums.check({self.folder / name: self._shards[name]["sha256"] for name in names})
 
     def location(self, video: str) -> tuple[Path, int]:
-        """Return the shard and the byte offset of a video's float16 rows, for memory maps.
+        """Return the shard and the byte offset of a video's rows, of `dtype`, for memory maps.
 
         The bytes are not checked here; see `check_shards`.
 
@@ -108,7 +109,7 @@ class FeatureStore:
         record = self._record(video)
         path = self.folder / record.shard
         with readable(path):
-            dataset = plain_dataset(self._open(record.shard), video, path)
+            dataset = plain_dataset(self._open(record.shard), video, path, self.config)
         if dataset.shape != (record.frames, self.width):
             raise StoreError(
                 f"{path}: {video} has shape {dataset.shape}, the index says {(record.frames, self.width)}."

@@ -54,7 +54,7 @@ class VideoRecord:
     missing_frames: int = 0
     """How many frames are missing or damaged, at least. Only whole frames are stored."""
     crc32: str = ""
-    """crc32 of the stored float16 bytes, eight hex digits."""
+    """crc32 of the stored bytes, eight hex digits."""
     status: str = "ok"
     """`ok`; `damaged`: only the whole frames are stored, and `error` says why; or not stored at all:
     `missing` (there is no file), `failed` (it is unreadable or damaged), `pending` (not extracted yet)."""

@@ -82,7 +82,7 @@ def _copy(path: Path, records: Mapping[str, VideoRecord], index: Mapping[str, An
         readable(path),
     ):
         for video, record in records.items():
-            dataset = plain_dataset(file, video, path)
+            dataset = plain_dataset(file, video, path, index["config"])
             writer.begin(video, *dataset.shape)
             for begin in range(0, len(dataset), _ROWS):
                 writer.append(video, dataset[begin : begin + _ROWS])

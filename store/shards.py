@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from store.errors import StoreError
-from store.format import canonical
+from store.format import canonical, stored_dtype
 from store.plain import open_plain
 from store.records import VideoRecord, load_json, record_from
 
@@ -68,6 +68,18 @@ def has_config(file: h5py.File, config: Mapping[str, Any]) -> bool:
     return bool(_text(file.attrs, "config") == canonical(config))
 
 
+def config_in(file: h5py.File) -> dict[str, Any]:
+    """Return the config that a shard was made with, by its own word.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    config = load_json(_text(file.attrs, "config"))
+    if not isinstance(config, dict):
+        raise ValueError("its config is no JSON object")
+    return config
+
+
 def names_in(file: h5py.File) -> Iterator[str]:
     """Yield every name in a shard that is no group: datasets, and links, which `plain_dataset` refuses."""
     groups: list[tuple[str, h5py.Group]] = [("", file)]
@@ -84,8 +96,10 @@ def names_in(file: h5py.File) -> Iterator[str]:
                 yield prefix + name
 
 
-def plain_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    """Return the contiguous float16 matrix `name`.
+def plain_dataset(
+    file: h5py.File, name: str, path: Path, config: Mapping[str, Any]
+) -> h5py.Dataset:
+    """Return the contiguous matrix `name`, of the number type that the store's config says.
 
     Raises:
         StoreError: it is not there, has another type, reaches outside the file in any way that HDF5
@@ -103,8 +117,10 @@ def plain_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
         raise StoreError(f"{path}: {name} is not a plain dataset and is refused.")
-    if dataset.dtype != np.float16:
-        raise StoreError(f"{path}: {name} has type {dataset.dtype}, expected float16.")
+    if dataset.dtype != stored_dtype(config):
+        raise StoreError(
+            f"{path}: {name} has type {dataset.dtype}, expected {stored_dtype(config).name}."
+        )
     # A chunked or never written dataset can claim any size: a few bytes could fill the memory.
     offset = dataset.id.get_offset()
     if offset is None:
@@ -163,11 +179,14 @@ def records_in(path: Path, config: Mapping[str, Any]) -> dict[str, VideoRecord]:
     with open_shard(path) as file, readable(path):
         if not has_config(file, config):
             raise StoreError(f"{path} was made with another config. Move it away, then run again.")
-        return {name: record_of(plain_dataset(file, name, path), path) for name in names_in(file)}
+        return {
+            name: record_of(plain_dataset(file, name, path, config), path)
+            for name in names_in(file)
+        }
 
 
 def values_of(dataset: h5py.Dataset, path: Path) -> Iterator[np.ndarray]:
-    """Yield the float16 values of a plain dataset in order, as flat arrays of some megabytes.
+    """Yield the values of a plain dataset in order, as flat arrays of some megabytes.
 
     Raises:
         StoreError: the file ends too early or cannot be read.
@@ -180,8 +199,8 @@ def values_of(dataset: h5py.Dataset, path: Path) -> Iterator[np.ndarray]:
             if not block:
                 raise StoreError(f"{path} ends within {dataset.name.removeprefix('/')}.")
             left -= len(block)
-            yield np.frombuffer(block, np.float16, len(block) // 2)
+            yield np.frombuffer(block, dataset.dtype, len(block) // dataset.dtype.itemsize)
 
 
 def _bytes_of(dataset: h5py.Dataset) -> int:
-    return int(np.dtype(np.float16).itemsize) * int(dataset.shape[0]) * int(dataset.shape[1])
+    return int(dataset.dtype.itemsize) * int(dataset.shape[0]) * int(dataset.shape[1])

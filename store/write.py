@@ -23,7 +23,7 @@ import numpy as np
 from store import files
 from store.errors import StoreError
 from store.files import sync_folder
-from store.format import canonical
+from store.format import canonical, stored_dtype
 from store.locks import is_held, lock, remove_leftovers, temporary
 from store.records import VideoRecord
 from store.shards import records_in
@@ -33,7 +33,6 @@ _PER_VIDEO, _PER_SHARD = 4096, 1 << 16
 """Bytes that are reserved for HDF5 itself; it uses about 1 kB per video (measured)."""
 _CLAIMS, _PAUSE_SECONDS = 5, 0.3
 """How often to ask for a shard that another process holds, and the longest pause in between."""
-_FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 class ShardWriter:
@@ -52,6 +51,7 @@ class ShardWriter:
         self.path = folder / f"shard-{number:05d}.h5"
         self.records: dict[str, VideoRecord] = {}
         self._config = canonical(config)
+        self._dtype = stored_dtype(config)
         self._open: dict[str, tuple[h5py.Dataset, int, int]] = {}
         """Video -> its dataset, how many rows are filled, and their crc32."""
         self._reserved = 0
@@ -80,24 +80,25 @@ class ShardWriter:
             StoreError: the disk has no room for them.
         """
         with explained(self.path):
-            self._reserve(2 * frames * width + _PER_VIDEO)
-            dataset = self._file.create_dataset(video, (frames, width), np.float16)
+            self._reserve(self._dtype.itemsize * frames * width + _PER_VIDEO)
+            dataset = self._file.create_dataset(video, (frames, width), self._dtype)
         self._open[video] = (dataset, 0, 0)
 
     def append(self, video: str, features: np.ndarray) -> None:
         """Write the next rows (F, width) of a video that was begun.
 
         Raises:
-            StoreError: a value is not finite or too large for float16, or there are too many rows.
+            StoreError: a value is not finite or too large for the stored type, or there are too many rows.
         """
         dataset, filled, crc32 = self._open[video]
         largest = float(np.abs(features).max())
-        if not largest <= _FLOAT16_MAX:  # true for NaN as well
+        limit = float(np.finfo(self._dtype).max)
+        if not largest <= limit:  # true for NaN as well
             raise StoreError(
-                f"the largest feature is {largest}; float16 holds finite values up to "
-                f"{_FLOAT16_MAX:.0f}. The weights do not suit this backbone or precision."
+                f"the largest feature is {largest}; {self._dtype.name} holds finite values up to "
+                f"{limit:.6g}. The weights do not suit this backbone or precision."
             )
-        stored = np.ascontiguousarray(features, dtype=np.float16)
+        stored = np.ascontiguousarray(features, dtype=self._dtype)
         end = filled + len(stored)
         if end > len(dataset):
             raise StoreError(f"{end} frames or more came, but {len(dataset)} were announced")
