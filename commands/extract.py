@@ -16,6 +16,7 @@ from commands.options import (
     MANIFESTS,
     SOME_FAILED,
     VIDEOS,
+    GivenText,
     options_of,
     video_folders,
 )
@@ -39,9 +40,11 @@ if TYPE_CHECKING:
     "--redo",
     metavar="[ID]",
     multiple=True,
+    type=GivenText(),
     is_flag=False,
     flag_value=CHANGED,
-    help="Extract a stored video again; without ID, all whose file is another one now.",
+    help="Extract this stored video again; may be given several times. Without ID: all whose file is "
+    "another one now.",
 )
 @options_of(ExtractConfig)
 def extract_command(
@@ -63,6 +66,7 @@ def extract_command(
     \b
     Example:
       python cli.py extract --dataset ucf101 --videos /data/UCF-101
+      python cli.py extract --dataset ucf101 --redo v_Archery_g01_c01 --redo v_Archery_g02_c01
     """
     config = ExtractConfig(**options)
     listed = datasets.dataset_videos(dataset, root)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from adapt.plan import Job
     from adapt.scoreboard import Row
     from extract.report import Progress
+    from store.moving import Moved
 
 
 class _Lines:
@@ -227,6 +228,21 @@ class PredictProgress(_Lines):
         seconds = time.monotonic() - self._begin
         left = _left(seconds / done * (self._videos - done))
         self.show(done, self._videos, f"{done / max(seconds, 1e-9):,.1f} videos/s", left)
+
+
+class MoveProgress(_Lines):
+    """Shows videos that were moved to new shards, megabytes per second and the time left."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__(label)
+        self._begin = time.monotonic()
+
+    def __call__(self, moved: Moved) -> None:
+        """Show how far it is."""
+        seconds = max(time.monotonic() - self._begin, 1e-9)
+        rate = f"{moved.bytes / seconds / 1e6:,.1f} MB/s"
+        left = seconds / moved.bytes * (moved.of_bytes - moved.bytes)
+        self.show(moved.videos, moved.of_videos, rate, _left(left))
 
 
 def _left(seconds: float) -> str:

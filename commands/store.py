@@ -1,4 +1,4 @@
-"""`store list`, `verify` and `prune`."""
+"""`store list`, `verify` and `prune`; the other commands of the group are added at the end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from commands.compare import compare_command
 from commands.options import DEVICE, FEATURES, MANIFESTS, GivenPath, GivenText
+from commands.reshape import merge_command, repack_command, subset_command
 from commands.text import say
 from extract.check_sources import sources_in
 from store.check import CHECKS, verify
@@ -29,7 +30,7 @@ LARGEST_ERROR = 0.5
 
 @click.group("store")
 def store_group() -> None:
-    """List feature stores, find damage in them, compare two of them, and prune them."""
+    """List feature stores, find damage in them, compare, merge, cut, prune and repack them."""
 
 
 @store_group.command("list")
@@ -197,4 +198,5 @@ def store_prune(folder: Path, dry_run: bool, root: Path) -> None:
             say(f"{path}: {gone:,} of {count:,} stored videos were removed{example}")
 
 
-store_group.add_command(compare_command)
+for _command in (compare_command, merge_command, subset_command, repack_command):
+    store_group.add_command(_command)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from store.errors import ConfigError
 from store.options import check_options, option
 
-CHANGED = "changed"
-"""Among the videos to extract again: all whose file is another one now."""
+CHANGED = "//changed"
+"""Among the videos to extract again: all whose file is another one now. No id has an empty part."""
 PRESETS = {
     "ta3n": "shorter side 224, centre crop 224: how this field's published features were made",
     "torchvision": "the transforms published with the backbone's weights",

@@ -21,6 +21,7 @@ from extract.session import Session
 from extract.videos import VideoFolder
 from store.errors import ConfigError, StoreError, first_of
 from store.format import INDEX, read_index, store_folder
+from store.ids import near_ids
 from store.index import StoreIndex
 from store.machine import Process, keep_freed_memory
 from store.rewrite import drop_videos
@@ -47,7 +48,8 @@ def extract(
         dataset: names the folder below `features`.
         videos: listed ids -> published frame count or None.
         process: which of the processes that share the shards this one is; None: the only one.
-        redo: stored videos to extract again; `CHANGED` means those that have another file now.
+        redo: stored videos to extract again; `CHANGED` means those that have another file now. Their old
+            features are removed first, so a file that cannot be decoded any more is a failure then.
         on_progress: called after every batch.
         stopped: asked often; once true, the run ends early and keeps what is complete.
 
@@ -67,7 +69,7 @@ def extract(
         folder.mkdir(parents=True, exist_ok=True)
     index = StoreIndex(folder, dataset, backbone.config, backbone.width)
     changed = changed_sources(found, (r for v, r in index.stored.items() if v in videos))
-    if again := _to_redo(redo, changed, index, process):
+    if again := _to_redo(redo, changed, index, videos, found, process):
         drop_videos(folder, again, pending=True)
         index = StoreIndex(folder, dataset, backbone.config, backbone.width)
     session = Session(backbone, index, videos, process, _run_block(backbone, process), on_progress)
@@ -97,8 +99,19 @@ def extract(
 
 
 def _to_redo(
-    redo: Collection[str], changed: Sequence[str], index: StoreIndex, process: Process
+    redo: Collection[str],
+    changed: Sequence[str],
+    index: StoreIndex,
+    videos: Mapping[str, int | None],
+    found: VideoFolder,
+    process: Process,
 ) -> frozenset[str]:
+    """Return the stored videos to take out and extract again.
+
+    Raises:
+        ConfigError: the work is shared with other processes.
+        StoreError: a named video is not stored or could not be extracted now: it would only be lost.
+    """
     if redo and process.world > 1:
         raise ConfigError("--redo takes videos out of the store first: run it in one process.")
     named = set(redo) - {CHANGED}
@@ -106,7 +119,17 @@ def _to_redo(
     if unknown:
         raise StoreError(
             f"{len(unknown)} of {len(named)} videos to extract again are not in {index.folder} "
-            f"{first_of(unknown)}. Without --redo they are extracted anyway if a benchmark lists them."
+            f"{first_of(unknown)}.{near_ids(unknown[0], index.stored)} A video that is not stored yet is "
+            "extracted without --redo if a benchmark lists it."
+        )
+    lost = {video: found.why_missing(video) for video in sorted(named & videos.keys())}
+    lost = {video: why for video, why in lost.items() if len(found.candidates(video)) != 1}
+    lost |= dict.fromkeys(sorted(named - videos.keys()), "no benchmark lists it any more")
+    if lost:
+        first, why = next(iter(lost.items()))
+        raise StoreError(
+            f"{len(lost)} of {len(named)} videos cannot be extracted again, so their features stay as they "
+            f"are {first_of([first])}: {why}. Put them where they can be found, or leave them out."
         )
     return frozenset(named | set(changed if CHANGED in redo else ()))
 

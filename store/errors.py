@@ -29,6 +29,12 @@ class StoreError(Ma2lError):
     """Cached features that are absent, damaged or made differently."""
 
 
+class UnknownVideoError(StoreError, KeyError):
+    """A video of which a store has no features; a `KeyError` too, as a mapping raises it."""
+
+    __str__ = Exception.__str__  # a KeyError would show its text in quotes
+
+
 class RunError(Ma2lError):
     """A training run that cannot start, or a run folder that cannot be read."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from store.errors import ManifestError, printable, shortened
 
@@ -69,6 +70,17 @@ def check_id(video: str, where: str) -> None:
             f"{where}: {shortened(video)} is no video id. An id is a file name without its suffix, or "
             "class/name, without empty parts, '.', '..', backslashes and control characters."
         )
+
+
+def near_ids(video: object, known: Collection[str]) -> str:
+    """Return a sentence with up to three known ids that may be meant by an unknown one, else nothing.
+
+    They have the same last part (`g01_c01` and `archery/g01_c01`), or are spelled nearly alike.
+    """
+    last = str(video).rsplit("/", 1)[-1]
+    near = [one for one in known if one.rsplit("/", 1)[-1] == last]
+    near = near or difflib.get_close_matches(str(video), known, n=3)
+    return f" Is one of these meant: {', '.join(map(printable, near[:3]))}?" if near else ""
 
 
 def folders_of_others(ids: Iterable[str]) -> list[tuple[str, str]]:

@@ -83,6 +83,7 @@ class StoreIndex:
         run: Mapping[str, Any],
         *,
         locked: bool = False,
+        without: Collection[str] = (),
     ) -> tuple[dict[str, Any], dict[str, VideoRecord]]:
         """Write the index of all finished shards; return it and the records of all listed videos.
 
@@ -95,14 +96,15 @@ class StoreIndex:
                 what the last index said of them, or are pending.
             run: who made the store, on what; see `write_index`.
             locked: whether the caller already holds the folder's lock.
+            without: names of finished shards to leave out, because they are about to be removed.
         """
         for _ in range(_TRIES):
             with explained(self.folder):
                 if locked:
-                    written, stands = self._write_and_look(listed, failures, run)
+                    written, stands = self._write_and_look(listed, failures, run, without)
                 else:
                     with folder_lock(self.folder, wait=True):
-                        written, stands = self._write_and_look(listed, failures, run)
+                        written, stands = self._write_and_look(listed, failures, run, without)
             if stands:
                 return written
             time.sleep(random.uniform(0.02, 0.3))
@@ -118,6 +120,7 @@ class StoreIndex:
         listed: Collection[str],
         failures: Mapping[str, VideoRecord],
         run: Mapping[str, Any],
+        without: Collection[str],
     ) -> tuple[tuple[dict[str, Any], dict[str, VideoRecord]], bool]:
         remove_leftovers(self.folder)
         with temporary(
@@ -133,7 +136,11 @@ class StoreIndex:
             records |= {
                 v: r for v, r in failures.items() if r.status != "pending" or v not in records
             }
-            records |= self.stored
+            kept = {
+                name: found for name, (_, found) in self._by_shard.items() if name not in without
+            }
+            for found in kept.values():
+                records |= found
             index = write_index(
                 self.folder,
                 dataset=self.dataset,
@@ -141,10 +148,10 @@ class StoreIndex:
                 width=self.width,
                 records=records.values(),
                 run=run,
-                shards=self._by_shard.keys(),
+                shards=kept.keys(),
             )
         self._wait_for_others(since)
-        return (index, records), self._stands(index, failures)
+        return (index, records), self._stands(index, failures, without)
 
     def _wait_for_others(self, since: int) -> None:
         """Wait for others that are writing the index now: they may have read the shards before we did."""
@@ -154,13 +161,17 @@ class StoreIndex:
             time.sleep(0.01)
             others = {p for p in others if _newer(p, since - _ABANDONED_NS)}
 
-    def _stands(self, index: Mapping[str, Any], failures: Mapping[str, VideoRecord]) -> bool:
+    def _stands(
+        self,
+        index: Mapping[str, Any],
+        failures: Mapping[str, VideoRecord],
+        without: Collection[str],
+    ) -> bool:
         """Return whether the tables on disk fit each other and have all finished shards and our failures."""
         try:
             found = read_index(self.folder)
-            if {shard["file"] for shard in found["shards"]} != {
-                p.name for p in shards_in(self.folder)
-            }:
+            standing = {path.name for path in shards_in(self.folder)}.difference(without)
+            if {shard["file"] for shard in found["shards"]} != standing:
                 return False
             for name, digest in found["tables"].items():
                 if hashlib.sha256(read_table(self.folder / name)).hexdigest() != digest:

@@ -1,15 +1,11 @@
-"""Reading a feature store, whose format `store/format.py` describes. Needs neither torch nor decord.
-
-An extraction may write while a store is read. It replaces the tables one after the other, and the index
-after both CSVs. The index has the sha256 of the CSVs, so a reader sees whether all are of one state.
-"""
+"""Reading a feature store, whose format `docs/store.md` describes. Needs neither torch nor decord."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,52 +13,80 @@ import h5py
 import numpy as np
 
 from store import checksums
-from store.errors import StoreError, first_of
-from store.format import INDEX, VIDEOS, read_index, read_table, renamed, stored_dtype
+from store.errors import StoreError, UnknownVideoError, first_of, printable
+from store.format import INDEX, VIDEOS, read_index, renamed, stored_dtype
+from store.ids import near_ids
 from store.locks import writers
 from store.plain import size_of
-from store.records import VideoRecord, parse_records
-from store.shards import crc32_of, open_shard, plain_dataset, readable, records_in
+from store.records import VideoRecord
+from store.shards import crc32_of, open_shard, plain_dataset, readable
+from store.snapshot import PAUSE_SECONDS, WRITING_SECONDS, read_tables
 
 log = logging.getLogger(__name__)
 
-_TRIES, _PAUSE_SECONDS = 5, 0.1
-"""How often tables that do not fit each other are read again if nobody is writing: an NFS client may
-see one of them late."""
-_WRITING_SECONDS = 10.0
-"""For how long they are read again if somebody is writing."""
-
 
 class FeatureStore:
-    """Reads one store. Shards are opened on first use, so an instance belongs to one process.
+    """The features of one store, by video id. `docs/store.md` shows how to use it.
+
+    `store["v_Archery_g01_c01"]` is an array (frames, width) of `dtype`; `in`, `len` and iteration are over
+    the ids of the videos that have features, in the order of videos.csv. Nothing is read before it is
+    asked for. Shards are opened once per process, so an instance may be used after a fork, be pickled, and
+    be given to the workers of a DataLoader. An extraction, a merge or a repack may go on meanwhile: the
+    features of a video that is moved to another shard are found there.
+
+    Attributes:
+        index: index.json.
+        config: what decides the numbers; its sha256 names the folder.
+        width: the number of features of a frame.
+        records: rows of videos.csv with features, by id.
+        absent: rows of listed videos without features, by id: missing, failed or not extracted yet.
 
     Raises:
         StoreError: the index is absent, damaged or of another format, or contradicts videos.csv.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = folder = Path(folder)
-        self.index, rows = _read_tables(folder)
+        self.folder = Path(folder)
+        self._files: dict[str, h5py.File] = {}
+        self._process = os.getpid()
+        self._take_tables()
+
+    def _take_tables(self) -> None:
+        self.index, rows = read_tables(self.folder)
         self.config: dict[str, Any] = self.index["config"]
         self.width = int(self.index["width"])
         self.dtype = stored_dtype(self.config)
         self.records = {record.video: record for record in rows if record.stored}
+        self.absent = {record.video: record for record in rows if not record.stored}
         self._shards = {shard["file"]: shard for shard in self.index["shards"]}
         foreign = sorted({record.shard for record in self.records.values()} - set(self._shards))
         if foreign:
             raise StoreError(
-                f"{folder}: videos.csv names shards that the index lacks {first_of(foreign)}."
+                f"{self.folder}: videos.csv names shards that the index lacks {first_of(foreign)}."
             )
-        self._files: dict[str, h5py.File] = {}
 
     def __contains__(self, video: object) -> bool:
         return video in self.records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.records)
+
+    def __getitem__(self, video: str) -> np.ndarray:
+        """Return the features of a video; see `read`."""
+        return self.read(video)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}
 
     def read(self, video: str) -> np.ndarray:
         """Return the features of a video, (frames, width) of `dtype`, after checking their crc32.
 
         Raises:
-            StoreError: the video is not in the store, or its bytes are not those that were written.
+            UnknownVideoError: the video is not in the store.
+            StoreError: its bytes are not those that were written.
         """
         dataset, path = self._dataset(video)
         with readable(path):
@@ -83,9 +107,9 @@ class FeatureStore:
         Raises:
             StoreError: a video is not in the store, or a shard is absent, cut or damaged.
         """
-        names = sorted({self._record(video).shard for video in videos})
-        for name in names:
-            self._check_size(name)
+        for video in videos:
+            self._settled(video)
+        names = sorted({self.records[video].shard for video in videos})
         checksums.check({self.folder / name: self._shards[name]["sha256"] for name in names})
 
     def location(self, video: str) -> tuple[Path, int]:
@@ -100,13 +124,56 @@ class FeatureStore:
         return path, int(dataset.id.get_offset())
 
     def _record(self, video: str) -> VideoRecord:
-        record = self.records.get(video)
-        if record is None:
-            raise StoreError(f"{self.folder} has no features of {video}.")
+        if video not in self.records:
+            why = self._why_absent(video)
+            raise UnknownVideoError(f"{self.folder} has no features of {printable(video)}{why}")
+        return self.records[video]
+
+    def _why_absent(self, video: str) -> str:
+        """Return the end of a sentence: the recorded reason, or ids that are spelled nearly alike."""
+        row = self.absent.get(video)
+        if row is not None:
+            return f": {row.status}{f' ({printable(row.error)})' if row.error else ''}."
+        return f", which no row of {VIDEOS} names.{near_ids(video, self.records)}"
+
+    def _settled(self, video: str) -> VideoRecord:
+        """Return a video's record after making sure that its shard is there, as large as it should be.
+
+        If another command has moved the video to another shard since the tables were read, they are read
+        again. A command that removes shards writes the index first.
+        """
+        record = self._record(video)
+        if self._is_there(record.shard):
+            return record
+        if self._is_changed():
+            before = (self.index["config_sha256"], record.crc32)
+            self.close()
+            self._take_tables()
+            record = self.records.get(video, VideoRecord(video=video))
+            if (self.index["config_sha256"], record.crc32) != before:
+                raise StoreError(
+                    f"{self.folder} was changed by another command while it was read: "
+                    f"{printable(video)} has other features now, or none. Run this one again."
+                )
+        self._check_size(record.shard)
         return record
 
+    def _is_changed(self) -> bool:
+        """Return whether the index is another one now; while another command is writing, wait for it."""
+        begin = time.monotonic()
+        while read_index(self.folder) == self.index:
+            if not writers(self.folder) or time.monotonic() - begin > WRITING_SECONDS:
+                return False
+            time.sleep(PAUSE_SECONDS)
+        return True
+
+    def _is_there(self, shard: str) -> bool:
+        return shard in self._open_files() or (
+            size_of(self.folder / shard) == self._shards[shard]["bytes"]
+        )
+
     def _dataset(self, video: str) -> tuple[h5py.Dataset, Path]:
-        record = self._record(video)
+        record = self._settled(video)
         path = self.folder / record.shard
         with readable(path):
             dataset = plain_dataset(self._open(record.shard), video, path, self.config)
@@ -117,8 +184,8 @@ class FeatureStore:
         return dataset, path
 
     def close(self) -> None:
-        """Close the shards that were opened."""
-        while self._files:
+        """Close the shards that this process has opened."""
+        while self._open_files():
             self._files.popitem()[1].close()
 
     def __enter__(self) -> FeatureStore:
@@ -127,62 +194,26 @@ class FeatureStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _open_files(self) -> dict[str, h5py.File]:
+        """Return the shards that this process has opened. Those of a parent share its file positions."""
+        if self._process != os.getpid():
+            self._files, self._process = {}, os.getpid()
+        return self._files
+
     def _open(self, shard: str) -> h5py.File:
-        if shard not in self._files:
-            self._check_size(shard)
-            self._files[shard] = open_shard(self.folder / shard)
-        return self._files[shard]
+        files = self._open_files()
+        if shard not in files:
+            files[shard] = open_shard(self.folder / shard)
+        return files[shard]
 
     def _check_size(self, shard: str) -> None:
         path, expected = self.folder / shard, self._shards[shard]["bytes"]
-        size = size_of(path)
-        if size == expected:
-            return
-        if read_index(self.folder) != self.index:
+        if (size := size_of(path)) != expected:
+            found = "absent" if size is None else f"{size} bytes long"
             raise StoreError(
-                f"{self.folder} was changed by another command while it was read. Run this one again."
+                f"{path} is {found}, the index says {expected} bytes. "
+                "Delete what is left of it and run extract again."
             )
-        found = "absent" if size is None else f"{size} bytes long"
-        raise StoreError(
-            f"{path} is {found}, the index says {expected} bytes. "
-            "Delete what is left of it and run extract again."
-        )
-
-
-def _read_tables(folder: Path) -> tuple[dict[str, Any], list[VideoRecord]]:
-    """Read the index and the rows of videos.csv, both of one state.
-
-    If a writer was killed between the two, the records are read from the shards instead.
-
-    Raises:
-        StoreError: a table is absent or damaged, and so is what could replace it.
-    """
-    begin, tries = time.monotonic(), 0
-    while True:
-        index, table = read_index(folder), read_table(folder / VIDEOS)
-        if hashlib.sha256(table).hexdigest() == index["tables"][VIDEOS]:
-            return index, parse_records(table, folder / VIDEOS)
-        tries += 1
-        waited = time.monotonic() - begin
-        if waited > _WRITING_SECONDS or (tries > _TRIES and not writers(folder)):
-            break
-        time.sleep(_PAUSE_SECONDS)
-    # A killed writer leaves a whole table, only of another state.
-    parse_records(table, folder / VIDEOS)
-    log.warning(
-        f"{folder}: {INDEX} and {VIDEOS} are not of one state, so the records are read from the "
-        "shards. Run extract again: it writes both anew."
-    )
-    records: list[VideoRecord] = []
-    for shard in index["shards"]:
-        path = folder / shard["file"]
-        if size_of(path) != shard["bytes"]:
-            raise StoreError(
-                f"{folder / VIDEOS} is damaged: it is not the one that {INDEX} names, and {path}, which "
-                "could replace it, is absent or cut. Delete both and run extract again."
-            )
-        records += records_in(path, index["config"]).values()
-    return index, records
 
 
 def find_stores(features: Path, dataset: str, chosen: str | None = None) -> dict[str, FeatureStore]:

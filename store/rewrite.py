@@ -1,30 +1,34 @@
-"""Removing videos from a store. Shards never change, so a shard that holds such videos is replaced.
+"""Removing videos from a store, and packing what is left. Shards never change, so they are replaced.
 
 The new shard is finished before the old one is removed, and its number is higher than that of any other
-shard, so it counts while both are there (`StoreIndex`). A kill at any point loses nothing; run it again.
+shard, so it counts while both are there (`StoreIndex`). The index is written without a shard before that
+is removed, so that a reader always finds every video that stays. A kill at any point loses nothing; run
+it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from store import checksums
-from store.errors import StoreError, first_of
 from store.files import sync_folder
-from store.format import VIDEOS, read_index, read_records, shard_numbers, shards_in
+from store.format import VIDEOS, read_index, read_records, shards_in, stored_dtype
 from store.index import StoreIndex
-from store.locks import folder_lock, is_live, remove_leftovers
-from store.records import VideoRecord
-from store.shards import open_shard, plain_dataset, readable
-from store.write import ShardWriter, explained
+from store.moving import Mover, Part, Report, alone_in, next_number
+from store.plan import SHARD_FRAMES, SHARD_VIDEOS, pack
+from store.write import PER_SHARD, PER_VIDEO
 
-FIRST_NUMBER = 50_000
-"""The lowest number of a rewritten shard. An extraction, which counts up from 0 (`plan.shard_number`),
-does not get there: Kinetics has 183 shards. So the two never choose one number at the same time."""
-_LAST_NUMBER = 99_999
-_ROWS = 4096
+
+@dataclass(frozen=True, kw_only=True)
+class Repacked:
+    """A store before and after `repack`."""
+
+    moved: int
+    """Videos that were moved to another shard."""
+    shards: tuple[int, int]
+    bytes: tuple[int, int]
 
 
 def drop_videos(folder: Path, videos: Collection[str], *, pending: bool = False) -> int:
@@ -39,55 +43,103 @@ def drop_videos(folder: Path, videos: Collection[str], *, pending: bool = False)
             Shards that were not rewritten by then are unchanged.
     """
     gone = frozenset(videos)
-    with explained(folder), folder_lock(folder, wait=True):
-        remove_leftovers(folder)
-        filling = sorted(p.name for p in folder.glob(".shard-*.partial") if is_live(p))
-        if filling:
-            raise StoreError(
-                f"An extraction is filling {len(filling)} shards in {folder} {first_of(filling)}. Let it "
-                "finish, or stop it, and run this again; if it is dead on another machine, delete them."
-            )
-        index = read_index(folder)
-        store = StoreIndex(folder, index["dataset"], index["config"], index["width"])
-        listed = {row.video for row in read_records(folder / VIDEOS)} | store.stored.keys()
-        dropped: set[str] = set()
-        for path in shards_in(folder):
-            inside = store.records_of(path.name)
-            if not gone & inside.keys():
-                continue
-            rest = {v: r for v, r in inside.items() if v not in gone and store.stored[v] == r}
-            if rest:
-                _copy(path, rest, index)
-            path.unlink()
-            sync_folder(folder)
-            dropped |= gone & inside.keys()
-        store.write(listed if pending else listed - gone, {}, index["run"], locked=True)
+    with alone_in(folder):
+        store, index, listed = _opened(folder)
+        dropped = gone & store.stored.keys()
+        old = [p for p in shards_in(folder) if gone & store.records_of(p.name).keys()]
+        left = listed if pending else listed - gone
+        _replace(store, index, left, old, gone, lambda moved: None)
     return len(dropped)
 
 
-def _copy(path: Path, records: Mapping[str, VideoRecord], index: Mapping[str, Any]) -> None:
-    """Write a new shard with some videos of an old one, byte for byte."""
-    known = {shard["file"]: shard["sha256"] for shard in index["shards"]}
-    if path.name in known:
-        checksums.check({path: known[path.name]})
-    number = max(FIRST_NUMBER, 1 + max(shard_numbers(path.parent)))
-    if number > _LAST_NUMBER:
-        raise StoreError(
-            f"{path.parent} was rewritten so often that no shard number is left. Delete the folder "
-            "and run extract again."
+def repack(folder: Path, on_progress: Report = lambda moved: None) -> Repacked:
+    """Give a store shards of the usual size again, in which every byte counts.
+
+    Shards are replaced if they hold features that nothing refers to, are larger than `plan_shards` makes
+    them, or are less than half full and fewer of them would do. The others stay as they are, so a store
+    that was repacked stays as it is.
+
+    Raises:
+        StoreError: as `drop_videos`.
+    """
+    with alone_in(folder):
+        store, index, listed = _opened(folder)
+        before = _sizes(folder)
+        old = _to_repack(store)
+        moved = _replace(store, index, listed, old, frozenset(), on_progress) if old else 0
+        after = _sizes(folder)
+    return Repacked(moved=moved, shards=(len(before), len(after)), bytes=(sum(before), sum(after)))
+
+
+def _opened(folder: Path) -> tuple[StoreIndex, dict[str, Any], set[str]]:
+    """Return a store's shards, its index, and the ids of all videos that it lists or holds."""
+    index = read_index(folder)
+    store = StoreIndex(folder, index["dataset"], index["config"], index["width"])
+    listed = {row.video for row in read_records(folder / VIDEOS)} | store.stored.keys()
+    return store, index, listed
+
+
+def _sizes(folder: Path) -> list[int]:
+    return [path.stat().st_size for path in shards_in(folder)]
+
+
+def _to_repack(store: StoreIndex) -> list[Path]:
+    """Return the shards that `repack` replaces."""
+    bad, small = [], []
+    for path in shards_in(store.folder):
+        records = store.records_of(path.name)
+        count, frames = len(records), sum(record.frames for record in records.values())
+        room = (
+            stored_dtype(store.config).itemsize * frames * store.width
+            + count * PER_VIDEO
+            + PER_SHARD
         )
-    with (
-        ShardWriter(path.parent, number, index["config"]) as writer,
-        open_shard(path) as file,
-        readable(path),
-    ):
-        for video, record in records.items():
-            dataset = plain_dataset(file, video, path, index["config"])
-            writer.begin(video, *dataset.shape)
-            for begin in range(0, len(dataset), _ROWS):
-                writer.append(video, dataset[begin : begin + _ROWS])
-            if writer.complete(record).crc32 != record.crc32:
-                raise StoreError(
-                    f"{path}: the features of {video} were damaged after they were written. "
-                    "Delete that shard and run extract again."
-                )
+        superseded = any(store.stored[video] != record for video, record in records.items())
+        large = count > SHARD_VIDEOS or (frames > SHARD_FRAMES and count > 1)
+        if superseded or large or path.stat().st_size > room:
+            bad.append(path)
+        elif 2 * count < SHARD_VIDEOS and 2 * frames < SHARD_FRAMES:
+            small.append(path)
+
+    def shards_of(paths: Sequence[Path]) -> int:
+        return len(pack([(p.record.video, p.record.frames) for p in _parts(store, paths)]))
+
+    saved = len(small) + shards_of(bad) - shards_of(sorted([*bad, *small]))
+    return sorted([*bad, *small]) if saved > 0 else bad
+
+
+def _parts(
+    store: StoreIndex, paths: Sequence[Path], gone: frozenset[str] = frozenset()
+) -> list[Part]:
+    """Return the videos in some shards that count and are not to go."""
+    return [
+        Part(record, path)
+        for path in paths
+        for video, record in store.records_of(path.name).items()
+        if video not in gone and store.stored[video] == record
+    ]
+
+
+def _replace(
+    store: StoreIndex,
+    index: dict[str, Any],
+    listed: Collection[str],
+    old: Sequence[Path],
+    gone: frozenset[str],
+    on_progress: Report,
+) -> int:
+    """Move what counts in some shards to new ones, and remove each shard that nothing refers to then."""
+    sums = {store.folder / shard["file"]: shard["sha256"] for shard in index["shards"]}
+    parts = {part.record.video: part for part in _parts(store, old, gone)}
+    mover = Mover(store, parts.values(), sums, on_progress)
+    for group in [(), *pack([(video, part.record.frames) for video, part in parts.items()])]:
+        if group:
+            mover.write(next_number(store.folder), [parts[video] for video in group])
+            store.read_shards()
+        spent = [path for path in old if path.exists() and not _parts(store, [path], gone)]
+        names = {path.name for path in spent}
+        store.write(listed, {}, index["run"], locked=True, without=names)
+        for path in spent:
+            path.unlink()
+            sync_folder(store.folder)
+    return len(parts)

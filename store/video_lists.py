@@ -1,14 +1,16 @@
-"""CSVs that a user writes about the videos of a domain: which class a video has, or which group."""
+"""Lists that a user writes about videos: which ones, which class a video has, or which group."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from store.errors import ManifestError, printable, shortened
 from store.ids import nfc
-from store.plain_csv import read_table
+from store.plain_csv import read_table, utf8_of
 
 DELIMITERS = ",;\t"
 """What spreadsheets write between the cells of a CSV, by the language that they are set to."""
@@ -49,6 +51,36 @@ def read_video_list(path: Path, column: str) -> list[Row]:
     if not table:
         raise ManifestError(f"{printable(path)} lists no videos.")
     return [Row(where, row["video"], row[column]) for where, row in table]
+
+
+def read_ids(path: Path) -> list[Row]:
+    """Read a list of videos: one id a line, or a CSV whose first column is called `video`.
+
+    A manifest and the videos.csv of a store are such CSVs. Empty lines are skipped.
+
+    Raises:
+        ManifestError: there is no such file, it is no text in UTF-8, or it lists no videos.
+    """
+    shown = printable(path)
+    if not path.exists():
+        raise ManifestError(f"There is no file {shown}. Write one id a line into it.")
+    text = utf8_of(path)
+    first = text.partition("\n")[0].rstrip("\r")
+    between = max(DELIMITERS, key=first.count)
+    if first.split(between)[0].strip('"') == "video":
+        cells = csv.reader(io.StringIO(text, newline=""), delimiter=between)
+        try:
+            found = [(cells.line_num, row[0]) for row in cells if row][1:]
+        except csv.Error as error:
+            raise ManifestError(
+                f"{shown}, line {cells.line_num}: this is no CSV ({error})."
+            ) from error
+    else:
+        found = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
+    rows = [Row(f"{shown}, line {number}", video, "") for number, video in found if video]
+    if not rows:
+        raise ManifestError(f"{shown} lists no videos.")
+    return rows
 
 
 def match(rows: Iterable[Row], ids: Collection[str], suffixes: Collection[str]) -> Matched:

@@ -29,7 +29,7 @@ from store.records import VideoRecord
 from store.shards import records_in
 
 log = logging.getLogger(__name__)
-_PER_VIDEO, _PER_SHARD = 4096, 1 << 16
+PER_VIDEO, PER_SHARD = 4096, 1 << 16
 """Bytes that are reserved for HDF5 itself; it uses about 1 kB per video (measured)."""
 _CLAIMS, _PAUSE_SECONDS = 5, 0.3
 """How often to ask for a shard that another process holds, and the longest pause in between."""
@@ -63,7 +63,7 @@ class ShardWriter:
             # Our own lock is on the file already, and HDF5's would be refused because of it.
             self._file = h5py.File(self._temporary, "w", locking=False)
             self._file.attrs["config"] = self._config
-            self._reserve(_PER_SHARD)
+            self._reserve(PER_SHARD)
         return self
 
     def _reserve(self, size: int) -> None:
@@ -80,7 +80,7 @@ class ShardWriter:
             StoreError: the disk has no room for them.
         """
         with explained(self.path):
-            self._reserve(self._dtype.itemsize * frames * width + _PER_VIDEO)
+            self._reserve(self._dtype.itemsize * frames * width + PER_VIDEO)
             dataset = self._file.create_dataset(video, (frames, width), self._dtype)
         self._open[video] = (dataset, 0, 0)
 
@@ -235,6 +235,5 @@ def explained(path: Path) -> contextlib.AbstractContextManager[None]:
     return files.explained(
         path,
         StoreError,
-        "Finished shards are kept. Make room or choose another --features, then run the same command "
-        "again.",
+        "Finished shards are kept. Make room or choose another folder, then run the same command again.",
     )

@@ -278,9 +278,39 @@ def test_a_reader_waits_for_a_writer_that_is_between_the_two(
     assert len(waits) == 3
 
 
-def test_a_store_that_is_rewritten_while_it_is_read_says_so(tmp_path: Path) -> None:
-    folder = make_store(tmp_path, "toy", {"a": matrix(0, 3), "b": matrix(1, 3)})
+def test_a_reader_follows_a_store_that_is_rewritten(tmp_path: Path) -> None:
+    folder = make_store(tmp_path, "toy", {v: matrix(i, 3) for i, v in enumerate("abc")})
     with FeatureStore(folder) as reader:
         rewrite.drop_videos(folder, ["b"])
-        with pytest.raises(StoreError, match="was changed by another command while it was read"):
+        assert not (folder / "shard-00000.h5").exists()
+        np.testing.assert_array_equal(reader.read("a"), matrix(0, 3).astype(np.float16))
+        assert reader.records["a"].shard == "shard-50000.h5" and "b" not in reader
+    with FeatureStore(folder) as reader:
+        rewrite.drop_videos(folder, ["c"])
+        with pytest.raises(StoreError, match="c has other features now, or none"):
+            reader.read("c")
+    with FeatureStore(folder) as reader:  # another extraction of the same id
+        rewrite.drop_videos(folder, ["a"], pending=True)
+        fill(folder, 0, {"a": matrix(7, 3)})
+        StoreIndex(folder, "toy", CONFIG, 6).write(["a"], {}, RUN)
+        with pytest.raises(StoreError, match=r"changed by another command .* a has other features"):
             reader.read("a")
+
+
+def test_no_reader_ever_misses_a_shard_of_a_store_that_is_rewritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every moment at which a shard is removed, an older reader finds all videos that stay."""
+    folder = make_store(tmp_path, "toy", {v: matrix(i, 3) for i, v in enumerate("abc")})
+    readers, unlink, looked = [FeatureStore(folder)], Path.unlink, []
+
+    def look(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok=missing_ok)
+        if path.name.startswith("shard-"):
+            for reader in readers:
+                looked.append(reader["a"])
+                reader.close()
+
+    monkeypatch.setattr(Path, "unlink", look)
+    rewrite.drop_videos(folder, ["b"])
+    assert len(looked) == 1

@@ -15,7 +15,7 @@ from counted import FRAMES, grids, numbers_of, picture, trim, write
 from PIL import Image
 
 from extract.check_sources import sources_in
-from extract.config import ExtractConfig
+from extract.config import CHANGED, ExtractConfig
 from extract.decode import FrameOptions, Video
 from extract.events import Broken, Decoded
 from extract.pool import DecoderPool
@@ -263,7 +263,7 @@ def test_the_same_name_with_new_content(tmp_path: Path, cli) -> None:
     write(videos / "b.mp4", count=30, gop=30)
     again = extract(**arguments)
     assert again.changed == ["b"] and again.new_videos == 0
-    redone = extract(**arguments, redo=["changed"])
+    redone = extract(**arguments, redo=[CHANGED])
     assert not redone.changed and redone.new_videos == 1 and redone.index["complete"]
     with FeatureStore(redone.folder) as store:
         assert len(store.read("b")) == 30

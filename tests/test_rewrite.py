@@ -12,7 +12,7 @@ from conftest import CONFIG
 from test_check import matrix
 from test_concurrent import RUN, dead_process, fill, new_index, partial
 
-from store import locks, rewrite
+from store import locks, moving, rewrite
 from store.check import CHECKS, verify
 from store.errors import StoreError
 from store.format import read_index, shards_in
@@ -71,7 +71,7 @@ def test_a_drop_that_is_killed_at_any_point_loses_nothing(
         for name in ("replace", "link", "truncate"):
             monkeypatch.setattr(os, name, counted(getattr(os, name)))
         monkeypatch.setattr(rewrite, "sync_folder", counted(rewrite.sync_folder))
-        monkeypatch.setattr(rewrite, "_copy", counted(rewrite._copy))
+        monkeypatch.setattr(moving.Mover, "write", counted(moving.Mover.write))
 
     for step in range(40):
         index = three_shards(tmp_path / str(step))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 SHARD_VIDEOS = 256
 SHARD_FRAMES = 65_536
@@ -15,16 +15,21 @@ def plan_shards(videos: Mapping[str, int | None]) -> list[tuple[str, ...]]:
 
     Longest first, so that no decoder is left alone with a long video at the end.
     """
-    groups: list[list[str]] = [[]]
-    frames = 0
-    for video in sorted(videos):
-        count = videos[video] or 0
-        if groups[-1] and (len(groups[-1]) == SHARD_VIDEOS or frames + count > SHARD_FRAMES):
+    groups = pack([(video, videos[video] or 0) for video in sorted(videos)])
+    return [tuple(sorted(group, key=lambda v: (-(videos[v] or 0), v))) for group in groups]
+
+
+def pack(videos: Sequence[tuple[str, int]]) -> list[tuple[str, ...]]:
+    """Videos (id, frames) -> the ids of every shard of the usual size, in the order that is given."""
+    groups: list[list[str]] = []
+    total = 0
+    for video, frames in videos:
+        if not groups or len(groups[-1]) == SHARD_VIDEOS or total + frames > SHARD_FRAMES:
             groups.append([])
-            frames = 0
+            total = 0
         groups[-1].append(video)
-        frames += count
-    return [tuple(sorted(group, key=lambda v: (-(videos[v] or 0), v))) for group in groups if group]
+        total += frames
+    return [tuple(group) for group in groups]
 
 
 def shard_number(group: int, groups: int, taken: Iterable[int]) -> int:
