@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from adapt.plan import Job
     from adapt.scoreboard import Row
     from extract.report import Progress
+    from store.source_files import ExchangeStep
 
 
 class _Lines:
@@ -196,6 +197,17 @@ class PredictProgress(_Lines):
         seconds = time.monotonic() - self._begin
         left = _left(seconds / done * (self._videos - done))
         self.show(done, self._videos, f"{done / max(seconds, 1e-9):,.1f} videos/s", left)
+
+
+class ExchangeProgress(_Lines):
+    """Shows imported or exported videos, features per second and the time left."""
+
+    def __call__(self, progress: ExchangeStep) -> None:
+        """Show the end of a video."""
+        done, seconds = progress.videos_done, max(progress.seconds, 1e-9)
+        left = seconds / done * (progress.videos - done) if done else float("inf")
+        rate = progress.frames_done / seconds
+        self.show(done, progress.videos, f"{rate:,.0f} features/s", _left(left))
 
 
 def _left(seconds: float) -> str:

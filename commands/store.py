@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from commands.compare import compare_command
+from commands.exchange import store_import
 from commands.options import DEVICE, FEATURES, MANIFESTS, GivenPath, GivenText
 from commands.text import say
 from extract.check_sources import sources_in
@@ -49,7 +50,7 @@ def store_list(features: Path) -> None:
         say(f"{store.name}: {_contents(store)}")
         if store.index:
             config = store.index["config"]
-            names = ("preset", "stride", "frames_per_video", "compute_dtype")
+            names = ("origin", "preset", "stride", "frames_per_video", "compute_dtype")
             made = [
                 f"{name.replace('_', ' ')} {config[name]}" for name in names if config.get(name)
             ]
@@ -198,3 +199,4 @@ def store_prune(folder: Path, dry_run: bool, root: Path) -> None:
 
 
 store_group.add_command(compare_command)
+store_group.add_command(store_import)

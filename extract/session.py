@@ -19,7 +19,6 @@ import numpy as np
 from extract.backbone import Backbone
 from extract.batches import Batches
 from extract.events import Attempt, Decoded, Event, Frames, Opened, Restarted
-from extract.plan import plan_shards, shard_number
 from extract.pool import DecoderPool
 from extract.report import Progress, now
 from extract.sources import source_text
@@ -28,6 +27,7 @@ from store.errors import DecodeError, StoreError
 from store.format import shard_numbers
 from store.index import StoreIndex
 from store.machine import Process
+from store.plan import plan_shards, shard_number
 from store.records import VideoRecord
 from store.write import ShardWriter
 

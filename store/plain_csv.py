@@ -32,7 +32,7 @@ def read_table(
         ManifestError: the file is no plain file, too large, not UTF-8 or no CSV, or has other columns.
     """
     shown = printable(path)
-    text = _text_of(path)
+    text = text_of(path)
     between = max(delimiters, key=text.partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=between)
     rows: list[tuple[str, dict[str, str]]] = []
@@ -67,7 +67,12 @@ def _check_header(shown: str, header: Sequence[str], columns: Sequence[str]) -> 
         )
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Return the text of a file, without its byte order mark.
+
+    Raises:
+        ManifestError: it is no plain file, too large, or not UTF-8.
+    """
     shown = printable(path)
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # reading a FIFO or a device may never end

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from extract.plan import SHARD_FRAMES, SHARD_VIDEOS, plan_shards, shard_number
 from store.datasets import dataset_videos
 from store.errors import ConfigError
 from store.machine import Process, process_of
+from store.plan import SHARD_FRAMES, SHARD_VIDEOS, plan_shards, shard_number
 
 
 @pytest.mark.parametrize("dataset", ["ucf101", "hmdb51", "kinetics"])

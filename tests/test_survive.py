@@ -32,10 +32,10 @@ PER_ACTION = 8
 COUNT = PER_ACTION * len(ACTIONS)
 RUNNER = """
 import sys
-import extract.plan
+import store.plan
 from cli import main
 if __name__ == "__main__":
-    extract.plan.SHARD_VIDEOS = 5
+    store.plan.SHARD_VIDEOS = 5
     main()
 """
 WITHOUT_LOCKS = """
