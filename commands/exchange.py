@@ -1,4 +1,4 @@
-"""`store import` and `store export`: features in the layouts of other projects."""
+"""`store import`: features in the layouts of other projects."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import click
 
 from commands.compare import compare_command
 from commands.exchange import store_import
+from commands.exchange_export import store_export
 from commands.options import DEVICE, FEATURES, MANIFESTS, GivenPath, GivenText
 from commands.text import say
 from extract.check_sources import sources_in
@@ -200,3 +201,4 @@ def store_prune(folder: Path, dry_run: bool, root: Path) -> None:
 
 store_group.add_command(compare_command)
 store_group.add_command(store_import)
+store_group.add_command(store_export)

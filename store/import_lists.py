@@ -117,6 +117,23 @@ def listed_elsewhere(
     return dict.fromkeys(sorted(found))
 
 
+def manifests_of(dataset: str, benchmark: str | None, root: Path) -> dict[str, tuple[Video, ...]]:
+    """Return the rows of a data set's domain, by benchmark: of all that have it, or of the named one.
+
+    Raises:
+        ConfigError: the named one does not have it.
+    """
+    domain, known = dataset_table(root).get(dataset, dataset), benchmarks(root)
+    having = [name for name, domains in known.items() if domain in domains]
+    if benchmark is not None and benchmark not in having:
+        raise ConfigError(
+            f"No benchmark {benchmark!r} has the domain {domain}. These have it: "
+            f"{', '.join(having) or 'none'}."
+        )
+    chosen = having if benchmark is None else [benchmark]
+    return {name: read_manifest(manifest_path(name, domain, root)) for name in chosen}
+
+
 def more_than_listed(
     listed: Mapping[str, int | None], counts: Mapping[str, int]
 ) -> dict[str, tuple[int, int]]:

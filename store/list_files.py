@@ -6,6 +6,7 @@ components where the features lie in folders of classes. Nothing else of DIR is 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -169,3 +170,27 @@ def list_lines(videos: Sequence[Video], frames: Mapping[str, int], prefix: str) 
         for video in videos
         if video.id in frames and video.label is not None
     )
+
+
+def lists_of(
+    videos: Mapping[str, Sequence[Video]], dataset: str, frames: Mapping[str, int], folder: str
+) -> dict[str, str]:
+    """Return the list files of benchmarks, as TA3N names them: name -> text.
+
+    Args:
+        videos: benchmark -> the rows of the data set's domain.
+        frames: id -> number of features, of the videos that are exported.
+        folder: where the videos lie below the folder of the lists.
+    """
+    texts = {}
+    ends = dict(zip(SPLITS, ("train", "val")))
+    for (benchmark, rows), split in itertools.product(videos.items(), SPLITS):
+        chosen = [video for video in rows if video.split == split]
+        text = list_lines(chosen, frames, folder)
+        if text:
+            texts[f"list_{dataset}_{ends[split]}_{benchmark}-feature.txt"] = text
+        names = {v.label: v.class_name for v in rows if v.label is not None}
+        if names:
+            lines = [f"{label} {name}\n" for label, name in sorted(names.items())]
+            texts[f"classInd_{benchmark}.txt"] = "".join(lines)
+    return texts
