@@ -141,7 +141,9 @@ def _reason(store: FeatureStore, missing: Sequence[str]) -> str:
 def extract_command(
     dataset: str, features: Path, manifests: Path, like: FeatureStore | None = None
 ) -> str:
-    """The command that extracts a data set, with the options by which another store was made.
+    """The command that extracts a data set, or imports it where another store was imported.
+
+    It has the options by which that store was made.
 
     Args:
         like: that store; None proposes the default options.
@@ -153,6 +155,12 @@ def extract_command(
         options["--features"] = features
     if not (Path("data/videos") / dataset).is_dir():
         options["--videos"] = "DIR"
+    if like is not None and "origin" in like.config:
+        options |= {"--origin": like.config["origin"], "--name": like.config["backbone"]}
+        options |= {"--dtype": like.dtype.name}
+        options.pop("--videos", None)
+        words = [word for flag, value in options.items() for word in (flag, str(value))]
+        return f"{program()} store import --format FORMAT DIR {shlex.join(words)}"
     if like is not None:
         config, run = like.config, like.index["run"]
         weights = str(run.get("weights", ""))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from commands.options import (
     video_folders,
 )
 from commands.progress import ExtractProgress
+from commands.stopping import StopSignals
 from commands.text import say
 from extract.config import CHANGED, ExtractConfig
 from store import datasets
@@ -74,7 +74,7 @@ def extract_command(
     process = process_of(os.environ, config.rank, config.world)
     from extract.run import extract
 
-    with _StopSignals() as signals, ExtractProgress(dataset, process) as progress:
+    with StopSignals() as signals, ExtractProgress(dataset, process) as progress:
         report = extract(
             dataset=dataset,
             videos=listed,
@@ -93,29 +93,6 @@ def extract_command(
     totals = report.index["totals"]
     if totals["missing"] or totals["failed"] or report.changed:
         sys.exit(SOME_FAILED)
-
-
-class _StopSignals:
-    """The first Ctrl-C or SIGTERM asks the run to end in order, the second ends it at once."""
-
-    number = 0
-
-    def __enter__(self) -> _StopSignals:
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def stopped(self) -> bool:
-        return self.number > 0
-
-    def _note(self, number: int, frame: object) -> None:
-        if self.number:
-            raise KeyboardInterrupt
-        self.number = number
-        say("\nStopping: storing what is complete. Once more ends at once.", err=True)
 
 
 def _say_extracted(dataset: str, listed: Mapping[str, int | None], report: Report) -> None:

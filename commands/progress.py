@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from adapt.scoreboard import Row
     from extract.report import Progress
     from store.moving import Moved
+    from store.source_files import ExchangeStep
 
 
 class _Lines:
@@ -243,6 +244,17 @@ class MoveProgress(_Lines):
         rate = f"{moved.bytes / seconds / 1e6:,.1f} MB/s"
         left = seconds / moved.bytes * (moved.of_bytes - moved.bytes)
         self.show(moved.videos, moved.of_videos, rate, _left(left))
+
+
+class ExchangeProgress(_Lines):
+    """Shows imported or exported videos, features per second and the time left."""
+
+    def __call__(self, progress: ExchangeStep) -> None:
+        """Show the end of a video."""
+        done, seconds = progress.videos_done, max(progress.seconds, 1e-9)
+        left = seconds / done * (progress.videos - done) if done else float("inf")
+        rate = progress.frames_done / seconds
+        self.show(done, progress.videos, f"{rate:,.0f} features/s", _left(left))
 
 
 def _left(seconds: float) -> str:

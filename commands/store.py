@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 
 from commands.compare import compare_command
+from commands.exchange import store_import
+from commands.exchange_export import store_export
 from commands.options import DEVICE, FEATURES, MANIFESTS, GivenPath, GivenText
 from commands.reshape import merge_command, repack_command, subset_command
 from commands.text import say
@@ -50,7 +52,7 @@ def store_list(features: Path) -> None:
         say(f"{store.name}: {_contents(store)}")
         if store.index:
             config = store.index["config"]
-            names = ("preset", "stride", "frames_per_video", "compute_dtype")
+            names = ("origin", "preset", "stride", "frames_per_video", "compute_dtype")
             made = [
                 f"{name.replace('_', ' ')} {config[name]}" for name in names if config.get(name)
             ]
@@ -198,5 +200,8 @@ def store_prune(folder: Path, dry_run: bool, root: Path) -> None:
             say(f"{path}: {gone:,} of {count:,} stored videos were removed{example}")
 
 
-for _command in (compare_command, merge_command, subset_command, repack_command):
+for _command in (
+    *(compare_command, merge_command, subset_command, repack_command),
+    *(store_import, store_export),
+):
     store_group.add_command(_command)

@@ -32,7 +32,7 @@ def read_table(
         ManifestError: the file is no plain file, too large, not UTF-8 or no CSV, or has other columns.
     """
     shown = printable(path)
-    text = utf8_of(path)
+    text = text_of(path)
     between = max(delimiters, key=text.partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=between)
     rows: list[tuple[str, dict[str, str]]] = []
@@ -67,11 +67,11 @@ def _check_header(shown: str, header: Sequence[str], columns: Sequence[str]) -> 
         )
 
 
-def utf8_of(path: Path) -> str:
-    """Return the text of a plain UTF-8 file without its byte order mark.
+def text_of(path: Path) -> str:
+    """Return the text of a file, without its byte order mark.
 
     Raises:
-        ManifestError: the file is no plain file, too large, or not UTF-8.
+        ManifestError: it is no plain file, too large, or not UTF-8.
     """
     shown = printable(path)
     status = path.stat()

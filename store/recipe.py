@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from store.errors import StoreError
+from store.errors import StoreError, shortened
 from store.format import config_sha256
 from store.read import FeatureStore
 
@@ -58,6 +58,12 @@ class Recipe:
             StoreError: it does not. Stores that another program wrote may say less.
         """
         lacking = [name for name in NEEDED if name not in self.config]
+        if "origin" in self.config:
+            raise StoreError(
+                f"The run's features were imported ({shortened(str(self.config['origin']))}), and how they "
+                "were made is not known, so none can be made from videos. Import those of the other videos "
+                "too, from the same origin, and use them."
+            )
         if lacking:
             raise StoreError(
                 "It is not known how the run's features were made: their store's config does not say "

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from store.errors import ManifestError, printable, shortened
 from store.ids import nfc
-from store.plain_csv import read_table, utf8_of
+from store.plain_csv import read_table, text_of
 
 DELIMITERS = ",;\t"
 """What spreadsheets write between the cells of a CSV, by the language that they are set to."""
@@ -64,7 +64,7 @@ def read_ids(path: Path) -> list[Row]:
     shown = printable(path)
     if not path.exists():
         raise ManifestError(f"There is no file {shown}. Write one id a line into it.")
-    text = utf8_of(path)
+    text = text_of(path)
     first = text.partition("\n")[0].rstrip("\r")
     between = max(DELIMITERS, key=first.count)
     if first.split(between)[0].strip('"') == "video":

@@ -1,0 +1,145 @@
+"""Which videos an import is to find, and the manifest that its list files make."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from store.datasets import (
+    benchmarks,
+    dataset_table,
+    dataset_videos,
+    manifest_path,
+)
+from store.errors import ConfigError, ManifestError, first_of, printable
+from store.ids import check_id, folders_of_others, unicode_twins
+from store.list_files import Listed, ListFile, manifest_rows, read_list
+from store.manifest import Video, classes_of, read_manifest, write_manifest
+from store.own_benchmarks import refuse_name_clash
+
+
+def id_of(row: Listed, known: Collection[str]) -> str:
+    """Return what a line's video is called: the shortest end of its path that is known, or its last part."""
+    for count in range(1, len(row.names) + 1):
+        parts = row.names[-count:]
+        if any(part in ("", ".", "..") for part in parts):
+            break
+        if "/".join(parts) in known:
+            return "/".join(parts)
+    return row.names[-1]
+
+
+def videos_of_lists(
+    lists: Sequence[ListFile], classes: Sequence[str] | None, known: Collection[str]
+) -> tuple[Video, ...]:
+    """Return the manifest of list files.
+
+    Args:
+        known: the videos that are there.
+
+    Raises:
+        ManifestError: a list cannot be read, or they name a video twice.
+    """
+    rows = {file: read_list(file.path) for file in lists}
+    return manifest_rows(rows, classes, lambda row: id_of(row, known))
+
+
+def write_own_manifest(
+    videos: Sequence[Video], benchmark: str, dataset: str, root: Path
+) -> tuple[Path, bool]:
+    """Write the manifest of a data set's domain beside those of the benchmark's other domains.
+
+    Returns:
+        Its path, and whether it is new; an equal one that stands there is kept.
+
+    Raises:
+        ManifestError: another one stands there, or it contradicts another domain or benchmark.
+    """
+    domain = dataset_table(root).get(dataset, dataset)
+    refuse_name_clash(benchmark, {domain: videos}, root)
+    path = root / benchmark / f"{domain}.csv"
+    if path.exists():
+        if read_manifest(path) == tuple(videos):
+            return path, False
+        raise ManifestError(
+            f"{printable(path)} exists and lists other videos, labels or frames than these lists. Remove "
+            "it, or give another --benchmark."
+        )
+    known = benchmarks(root)
+    others = [
+        read_manifest(manifest_path(benchmark, other, root)) for other in known.get(benchmark, ())
+    ]
+    classes_of(videos, *others)
+    if any(domain in domains for domains in known.values()):
+        counts = dataset_videos(dataset, root)
+        unlike = [v.id for v in videos if v.frames and counts.get(v.id) not in (None, v.frames)]
+        if unlike:
+            raise ManifestError(
+                f"{len(unlike):,} of {len(videos):,} videos have another number of frames in a benchmark "
+                f"that is there {first_of(unlike)}. Import under another --dataset, e.g. my-{dataset}."
+            )
+    write_manifest(path, videos)
+    return path, True
+
+
+def listed_elsewhere(
+    dataset: str, benchmark: str | None, found: Collection[str], root: Path
+) -> dict[str, int | None]:
+    """Return the videos to import where no list is given: id -> published frames or None.
+
+    These are a benchmark's, or those of all benchmarks that have the data set, or else all that are there.
+
+    Raises:
+        ManifestError: the benchmark has no such domain, or a name cannot be an id.
+        ConfigError: the benchmark is unknown.
+    """
+    domain, known = dataset_table(root).get(dataset, dataset), benchmarks(root)
+    if benchmark is not None:
+        if domain not in known.get(benchmark, ()):
+            raise ConfigError(
+                f"No benchmark {benchmark!r} has the domain {domain}. Give its lists: --list FILE"
+            )
+        rows = read_manifest(manifest_path(benchmark, domain, root))
+        return {video.id: video.frames for video in rows}
+    if any(domain in domains for domains in known.values()):
+        return dataset_videos(dataset, root)
+    for video in found:
+        check_id(video, f"The features to import as {dataset}")
+    for pairs, what in (
+        (folders_of_others(found), "is the folder of"),
+        (unicode_twins(found), "differs only by Unicode normalisation from"),
+    ):
+        if pairs:
+            one, other = pairs[0]
+            raise ManifestError(
+                f"{len(pairs)} videos cannot be told apart: {one!a} {what} {other!a}. Rename one of them."
+            )
+    return dict.fromkeys(sorted(found))
+
+
+def manifests_of(dataset: str, benchmark: str | None, root: Path) -> dict[str, tuple[Video, ...]]:
+    """Return the rows of a data set's domain, by benchmark: of all that have it, or of the named one.
+
+    Raises:
+        ConfigError: the named one does not have it.
+    """
+    domain, known = dataset_table(root).get(dataset, dataset), benchmarks(root)
+    having = [name for name, domains in known.items() if domain in domains]
+    if benchmark is not None and benchmark not in having:
+        raise ConfigError(
+            f"No benchmark {benchmark!r} has the domain {domain}. These have it: "
+            f"{', '.join(having) or 'none'}."
+        )
+    chosen = having if benchmark is None else [benchmark]
+    return {name: read_manifest(manifest_path(name, domain, root)) for name in chosen}
+
+
+def more_than_listed(
+    listed: Mapping[str, int | None], counts: Mapping[str, int]
+) -> dict[str, tuple[int, int]]:
+    """Return the videos with more features than listed frames: id -> (listed, there)."""
+    return {
+        video: (frames, counts[video])
+        for video, frames in listed.items()
+        if frames is not None and counts.get(video, 0) > frames
+    }
