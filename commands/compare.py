@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from commands.options import GivenPath
+from commands.options import GivenPath, GivenText
 from commands.text import say
+from store.causes import cause_of
 from store.compare import Pair, compare
-from store.errors import first_of
+from store.errors import first_of, printable
 from store.format import config_differences
 from store.read import FeatureStore
 
 RUN_FACTS = ("weights", "device", "torch", "torchvision")
 """The entries of a store's run block that may explain a difference."""
+
+LOOKED_AT = 5
+"""Of how many videos that differ the likely cause is looked for."""
 
 
 def _finite(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
@@ -45,7 +50,27 @@ def _finite(ctx: click.Context, parameter: click.Parameter, value: float) -> flo
     help="List the N videos that differ most.",
 )
 @click.option("--allow-missing", is_flag=True, help="Judge only the videos that both stores have.")
-def compare_command(a: Path, b: Path, tolerance: float, show: int, allow_missing: bool) -> None:
+@click.option(
+    "--videos",
+    "roots",
+    type=GivenPath(folder=True),
+    multiple=True,
+    help="Where features differ, find one of the videos below this folder and extract it in several ways.",
+)
+@click.option(
+    "--weights",
+    type=GivenText(),
+    help="Where the weights are now, for --videos, if they have moved.",
+)
+def compare_command(
+    a: Path,
+    b: Path,
+    tolerance: float,
+    show: int,
+    allow_missing: bool,
+    roots: tuple[Path, ...],
+    weights: str | None,
+) -> None:
     """Compare the features of two stores video by video: the same frames, the same values?
 
     A high cosine proves little, because the features of any two frames are similar (0.9975 and more on an
@@ -54,9 +79,15 @@ def compare_command(a: Path, b: Path, tolerance: float, show: int, allow_missing
     videos, and every video has the same number of frames and either equal bytes or an error within
     --tolerance. Otherwise it is 1.
 
+    Where features differ, the likely cause is named: other frames (shifted, every k-th), another scale,
+    rounding, other pixels, or other weights. With --videos one of the videos is extracted again with BGR
+    channels, other presets, pixels normalised otherwise and other number types, to find which of them each
+    store was made with.
+
     \b
     Example:
       python cli.py store compare features/ucf101/resnet101-1a2b3c4d /mnt/ucf101/resnet101-1a2b3c4d
+      python cli.py store compare A B --videos /data/UCF-101
     """
     with FeatureStore(a) as mine, FeatureStore(b) as yours:
         same_config = mine.config == yours.config
@@ -75,9 +106,65 @@ def compare_command(a: Path, b: Path, tolerance: float, show: int, allow_missing
             if videos:
                 say(f"  {len(videos):,} only in {name} {first_of(videos)}")
         pairs = list(compare(mine, yours))
-    alike = _say_pairs(pairs, tolerance, show)
+        alike = _say_pairs(pairs, tolerance, show)
+        if not alike:
+            _say_likely_causes(mine, yours, _unlike(pairs, tolerance))
+            if not roots:
+                say("To try causes on one of the videos: add --videos DIR")
+            else:
+                _say_tried(mine, yours, _unlike(pairs, tolerance), roots, weights)
     if not (same_config and pairs and alike and (allow_missing or not any(lonely))):
         sys.exit(1)
+
+
+def _unlike(pairs: Sequence[Pair], tolerance: float) -> list[str]:
+    """Return the videos that are not the same, those with the least frames first."""
+    unlike = [
+        pair
+        for pair in pairs
+        if not pair.identical and (pair.frames_a != pair.frames_b or not pair.error <= tolerance)
+    ]
+    unlike.sort(key=lambda pair: min(pair.frames_a, pair.frames_b))
+    return [pair.video for pair in unlike]
+
+
+def _say_likely_causes(mine: FeatureStore, yours: FeatureStore, videos: Sequence[str]) -> None:
+    """Print what the differences of some videos look like, the most frequent first."""
+    step = max(1, len(videos) // LOOKED_AT)
+    looked = videos[::step][-LOOKED_AT:]
+    causes = [cause_of(mine.read(video), yours.read(video)) for video in looked]
+    for kind, count in Counter(cause.kind for cause in causes).most_common():
+        text = next(cause.text for cause in causes if cause.kind == kind)
+        say(f"likely cause in {count} of {len(looked)} videos looked at: {kind}: {text}")
+
+
+def _say_tried(
+    mine: FeatureStore,
+    yours: FeatureStore,
+    videos: Sequence[str],
+    roots: Sequence[Path],
+    weights: str | None,
+) -> None:
+    """Print which way of extracting one video gives the features of each store."""
+    from extract.causes import find_causes
+
+    video, findings = find_causes((mine, yours), videos, roots, weights)
+    say(f"{printable(video)} extracted again in several ways:")
+    for name, found in zip("AB", findings):
+        best, recorded = found.best, found.recorded
+        shift = f", shifted by {best.lag} frames" if best.lag else ""
+        if not found.explained:
+            say(
+                f"  {name}: none of the ways gives its features (nearest: {best.name}{shift}, error "
+                f"{best.error:.2g}): other weights, other frames or another program"
+            )
+        elif best is recorded:
+            say(f"  {name}: {best.name}{shift} (error {best.error:.2g})")
+        else:
+            say(
+                f"  {name}: {best.name}{shift} (error {best.error:.2g}; {recorded.name}: "
+                f"{recorded.error:.2g})"
+            )
 
 
 def _say_pairs(pairs: Sequence[Pair], tolerance: float, show: int) -> bool:
