@@ -1,4 +1,4 @@
-"""`store list`, `verify` and `prune`."""
+"""`store list`, `verify` and `prune`; the group of all commands about stores."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from commands.compare import compare_command
 from commands.options import DEVICE, FEATURES, MANIFESTS, GivenPath, GivenText
+from commands.remote import pull_command, push_command
 from commands.text import say
 from extract.check_sources import sources_in
 from store.check import CHECKS, verify
@@ -29,7 +30,7 @@ LARGEST_ERROR = 0.5
 
 @click.group("store")
 def store_group() -> None:
-    """List feature stores, find damage in them, compare two of them, and prune them."""
+    """List feature stores, find damage in them, compare, prune, push and pull them."""
 
 
 @store_group.command("list")
@@ -197,4 +198,5 @@ def store_prune(folder: Path, dry_run: bool, root: Path) -> None:
             say(f"{path}: {gone:,} of {count:,} stored videos were removed{example}")
 
 
-store_group.add_command(compare_command)
+for command in (compare_command, push_command, pull_command):
+    store_group.add_command(command)

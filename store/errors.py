@@ -29,6 +29,10 @@ class StoreError(Ma2lError):
     """Cached features that are absent, damaged or made differently."""
 
 
+class UnreachableError(StoreError):
+    """A server that does not answer, or a connection that breaks. What is here already may still do."""
+
+
 class RunError(Ma2lError):
     """A training run that cannot start, or a run folder that cannot be read."""
 

@@ -6,6 +6,7 @@
       failures.csv    the rows whose status is not ok
       shard-00000.h5  per video one contiguous float16 dataset (frames, width); the root carries the config
       SHA256SUMS      for `sha256sum -c`
+      README.md       only where the store was pushed to: what it is, for people
 
 A store may come from somebody else, so types, ranges and sizes are checked on reading.
 """
@@ -25,6 +26,7 @@ from store.records import LARGEST_INTEGER, REBUILD, VideoRecord, load_json, pars
 
 FORMAT = 2
 INDEX, VIDEOS, FAILURES, SUMS = "index.json", "videos.csv", "failures.csv", "SHA256SUMS"
+CARD = "README.md"
 LARGEST = {INDEX: 64_000_000, SUMS: 64_000_000, VIDEOS: 1_000_000_000, FAILURES: 1_000_000_000}
 """The largest size in bytes at which a table is read. The 46,624 videos of Kinetics take 15 MB."""
 _SHARD_NAME = re.compile(r"shard-\d{5}\.h5", re.ASCII)
