@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from adapt import parallel
+from store.remote_url import redacted
 
 
 def environment() -> dict[str, Any]:
     """Versions, machine and command, for a run's environment.json."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": sys.argv,
+        "command": [redacted(argument) for argument in sys.argv],
         "python": platform.python_version(),
         "platform": platform.platform(),
         "torch": torch.__version__,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import click
 
 from commands.options import SOME_FAILED, GivenPath, GivenText
 from commands.progress import BenchmarkProgress
+from commands.remote import local_features
 from commands.text import say
 from commands.training import parse_seeds, run_options
 from store.errors import ConfigError, printable
@@ -20,7 +22,7 @@ from store.options import flag
 if TYPE_CHECKING:
     from adapt.benchmark import Benchmark
     from adapt.crew import CrewOptions
-    from adapt.plan import Asked
+    from adapt.plan import Asked, Job
 
 _SHARED = ("features", "root", "store", "allow_missing", "bank", "device", "checkpoint_every")
 """Options that `adapt` has too."""
@@ -54,7 +56,7 @@ def _benchmark(benchmark: str, out: Path | None, show_plan: bool, redo: bool, **
         for job in plan.jobs:
             say(job.folder)
         return
-    crew = _crew(given, len(plan.jobs))
+    crew = _crew(given, benchmark, plan.jobs)
     with held(asked, plan, folder, crew.data, redo=redo) as found:
         try:
             _train(found, crew)
@@ -97,7 +99,7 @@ def _train(found: Benchmark, crew: CrewOptions) -> None:
             progress(event)
 
 
-def _crew(given: dict[str, Any], runs: int) -> CrewOptions:
+def _crew(given: dict[str, Any], benchmark: str, plan: Sequence[Job]) -> CrewOptions:
     """How many processes there are, and what each of them has.
 
     On the CPU the cores are divided among the processes, unless OMP_NUM_THREADS says otherwise.
@@ -115,13 +117,19 @@ def _crew(given: dict[str, Any], runs: int) -> CrewOptions:
 
     on_gpu = pick_device(given["device"]).type == "cuda"
     gpus = torch.cuda.device_count() if on_gpu else 0
-    jobs = min(given["jobs"] or (gpus or cores()), max(1, runs))
+    jobs = min(given["jobs"] or (gpus or cores()), max(1, len(plan)))
     threads = os.environ.get("OMP_NUM_THREADS", "")
+    domains = list(
+        dict.fromkeys(d for job in plan for d in (*job.config.sources, job.config.target))
+    )
+    features, store = local_features(
+        given["features"], given["store"], benchmark, domains, given["root"]
+    )
     return crew_options(
         DataOptions(
-            features=given["features"],
+            features=features,
             manifests=given["root"],
-            store=given["store"],
+            store=store,
             allow_missing=given["allow_missing"],
             bank=given["bank"],
         ),

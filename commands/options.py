@@ -12,6 +12,7 @@ import click
 from store import datasets
 from store.errors import ManifestError, printable
 from store.options import flag, type_name
+from store.remote_url import RemoteUrl, is_url, redacted
 
 SOME_FAILED = 3
 """Exit code: done, but some videos are missing or failed."""
@@ -57,8 +58,28 @@ class GivenPath(click.Path):
         super().__init__(path_type=Path, file_okay=not folder)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse an empty text and a URL, and convert any other."""
+        _refuse_empty(value, "path", self, param, ctx)
+        if isinstance(value, str) and is_url(value):
+            self.fail(
+                f"{redacted(value)} is a URL, and this takes a path. `store pull` brings features from a "
+                "URL; adapt, ablate and benchmark take one as --features.",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
+
+
+class GivenPlace(GivenPath):
+    """A path as a `Path`, or a URL as a `RemoteUrl`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse an empty text, and convert any other."""
-        return super().convert(_refuse_empty(value, "path", self, param, ctx), param, ctx)
+        if isinstance(value, RemoteUrl):
+            return value
+        if isinstance(value, str) and is_url(value):
+            return RemoteUrl.of(value)
+        return super().convert(value, param, ctx)
 
 
 class GivenText(click.types.StringParamType):
@@ -90,6 +111,14 @@ FEATURES = click.option(
     default=Path("features"),
     show_default=True,
     help="Folder of the feature stores.",
+)
+FEATURES_OR_URL = click.option(
+    "--features",
+    type=GivenPlace(folder=True),
+    default=Path("features"),
+    show_default=True,
+    help="Folder of the feature stores, or its URL (s3://, gs://, hf://, https://, ssh://): then what is "
+    "needed is pulled into the cache first.",
 )
 MANIFESTS = click.option(
     "--manifests",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ import click
 from adapt.config import AdaptConfig
 from commands.text import say, shown
 from store.machine import Process
+from store.transfer import Progress as TransferEvents
 
 if TYPE_CHECKING:
     from adapt.crew import Event
@@ -255,6 +258,33 @@ class ExchangeProgress(_Lines):
         left = seconds / done * (progress.videos - done) if done else float("inf")
         rate = progress.frames_done / seconds
         self.show(done, progress.videos, f"{rate:,.0f} features/s", _left(left))
+
+
+class TransferProgress(_Lines, TransferEvents):
+    """Shows the megabytes of a store that were moved, how fast, and the time left."""
+
+    def __init__(self, doing: str) -> None:
+        super().__init__(doing)
+        self._doing = doing
+        self._lock = threading.Lock()
+        self._moved = self._total = 0
+        self._begin = time.monotonic()
+
+    def begin(self, what: str, total: int) -> None:
+        """Begin with a store, of which `total` bytes are to be moved."""
+        self.__exit__()
+        super().__init__(f"{self._doing} {what}, MB")
+        self._moved, self._total, self._begin = 0, total, time.monotonic()
+
+    def tick(self, count: int) -> None:
+        """Show that `count` bytes more were moved; called from several threads."""
+        with self._lock:
+            self._moved += count
+            seconds = max(time.monotonic() - self._begin, 1e-9)
+            rate = self._moved / seconds
+            left = (self._total - self._moved) / rate if rate > 0 else float("inf")
+            done, total = (math.ceil(n / 1e6) for n in (self._moved, self._total))
+            self.show(done, total, f"{rate / 1e6:,.1f} MB/s", _left(left))
 
 
 def _left(seconds: float) -> str:

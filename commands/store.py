@@ -12,6 +12,7 @@ from commands.compare import compare_command
 from commands.exchange import store_import
 from commands.exchange_export import store_export
 from commands.options import DEVICE, FEATURES, MANIFESTS, GivenPath, GivenText
+from commands.remote import pull_command, push_command
 from commands.reshape import merge_command, repack_command, subset_command
 from commands.text import say
 from extract.check_sources import sources_in
@@ -32,7 +33,7 @@ LARGEST_ERROR = 0.5
 
 @click.group("store")
 def store_group() -> None:
-    """List feature stores, find damage in them, compare, merge, cut, prune and repack them."""
+    """List, check and compare feature stores, merge, cut and repack them, import, export and move them."""
 
 
 @store_group.command("list")
@@ -202,6 +203,6 @@ def store_prune(folder: Path, dry_run: bool, root: Path) -> None:
 
 for _command in (
     *(compare_command, merge_command, subset_command, repack_command),
-    *(store_import, store_export),
+    *(store_import, store_export, push_command, pull_command),
 ):
     store_group.add_command(_command)

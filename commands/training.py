@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from adapt.config import BANKS, DATA, RUN, AdaptConfig
-from commands.options import DEVICE, FEATURES, MANIFESTS, GivenPath, GivenText
+from commands.options import DEVICE, FEATURES_OR_URL, MANIFESTS, GivenPath, GivenText
 from commands.progress import AdaptProgress
+from commands.remote import local_features
 from commands.text import say
 from store import datasets
 from store.errors import ConfigError
 from store.machine import process_of
+from store.remote_url import RemoteUrl
 
 if TYPE_CHECKING:
     from adapt.checkpoint import CheckpointPolicy
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 class RunOptions:
     """What every command that trains is told beside its config."""
 
-    features: Path
+    features: Path | RemoteUrl
     root: Path
     store: str | None
     allow_missing: bool
@@ -54,7 +56,7 @@ def run_options(*more: click.Option) -> dict[str, list[click.Option]]:
     """The options of `RunOptions` by group, and more of the group `RUN`."""
     return {
         DATA: [
-            *_made(FEATURES, MANIFESTS),
+            *_made(FEATURES_OR_URL, MANIFESTS),
             click.Option(
                 ["--store"],
                 type=GivenText(),
@@ -217,10 +219,20 @@ def ready(
         return resolve(config, device, recorded).as_dict()
 
     device = pick_device(options.device, process_of(os.environ).local_rank)
+    if isinstance(options.features, RemoteUrl) and not options.resume:
+        for run in runs:  # before anything is pulled
+            RunFolder(run).refuse_used()
+    features, store = local_features(
+        options.features,
+        options.store,
+        config.benchmark,
+        (*config.sources, config.target),
+        options.root,
+    )
     data = DataOptions(
-        features=options.features,
+        features=features,
         manifests=options.root,
-        store=options.store,
+        store=store,
         allow_missing=options.allow_missing,
         bank=options.bank,
     )

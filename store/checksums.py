@@ -72,11 +72,14 @@ def _facts(stat: os.stat_result) -> dict[str, Any]:
     return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "inode": stat.st_ino}
 
 
-def _cache() -> Path:
-    """Return the file of remembered results. Nothing else reads XDG_CACHE_HOME."""
+def cache_folder() -> Path:
+    """Return the folder of what can be made again. Nothing else reads XDG_CACHE_HOME."""
     given = os.environ.get("XDG_CACHE_HOME", "")
-    folder = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
-    return folder / "ma2l-td" / "sha256.json"
+    return (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "ma2l-td"
+
+
+def _cache() -> Path:
+    return cache_folder() / "sha256.json"
 
 
 def _remembered() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from store.errors import StoreError
-from store.format import FAILURES, INDEX, SUMS, VIDEOS, is_shard_name, parse_index, read_table
+from store.format import CARD, FAILURES, INDEX, SUMS, VIDEOS, is_shard_name, parse_index, read_table
 from store.locks import LOCK, is_held, is_live, writers
 from store.plain import hash_plain, size_of
 from store.records import VideoRecord, parse_records
@@ -114,6 +114,8 @@ class Contents:
             live = is_held(path) if name == LOCK else is_live(path)
             if not live and os.path.lexists(path):
                 self._add(Kind.LEFTOVER, name, f"{size_of(path) or 0:,} bytes")
+        elif name == CARD and path.is_file() and not path.is_symlink():
+            pass
         elif name not in (*TABLES, SUMS) and not is_shard_name(name):
             self._add(Kind.FOREIGN, name, "it is no file of a store")
         elif path.is_symlink() or not path.is_file():

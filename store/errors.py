@@ -35,6 +35,10 @@ class UnknownVideoError(StoreError, KeyError):
     __str__ = Exception.__str__  # a KeyError would show its text in quotes
 
 
+class UnreachableError(StoreError):
+    """A server that does not answer, or a connection that breaks. What is here already may still do."""
+
+
 class RunError(Ma2lError):
     """A training run that cannot start, or a run folder that cannot be read."""
 

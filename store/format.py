@@ -7,6 +7,7 @@
       shard-00000.h5  per video one contiguous dataset (frames, width), float16 or, where the config's
                       `stored_dtype` says so, float32; the root carries the config
       SHA256SUMS      for `sha256sum -c`
+      README.md       only where the store was pushed to: what it is, for people
 
 A store may come from somebody else, so types, ranges and sizes are checked on reading.
 """
@@ -28,6 +29,7 @@ from store.records import LARGEST_INTEGER, REBUILD, VideoRecord, load_json, pars
 
 FORMAT = 2
 INDEX, VIDEOS, FAILURES, SUMS = "index.json", "videos.csv", "failures.csv", "SHA256SUMS"
+CARD = "README.md"
 LARGEST = {INDEX: 64_000_000, SUMS: 64_000_000, VIDEOS: 1_000_000_000, FAILURES: 1_000_000_000}
 """The largest size in bytes at which a table is read. The 46,624 videos of Kinetics take 15 MB."""
 STORED_DTYPES = ("float16", "float32")

@@ -65,6 +65,15 @@ def is_live(partial: Path) -> bool:
     return _PARTIAL.fullmatch(partial.name) is not None and not _is_dead(partial)
 
 
+def owner_is_gone(name: str) -> bool:
+    """Return whether a temporary name was given by a process of this machine that does not use it now."""
+    match = _PARTIAL.fullmatch(name)
+    if match is None or match["machine"] != machine():
+        return False
+    process = int(match["process"])
+    return name not in _mine if process == os.getpid() else not _runs(process)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of processes that are certainly gone."""
     for partial in folder.glob(".*.partial"):
@@ -84,9 +93,7 @@ def _is_dead(partial: Path) -> bool:
         with suppress(FileNotFoundError):
             return time.time() - partial.lstat().st_mtime > STALE_SECONDS
         return False
-    process = int(match["process"])
-    used = partial.name in _mine if process == os.getpid() else _runs(process)
-    return not used and not is_held(partial)
+    return owner_is_gone(partial.name) and not is_held(partial)
 
 
 def _runs(process: int) -> bool:

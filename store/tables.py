@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,6 @@ def write_index(
         shards: the names of the shards to index; None for all finished ones.
     """
     rows = sorted(records, key=lambda record: record.video)
-    statuses = Counter(row.status for row in rows)
     stored = [row for row in rows if row.stored]
     videos = Counter(row.shard for row in stored)
     frames: Counter[str] = Counter()
@@ -73,6 +72,31 @@ def write_index(
                 "frames": frames[path.name],
             }
         )
+    index, tables = make_tables(
+        dataset=dataset, config=config, width=width, rows=rows, run=run, shards=entries
+    )
+    for name, text in tables.items():
+        write_text(folder / name, text)
+    return index
+
+
+def make_tables(
+    *,
+    dataset: str,
+    config: Mapping[str, Any],
+    width: int,
+    rows: Sequence[VideoRecord],
+    run: Mapping[str, Any],
+    shards: Sequence[Mapping[str, Any]],
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the index, and the texts of all tables by name in the order in which they are written.
+
+    Args:
+        rows: one record for every listed video, sorted by id.
+        shards: the index's entries of the shards, sorted by name.
+    """
+    statuses = Counter(row.status for row in rows)
+    stored = [row for row in rows if row.stored]
     tables = {
         VIDEOS: records_text(rows),
         FAILURES: records_text(row for row in rows if row.status != "ok"),
@@ -83,24 +107,22 @@ def write_index(
         "config": dict(config),
         "config_sha256": config_sha256(config),
         "width": width,
-        "shards": entries,
+        "shards": [dict(entry) for entry in shards],
         "tables": {name: _digest(text) for name, text in tables.items()},
         "totals": {
             "listed": len(rows),
             "stored": len(stored),
             **{status: statuses[status] for status in STATUSES[1:]},
-            "frames": sum(frames.values()),
+            "frames": sum(row.frames for row in stored),
         },
         "complete": len(stored) == len(rows),
         "run": dict(run),
     }
     tables[INDEX] = json.dumps(index, indent=1, ensure_ascii=False) + "\n"
-    for name, text in tables.items():
-        write_text(folder / name, text)
-    sums = [(entry["sha256"], entry["file"]) for entry in entries]
+    sums = [(str(entry["sha256"]), str(entry["file"])) for entry in shards]
     sums += [(_digest(tables[name]), name) for name in (INDEX, VIDEOS, FAILURES)]
-    write_text(folder / SUMS, "".join(f"{digest}  {name}\n" for digest, name in sums))
-    return index
+    tables[SUMS] = "".join(f"{digest}  {name}\n" for digest, name in sums)
+    return index, tables
 
 
 def _digest(text: str) -> str:

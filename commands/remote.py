@@ -1,0 +1,184 @@
+"""`store push` and `store pull`, and features from a URL for the commands that train."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from commands.options import MANIFESTS, GivenPath, GivenPlace, GivenText
+from commands.progress import TransferProgress
+from commands.text import say
+from store.datasets import dataset_of, manifest_path
+from store.errors import StoreError, first_of
+from store.inventory import store_folders
+from store.machine import process_of
+from store.manifest import read_manifest
+from store.remote_url import RemoteUrl
+
+_REPLACE = "Where the same shards are there with other contents, put {} in their place."
+
+
+@click.command("push")
+@click.argument("source", metavar="SRC", type=GivenPath(folder=True))
+@click.argument("place", metavar="URL", type=GivenPlace(folder=True))
+@click.option("--licence", default="unknown", show_default=True, help="For the card (README.md).")
+@click.option("--replace", is_flag=True, help=_REPLACE.format("yours"))
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Push although another push is under way there. Only if that one was killed.",
+)
+def push_command(
+    source: Path, place: Path | RemoteUrl, licence: str, replace: bool, take_over: bool
+) -> None:
+    """Upload feature stores, or what is missing of them: to S3, Google Cloud, the Hub, SFTP or a folder.
+
+    SRC is a store, the folder of a data set, or the folder of all features. URL is the folder of all
+    features there: a store goes to URL/DATASET/STORE, and is merged with what is there. Only shards that
+    are missing are sent, each is checked after it arrived, and the index is written last and read again.
+    A README.md is written beside it. Credentials are found where the tools of each service keep them.
+
+    \b
+    Example:
+      python cli.py store push features s3://our-bucket/features
+      python cli.py store push features/ucf101 hf://datasets/our-team/ucf101-features --licence cc-by-4.0
+    """
+    from store.push import check_licence, push, writable
+
+    check_licence(licence)
+    folders = store_folders(source)
+    if not folders:
+        raise StoreError(
+            f"There is no feature store in {source}. Run extract, or name another folder."
+        )
+    root = writable(_url(place))
+    with TransferProgress("push") as progress:
+        for folder in folders:
+            done = push(
+                folder,
+                root,
+                replace=replace,
+                take_over=take_over,
+                licence=licence,
+                progress=progress,
+            )
+            sent = f"{done.shards:,} of {done.listed:,} shards sent, {done.bytes / 1e6:,.1f} MB"
+            say(f"{done.url}: {sent if done.changed or done.shards else 'nothing to send'}")
+
+
+@click.command("pull")
+@click.argument("place", metavar="URL", type=GivenPlace(folder=True))
+@click.argument("dest", metavar="[DEST]", type=GivenPath(folder=True), default=Path("features"))
+@click.option(
+    "--benchmark",
+    type=GivenText(),
+    help="Take only the shards that hold this benchmark's videos.",
+)
+@click.option(
+    "--dataset", type=GivenText(), multiple=True, help="Take only this data set. Several: again."
+)
+@click.option(
+    "--store",
+    "chosen",
+    type=GivenText(),
+    help="Take only stores whose folder has this name, or this beginning of it.",
+)
+@click.option("--replace", is_flag=True, help=_REPLACE.format("those from there"))
+@MANIFESTS
+def pull_command(
+    place: Path | RemoteUrl,
+    dest: Path,
+    benchmark: str | None,
+    dataset: tuple[str, ...],
+    chosen: str | None,
+    replace: bool,
+    root: Path,
+) -> None:
+    """Download feature stores, or what is missing of them, into DEST/DATASET/STORE.
+
+    URL is the folder of all features, of a data set, or of a store: s3://, gs://, hf://, http(s)://,
+    ssh:// or a path. DEST is `features` unless it is given. After a kill or a broken connection the same
+    command goes on where it stopped, in the middle of a shard too. A shard whose sha256 is not the
+    index's is never kept. With --benchmark the other videos are listed as pending, so the store is one
+    that is not complete; another pull completes it.
+
+    \b
+    Example:
+      python cli.py store pull s3://our-bucket/features
+      python cli.py store pull hf://datasets/our-team/ucf101-features --benchmark ucf-hmdb-full
+    """
+    from store.pull import pull
+    from store.remote import open_remote
+    from store.remote_stores import benchmark_videos, stores_at
+
+    needed = benchmark_videos(benchmark, root) if benchmark else None
+    url, pulled, other = _url(place), 0, []
+    with TransferProgress("pull") as progress:
+        for found in stores_at(open_remote(url)):
+            name = found.tables.index["dataset"]
+            if (
+                (needed is not None and name not in needed)
+                or (dataset and name not in dataset)
+                or not found.name.startswith(chosen or "")
+            ):
+                other.append(found.place)
+                continue
+            done = pull(
+                found,
+                dest,
+                videos=needed[name] if needed else None,
+                replace=replace,
+                progress=progress,
+            )
+            pulled += 1
+            say(
+                f"{done.folder}: {done.shards:,} shards fetched, {done.bytes / 1e6:,.1f} MB; "
+                f"{done.here:,} of {done.listed:,} are here"
+            )
+    if not pulled:
+        left = f"; {len(other)} others were left out {first_of(other)}" if other else ""
+        raise StoreError(
+            f"There is no such store in {url}{left}. Check that the bucket, repository and path exist."
+        )
+
+
+def _url(place: Path | RemoteUrl) -> RemoteUrl:
+    return place if isinstance(place, RemoteUrl) else RemoteUrl.of(str(place))
+
+
+def local_features(
+    features: Path | RemoteUrl,
+    store: str | None,
+    benchmark: str,
+    domains: Sequence[str],
+    root: Path,
+) -> tuple[Path, str | None]:
+    """Return the folder of features and the store to train on; from a URL they are pulled first.
+
+    Args:
+        store: the beginning of a store's name that the user gave.
+        domains: those that are trained and tested on.
+        root: the folder of the user's own benchmarks.
+
+    Raises:
+        Ma2lError: the domains are unknown, or their features cannot be pulled.
+    """
+    if not isinstance(features, RemoteUrl):
+        return features, store
+    from store.remote_cache import cached
+
+    videos = {
+        dataset_of(domain, root): {
+            video.id for video in read_manifest(manifest_path(benchmark, domain, root))
+        }
+        for domain in domains
+    }
+    if process_of(os.environ).local_rank:  # the first process of a machine pulls and shows it
+        found = cached(features, videos, chosen=store)
+    else:
+        with TransferProgress("pull") as progress:
+            found = cached(features, videos, chosen=store, progress=progress)
+    return found.features, found.store

@@ -1,0 +1,198 @@
+"""A folder on a web server, read with the standard library.
+
+fsspec reads the whole of an answer into memory, so a server that sends more than was asked for could
+fill it. Here every answer is read up to the number of bytes that was asked for and no further. A server
+may ignore ranges, close connections early and name wrong lengths: nothing it says is believed, because
+every file is compared with its sha256 at the end.
+"""
+
+from __future__ import annotations
+
+import base64
+import html.parser
+import http.client
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+from store.errors import StoreError, UnreachableError
+from store.remote import WORKERS, patiently
+from store.remote_errors import explaining
+from store.remote_url import RemoteUrl
+
+_TIMEOUT_SECONDS = 60.0
+_LISTING_BYTES = 10_000_000
+_PIECE = 1 << 16
+_STREAMED = 1 << 20
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19}|\*)")
+
+
+class HttpRemote:
+    """A folder that a web server offers for reading."""
+
+    def __init__(self, url: RemoteUrl) -> None:
+        self.url = url
+        self.workers = WORKERS
+        self.streams = False
+        """Whether the server has been found to ignore ranges."""
+
+    def below(self, name: str) -> HttpRemote:
+        """Return the folder `name` in this one."""
+        return HttpRemote(self.url.below(urllib.parse.quote(name)))
+
+    def folders(self) -> list[str]:
+        """Return the names of the folders that the server's page of this one links to.
+
+        Raises:
+            StoreError: the server shows no such page.
+        """
+        page = self._small("", _LISTING_BYTES)
+        if page is None:
+            raise StoreError(
+                f"{self.url} has no store, and the server does not list its folders. Give the URL of the "
+                "store itself, the folder with index.json in it."
+            )
+        links = _Links()
+        links.feed(page.decode("utf-8", "replace"))
+        return sorted(links.folders)
+
+    def table(self, name: str, limit: int) -> bytes | None:
+        """Return a small file's bytes; None if it is not there."""
+        return self._small(name, limit)
+
+    def _small(self, name: str, limit: int) -> bytes | None:
+        def whole() -> bytes:
+            with explaining(self.url, f"has no readable {name or 'list of its folders'}"):
+                with self._open(name, {}) as answer:
+                    data = _up_to(answer, limit + 1)
+                    said = answer.headers.get("Content-Length", "")
+                if len(data) > limit:
+                    raise StoreError(
+                        f"{self.url}: {name} is larger than {limit / 1e6:,.0f} MB and is refused."
+                    )
+                if said.isdecimal() and len(said) < 19 and len(data) < int(said):
+                    raise UnreachableError(f"{self.url}: the connection broke within {name}.")
+                return data
+
+        try:
+            return patiently(whole, [0])
+        except _AbsentError:
+            return None
+
+    def some(self, name: str, begin: int, end: int, size: int) -> bytes:
+        """Return some bytes of a file; see `Remote`. Sets `streams` if the server ignores ranges."""
+        with explaining(self.url, f"has no readable {name}"):
+            with self._open(name, {"Range": f"bytes={begin}-{end - 1}"}) as answer:
+                if answer.status != 206:
+                    self.streams = True
+                    raise RangesIgnored(f"{self.url}: the server ignores ranges.")
+                self._check_range(answer, name, begin, size)
+                data = _up_to(answer, end - begin)
+            if not data:
+                raise UnreachableError(f"{self.url}: the connection broke before {name} came.")
+            return data
+
+    def stream(self, name: str, size: int) -> Iterator[bytes]:
+        """Yield a file from its beginning, up to `size` bytes, for a server that ignores ranges.
+
+        Raises:
+            UnreachableError: the connection broke.
+        """
+        with (
+            explaining(self.url, f"has no readable {name}"),
+            self._open(name, {}) as answer,
+        ):
+            while size:
+                data = _up_to(answer, min(size, _STREAMED))
+                if not data:
+                    raise UnreachableError(f"{self.url}: the connection broke within {name}.")
+                size -= len(data)
+                yield data
+
+    def _open(self, name: str, headers: dict[str, str]) -> Any:
+        secret = self.url.secret
+        parts = urllib.parse.urlsplit(f"{secret}/{urllib.parse.quote(name)}")
+        user, _, host = parts.netloc.rpartition("@")
+        request = urllib.request.Request(
+            urllib.parse.urlunsplit(parts._replace(netloc=host)),
+            headers={"Accept-Encoding": "identity", "User-Agent": "ma2l-td", **headers},
+        )
+        if user:  # not sent on to another server that this one names
+            plain = urllib.parse.unquote(user).encode()
+            request.add_unredirected_header(
+                "Authorization", "Basic " + base64.b64encode(plain).decode()
+            )
+        try:
+            return urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code in (404, 410):
+                raise _AbsentError(
+                    f"{self.url}: {name or 'the folder'} is not there (HTTP {error.code}). Check the URL."
+                ) from None
+            if error.code in (401, 403, 407):
+                raise PermissionError(f"HTTP {error.code} {error.reason}") from None
+            if error.code >= 500 or error.code in (408, 429):
+                raise UnreachableError(
+                    f"{self.url}: the server answers HTTP {error.code} for {name}."
+                ) from None
+            raise StoreError(
+                f"{self.url}: the server answers HTTP {error.code} for {name}."
+            ) from None
+
+    def _check_range(self, answer: Any, name: str, begin: int, size: int) -> None:
+        said = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+        if said is None or int(said[1]) != begin:
+            raise StoreError(
+                f"{self.url}: the server sends other bytes of {name} than it was asked for. Download it in "
+                "another way."
+            )
+        if said[2] != "*" and int(said[2]) != size:
+            raise StoreError(
+                f"{self.url}: {name} is {int(said[2]):,} bytes long, the index says {size:,} bytes. It was "
+                "changed or cut there; push the store again."
+            )
+
+
+class RangesIgnored(StoreError):
+    """The server sends the whole file, whatever part it is asked for."""
+
+
+class _AbsentError(StoreError):
+    """The server says that there is no such file."""
+
+
+class _Links(html.parser.HTMLParser):
+    """Collects the relative links of a page that end with a slash."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folders: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Take note of a link."""
+        target = dict(attrs).get("href") or "" if tag == "a" else ""
+        name = urllib.parse.unquote(target[:-1])
+        if target.endswith("/") and "/" not in name and name not in ("", ".", ".."):
+            self.folders.add(name)
+
+
+def _up_to(answer: Any, limit: int) -> bytes:
+    """Return up to `limit` bytes of an answer; fewer if it ends or breaks off after some."""
+    parts: list[bytes] = []
+    left = limit
+    while left:
+        try:
+            part = answer.read(min(_PIECE, left))
+        except (OSError, http.client.HTTPException):
+            if parts:
+                break
+            raise
+        if not part:
+            break
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)

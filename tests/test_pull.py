@@ -1,0 +1,431 @@
+"""`store pull` from disks and from web servers that break, lie and change."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+from remotes import WIDTH, change_index, contents, make_shards, serving
+
+from store import remote as remote_module
+from store import remote_tables, transfer
+from store.check import CHECKS, verify
+from store.datasets import manifest_path
+from store.errors import StoreError
+from store.manifest import Video, write_manifest
+from store.read import FeatureStore
+
+
+@pytest.fixture(autouse=True)
+def _small_and_quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(transfer, "BLOCK", 10_000)
+    monkeypatch.setattr(remote_module, "_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(remote_tables, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def write_benchmark(root: Path, name: str, domain: str, videos: list[str]) -> None:
+    rows = [
+        Video(id=v, label=n % 2, class_name=f"c{n % 2}", split="train", frames=None)
+        for n, v in enumerate(videos)
+    ]
+    write_manifest(root / name / f"{domain}.csv", rows)
+
+
+def problems(folder: Path) -> list[str]:
+    return [str(problem) for problem in verify(folder, CHECKS)]
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    return make_shards(tmp_path / "there")
+
+
+def test_a_pulled_store_is_the_same_to_the_byte(cli, there: Path, tmp_path: Path) -> None:
+    result = cli("store", "pull", tmp_path / "there", tmp_path / "here")
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "here" / "mine" / there.name
+    assert contents(folder) == contents(there)
+    assert problems(folder) == []
+    assert "3 shards fetched" in result.output
+
+
+@pytest.mark.parametrize("below", ["", "mine", "mine/{name}"])
+def test_a_url_names_all_features_or_a_data_set_or_a_store(
+    cli, there: Path, tmp_path: Path, below: str
+) -> None:
+    place = tmp_path / "there" / below.format(name=there.name)
+    assert cli("store", "pull", place, tmp_path / "here").exit_code == 0
+    assert contents(tmp_path / "here" / "mine" / there.name) == contents(there)
+
+
+def test_only_what_is_missing_is_fetched(cli, there: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "there") as (server, url):
+        assert cli("store", "pull", url, tmp_path / "here").exit_code == 0
+        folder = tmp_path / "here" / "mine" / there.name
+        (folder / "shard-00001.h5").unlink()
+        before, server.log[:] = contents(there), []
+        result = cli("store", "pull", url, tmp_path / "here")
+    assert "1 shards fetched" in result.output
+    assert {p.rpartition("/")[2] for p, asked in server.log if asked} == {"shard-00001.h5"}
+    assert contents(folder) == before
+
+
+def test_a_benchmark_takes_only_its_shards_and_a_second_pull_the_rest(
+    cli, there: Path, tmp_path: Path
+) -> None:
+    manifests = tmp_path / "manifests"
+    write_benchmark(manifests, "small", "mine", ["video-0-1", "video-2-0", "elsewhere"])
+    assert manifest_path("small", "mine", manifests).exists()
+    options = ("--benchmark", "small", "--manifests", manifests)
+    result = cli("store", "pull", tmp_path / "there", tmp_path / "here", *options)
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "here" / "mine" / there.name
+    assert {p.name for p in folder.glob("*.h5")} == {"shard-00000.h5", "shard-00002.h5"}
+    assert problems(folder) == []
+    with FeatureStore(folder) as part, FeatureStore(there) as whole:
+        assert set(part.records) == {f"video-{s}-{n}" for s in (0, 2) for n in range(3)}
+        assert (part.read("video-2-0") == whole.read("video-2-0")).all()
+        assert not part.index["complete"] and part.index["totals"]["pending"] == 3
+    assert "was not pulled from" in (folder / "failures.csv").read_text()
+
+    assert cli("store", "pull", tmp_path / "there", tmp_path / "here").exit_code == 0
+    assert contents(folder) == contents(there)
+    # A benchmark afterwards takes nothing away.
+    assert cli("store", "pull", tmp_path / "there", tmp_path / "here", *options).exit_code == 0
+    assert contents(folder) == contents(there)
+
+
+def test_an_unknown_benchmark_is_named(cli, there: Path, tmp_path: Path) -> None:
+    result = cli("store", "pull", tmp_path / "there", "--benchmark", "nothing")
+    assert result.exit_code == 1 and "There is no benchmark 'nothing'" in result.output
+
+
+def test_connections_that_break_are_gone_on_with(cli, there: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "there") as (server, url):
+        server.breaks_after = 3_333
+        result = cli("store", "pull", url, tmp_path / "here")
+    assert result.exit_code == 0, result.output
+    assert contents(tmp_path / "here" / "mine" / there.name) == contents(there)
+    size = sum(path.stat().st_size for path in there.glob("*.h5"))
+    assert server.sent == size  # nothing that came was asked for again
+
+
+def test_a_server_without_ranges_is_read_from_the_beginning(
+    cli, there: Path, tmp_path: Path
+) -> None:
+    with serving(tmp_path / "there") as (server, url):
+        server.ranges = False
+        result = cli("store", "pull", url, tmp_path / "here")
+    assert result.exit_code == 0, result.output
+    assert contents(tmp_path / "here" / "mine" / there.name) == contents(there)
+
+
+def test_a_server_without_ranges_that_breaks_gives_no_store(
+    cli, there: Path, tmp_path: Path
+) -> None:
+    with serving(tmp_path / "there") as (server, url):
+        server.ranges, server.breaks_after = False, 5_000
+        result = cli("store", "pull", url, tmp_path / "here")
+    assert result.exit_code == 1 and "the connection broke within shard-00000.h5" in result.output
+    folder = tmp_path / "here" / "mine" / there.name
+    assert not list(folder.glob("[!.]*"))
+
+
+def test_other_bytes_than_asked_for_are_refused(cli, there: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "there") as (server, url):
+        server.shift = 100
+        result = cli("store", "pull", url, tmp_path / "here")
+    assert result.exit_code == 1
+    assert "sends other bytes of shard-00000.h5 than it was asked for" in result.output
+    assert not list((tmp_path / "here").rglob("[!.]*.h5"))
+
+
+def test_more_bytes_than_asked_for_are_not_read(cli, there: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "there") as (server, url):
+        server.endless = True
+        result = cli("store", "pull", url, tmp_path / "here")
+    assert result.exit_code == 0, result.output
+    assert contents(tmp_path / "here" / "mine" / there.name) == contents(there)
+    assert server.sent < 10**9
+
+
+def flip(path: Path, at: int = 5_000) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_shard_that_changed_there_is_never_kept(
+    cli, there: Path, tmp_path: Path, ranges: bool
+) -> None:
+    flip(there / "shard-00001.h5")
+    with serving(tmp_path / "there") as (server, url):
+        server.ranges = ranges
+        result = cli("store", "pull", url, tmp_path / "here")
+    assert result.exit_code == 1
+    assert "1 shards of" in result.output and "first: shard-00001.h5" in result.output
+    folder = tmp_path / "here" / "mine" / there.name
+    assert not (folder / "shard-00001.h5").exists() and not (folder / "index.json").exists()
+    assert not list(folder.glob(".shard-00001*"))
+
+
+@pytest.mark.parametrize("web", [True, False])
+def test_a_shard_that_was_cut_there_is_refused(cli, there: Path, tmp_path: Path, web: bool) -> None:
+    path = there / "shard-00001.h5"
+    path.write_bytes(path.read_bytes()[:-10])
+    with serving(tmp_path / "there") as (_, url):
+        result = cli("store", "pull", url if web else tmp_path / "there", tmp_path / "here")
+    assert result.exit_code == 1 and "the index says" in result.output
+    assert not list((tmp_path / "here").rglob("index.json"))
+
+
+def test_an_index_that_is_older_than_its_rows_is_waited_for_then_refused(
+    cli, there: Path, tmp_path: Path
+) -> None:
+    rows = (there / "videos.csv").read_text()
+    (there / "videos.csv").write_text(rows.replace("video-0-0", "video-0-9"))
+    result = cli("store", "pull", tmp_path / "there", tmp_path / "here")
+    assert result.exit_code == 1 and "are not of one state" in result.output
+    assert not (tmp_path / "here").exists()
+
+
+def test_a_damaged_part_file_is_fetched_anew(cli, there: Path, tmp_path: Path) -> None:
+    entry = json.loads((there / "index.json").read_text())["shards"][0]
+    folder = tmp_path / "here" / "mine" / there.name
+    folder.mkdir(parents=True)
+    part = transfer.part_of(folder, entry)
+    part.write_bytes(b"x" * 12_345)
+    result = cli("store", "pull", tmp_path / "there", tmp_path / "here")
+    assert result.exit_code == 0, result.output
+    assert contents(folder) == contents(there)
+
+
+def test_a_kill_in_the_middle_of_a_shard_is_gone_on_with(
+    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = make_shards(tmp_path / "there", shards=(0, 1), frames=2_000)
+    size = (there / "shard-00000.h5").stat().st_size
+    with serving(tmp_path / "there") as (server, url):
+        server.trickle = 0.001
+        code = (
+            "import sys; sys.path.insert(0, '.'); from store import transfer; transfer.BLOCK = 20000; "
+            f"import cli; cli.main(['store', 'pull', {url!r}, {str(tmp_path / 'here')!r}])"
+        )
+        killed = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY)
+        folder = tmp_path / "here" / "mine" / there.name
+        entry = json.loads((there / "index.json").read_text())["shards"][0]
+        part = transfer.part_of(folder, entry)
+        while not (part.exists() and part.stat().st_size > size // 4):
+            assert killed.poll() is None
+            time.sleep(0.005)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        kept = part.stat().st_size
+        assert size // 4 < kept < size
+        server.trickle, server.log[:] = None, []
+        assert not (folder / "index.json").exists()
+        result = cli("store", "pull", url, tmp_path / "here")
+    assert result.exit_code == 0, result.output
+    asked = [r for p, r in server.log if p.endswith("shard-00000.h5")]
+    assert asked and min(int(r.removeprefix("bytes=").split("-")[0]) for r in asked) == kept
+    assert contents(folder) == contents(there)
+    assert problems(folder) == []
+
+
+def test_what_is_here_and_not_there_is_not_lost(cli, there: Path, tmp_path: Path) -> None:
+    mine = make_shards(tmp_path / "here", shards=(0, 3), seed=1)
+    before = contents(mine)
+    result = cli("store", "pull", tmp_path / "there", tmp_path / "here")
+    assert result.exit_code == 1
+    assert "has 2 shards that" in result.output and "(first: shard-00000.h5)" in result.output
+    assert contents(mine) == before
+    result = cli("store", "pull", tmp_path / "there", tmp_path / "here", "--replace")
+    assert result.exit_code == 0, result.output
+    assert contents(mine) == contents(there)
+
+
+def test_an_unfinished_extraction_is_left_alone(cli, there: Path, tmp_path: Path) -> None:
+    """Its shards stand in no index yet."""
+    mine = make_shards(tmp_path / "here", shards=(7,), seed=1)
+    for name in ("index.json", "videos.csv", "failures.csv", "SHA256SUMS"):
+        (mine / name).unlink()
+    result = cli("store", "pull", tmp_path / "there", tmp_path / "here")
+    assert result.exit_code == 1 and "(first: shard-00007.h5)" in result.output
+    assert [path.name for path in mine.iterdir()] == ["shard-00007.h5"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dataset": "../../up"}, "names the data set '../../up'"),
+        ({"dataset": "/absolute"}, "names the data set '/absolute'"),
+        ({"width": -1}, "is damaged (no valid width)"),
+        ({"format": 3}, "has format 3"),
+        ({"config": {"backbone": "../../up"}}, "config_sha256 is not that of its config"),
+    ],
+)
+@pytest.mark.parametrize("web", [True, False])
+def test_a_hostile_index_is_refused(
+    cli, there: Path, tmp_path: Path, changes: dict, said: str, web: bool
+) -> None:
+    change_index(there, **changes)
+    with serving(tmp_path / "there") as (_, url):
+        result = cli("store", "pull", url if web else tmp_path / "there", tmp_path / "a" / "here")
+    assert result.exit_code == 1 and said in " ".join(result.output.split()), result.output
+    assert not (tmp_path / "a").exists() and not (tmp_path / "up").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("file", "../shard-00000.h5", "names 1 files that are no shards"),
+        ("file", "/etc/passwd", "names 1 files that are no shards"),
+        ("file", "shard-00001.h5", "lists 1 shards twice"),
+        ("bytes", 10**15, "has"),
+        ("bytes", 2**63, "is damaged"),
+        ("sha256", 5, "is damaged"),
+        ("videos", 4, "contradict each other in 1 shards (first: shard-00000.h5)"),
+    ],
+)
+def test_a_hostile_shard_entry_is_refused(
+    cli, there: Path, tmp_path: Path, field: str, value: object, said: str
+) -> None:
+    index = json.loads((there / "index.json").read_text())
+    index["shards"][0][field] = value
+    change_index(there, **index)
+    result = cli("store", "pull", tmp_path / "there", tmp_path / "here")
+    assert result.exit_code == 1 and said in " ".join(result.output.split()), result.output
+    assert not list((tmp_path / "here").rglob("*.h5")) and not list(tmp_path.glob("shard-*"))
+    if value == 10**15:
+        assert "1,000,000.00 GB are to be written" in " ".join(result.output.split())
+        assert not list((tmp_path / "here").rglob("*.partial"))
+
+
+@pytest.mark.parametrize("target", ["link", "pipe", "folder"])
+@pytest.mark.parametrize("name", ["index.json", "shard-00000.h5"])
+def test_links_and_pipes_there_are_refused(
+    cli, there: Path, tmp_path: Path, target: str, name: str
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes((there / name).read_bytes())
+    (there / name).unlink()
+    if target == "link":
+        (there / name).symlink_to(secret)
+    elif target == "pipe":
+        os.mkfifo(there / name)
+    else:
+        (there / name).mkdir()
+    result = cli("store", "pull", there, tmp_path / "here")
+    assert result.exit_code == 1 and f"{name} is no plain file and is refused" in result.output
+    assert not list((tmp_path / "here").rglob("[!.]*.h5"))
+
+
+def test_a_link_in_the_place_of_a_part_file_is_not_followed(
+    cli, there: Path, tmp_path: Path
+) -> None:
+    entry = json.loads((there / "index.json").read_text())["shards"][0]
+    folder = tmp_path / "here" / "mine" / there.name
+    folder.mkdir(parents=True)
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    transfer.part_of(folder, entry).symlink_to(victim)
+    result = cli("store", "pull", tmp_path / "there", tmp_path / "here")
+    assert result.exit_code == 1 and "Cannot write" in result.output
+    assert victim.read_text() == "mine"
+
+
+def test_a_linked_shard_here_is_replaced_and_its_target_is_not(
+    cli, there: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "here" / "mine" / there.name
+    folder.mkdir(parents=True)
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (folder / "shard-00000.h5").symlink_to(victim)
+    result = cli("store", "pull", tmp_path / "there", tmp_path / "here", "--replace")
+    assert result.exit_code == 0, result.output
+    assert victim.read_text() == "mine" and not (folder / "shard-00000.h5").is_symlink()
+
+
+def test_a_full_disk_is_explained(
+    cli, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: object, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(transfer._Part, "append", full)
+    result = cli("store", "pull", tmp_path / "there", tmp_path / "here")
+    assert result.exit_code == 1
+    assert "No space left on device. Make room, then run the same command" in result.output
+
+
+def test_passwords_are_sent_and_never_shown(cli, there: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "there") as (server, url):
+        host = url.removeprefix("http://")
+        server.password = "Basic dXNlcjpzM2NyM3Q="  # user:s3cr3t
+        wrong = cli("store", "pull", f"http://user:n0t@{host}", tmp_path / "here")
+        right = cli("store", "pull", f"http://user:s3cr3t@{host}", tmp_path / "here")
+    assert wrong.exit_code == 1 and "no permission (HTTP 401" in wrong.output
+    assert "n0t" not in wrong.output and f"http://***@{host}" in wrong.output
+    assert right.exit_code == 0, right.output
+    folder = tmp_path / "here" / "mine" / there.name
+    everything = [p.read_bytes() for p in (tmp_path / "here").rglob("*") if p.is_file()]
+    assert "s3cr3t" not in right.output and not any(b"s3cr3t" in data for data in everything)
+    assert contents(folder) == contents(there)
+
+
+def test_a_server_that_is_not_there_is_said(cli, tmp_path: Path) -> None:
+    with serving(tmp_path) as (_, url):
+        pass
+    result = cli("store", "pull", url, tmp_path / "here")
+    assert result.exit_code == 1 and "the server does not answer" in result.output
+
+
+def test_a_page_without_a_store_is_said(cli, tmp_path: Path) -> None:
+    with serving(tmp_path) as (_, url):
+        result = cli("store", "pull", f"{url}/nothing", tmp_path / "here")
+    assert result.exit_code == 1
+    assert "the server does not list its folders. Give the URL of the store" in result.output
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("ftp://host/x", "ftp://, which is not supported"),
+        ("s3://key:secret@bucket/x", "s3://***@bucket/x holds a user or a password"),
+        ("https://host/x?token=secret", "is no URL of a folder"),
+        ("simplecache::s3://bucket/x", "simplecache::s3://bucket/x"),
+        ("s3://", "names no server, bucket or repository"),
+    ],
+)
+def test_urls_that_are_not_taken(cli, tmp_path: Path, url: str, said: str) -> None:
+    result = cli("store", "pull", url, tmp_path / "here")
+    text = " ".join(result.output.split())
+    assert result.exit_code in (1, 2) and said in text and "secret" not in text
+
+
+def test_a_command_that_takes_a_path_refuses_a_url(cli) -> None:
+    result = cli("store", "list", "--features", "s3://user:pw@bucket/features")
+    assert result.exit_code == 2 and "is a URL, and this takes a path" in result.output
+    assert "pw" not in result.output
+
+
+def test_the_features_are_those_that_were_written(tmp_path: Path, cli) -> None:
+    """By another road than sha256: values, through the reader."""
+    there = make_shards(tmp_path / "there", shards=(4,))
+    assert cli("store", "pull", tmp_path / "there", tmp_path / "here").exit_code == 0
+    with FeatureStore(there) as a, FeatureStore(tmp_path / "here" / "mine" / there.name) as b:
+        for video in a.records:
+            assert a.read(video).shape == (100, WIDTH)
+            assert (a.read(video) == b.read(video)).all()
+    with pytest.raises(StoreError, match="has no features of"):
+        b.read("other")
