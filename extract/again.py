@@ -33,7 +33,7 @@ def backbone_by(
 
     Args:
         weights: as `extract --weights` takes them; None if the recipe's own note leads to them.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda, cuda:N or mps.
         nearest: where this machine cannot compute in the recipe's form, compute in its own instead.
 
     Raises:

@@ -51,8 +51,9 @@ class Backbone:
             WeightsError: the weights cannot be found, read or used.
         """
         self.options = options = resolved(options)
+        mps = torch.backends.mps.is_available()
         self.device = torch.device(
-            device_name(options.device, torch.cuda.device_count(), local_rank)
+            device_name(options.device, torch.cuda.device_count(), local_rank, mps=mps)
         )
         torch.backends.cudnn.allow_tf32 = False  # on by default, but float32 is to mean float32
         self.batch = options.batch or (128 if self.device.type == "cuda" else 16)
@@ -134,7 +135,7 @@ class Backbone:
         copied = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
         copied.copy_(features, non_blocking=True)
         done = torch.cuda.Event()
-        done.record()
+        done.record(torch.cuda.current_stream(self.device))  # the default is of the first GPU
 
         def result() -> np.ndarray:
             done.synchronize()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from store.errors import ConfigError
+from store.machine import DEVICE_HELP, DEVICES, check_device
 from store.options import check_options, option
 
 TIMM = "timm:"
@@ -71,10 +72,7 @@ class ExtractConfig:
             "Video files, or one folder of images per video.", choices=("videos", "frames")
         ),
     )
-    device: str = field(
-        default="auto",
-        metadata=option("auto: a GPU if there is one.", choices=("auto", "cpu", "cuda")),
-    )
+    device: str = field(default="auto", metadata=option(DEVICE_HELP, metavar=DEVICES))
     batch: int = field(
         default=0,
         metadata=option("Frames in one forward pass.", default_text="16 on a CPU, 128 on a GPU"),
@@ -110,6 +108,7 @@ class ExtractConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
+        check_device(self.device)
         if is_timm(self.backbone) != (self.preset == "timm") and self.preset != "auto":
             raise ConfigError(
                 f"--preset {self.preset} is not for --backbone {self.backbone}: models of timm take timm, "
