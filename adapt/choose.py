@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from store.format import FAILURES, config_differences, read_records
 from store.manifest import Video
 from store.program import program
 from store.read import FeatureStore, find_stores
+from store.recipe import names_published
 
 
 def stores_of(
@@ -164,7 +164,7 @@ def extract_command(
     if like is not None:
         config, run = like.config, like.index["run"]
         weights = str(run.get("weights", ""))
-        if weights and not re.fullmatch(r"random:\d+|imagenet1k_\w+", weights):
+        if weights and not names_published(str(config.get("backbone")), weights):
             weights = f"DIR/{weights}"  # of a file only the name is recorded
         for flag, value, default in (
             ("--backbone", config.get("backbone"), "resnet101"),

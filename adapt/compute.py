@@ -18,9 +18,10 @@ def pick_device(asked: str, local_rank: int = 0) -> torch.device:
     """The device that `store.machine.device_name` names.
 
     Raises:
-        ConfigError: cuda is asked for and absent.
+        ConfigError: no such device is here.
     """
-    return torch.device(device_name(asked, torch.cuda.device_count(), local_rank))
+    mps = torch.backends.mps.is_available()
+    return torch.device(device_name(asked, torch.cuda.device_count(), local_rank, mps=mps))
 
 
 def resolve(config: AdaptConfig, device: torch.device, recorded: str | None = None) -> AdaptConfig:

@@ -70,7 +70,7 @@ def load(
     Args:
         features: folder of the feature stores.
         store: the name of a store's folder, or its beginning, where several fit.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda, cuda:N or mps.
         bank: auto, device, host or mapped: where the features are while training.
 
     Raises:

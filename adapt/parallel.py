@@ -46,6 +46,8 @@ def group(environment: Mapping[str, str], device: torch.device) -> Iterator[None
     Raises:
         ConfigError: torchrun's variables are not all there.
     """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if environment.get("WORLD_SIZE", "1") == "1":
         yield
         return
@@ -55,8 +57,6 @@ def group(environment: Mapping[str, str], device: torch.device) -> Iterator[None
             f"WORLD_SIZE is {environment['WORLD_SIZE']} but {', '.join(lacking)} is not set. Start "
             "several processes with torchrun, or unset WORLD_SIZE."
         )
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend)
     log.info("Process %d of %d.", rank(), world())

@@ -115,9 +115,12 @@ def _crew(given: dict[str, Any], benchmark: str, plan: Sequence[Job]) -> CrewOpt
             "benchmark starts its processes itself (--jobs). Start it without torchrun."
         )
 
-    on_gpu = pick_device(given["device"]).type == "cuda"
-    gpus = torch.cuda.device_count() if on_gpu else 0
-    jobs = min(given["jobs"] or (gpus or cores()), max(1, len(plan)))
+    picked = pick_device(given["device"])
+    devices = [str(picked)]
+    if picked.type == "cuda" and given["device"] in ("auto", "cuda"):
+        devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    side_by_side = cores() if picked.type == "cpu" else len(devices)
+    jobs = min(given["jobs"] or side_by_side, max(1, len(plan)))
     threads = os.environ.get("OMP_NUM_THREADS", "")
     domains = list(
         dict.fromkeys(d for job in plan for d in (*job.config.sources, job.config.target))
@@ -134,7 +137,7 @@ def _crew(given: dict[str, Any], benchmark: str, plan: Sequence[Job]) -> CrewOpt
             bank=given["bank"],
         ),
         jobs=jobs,
-        devices=[f"cuda:{i}" for i in range(gpus)] or ["cpu"],
+        devices=devices,
         threads=int(threads) if threads.isdecimal() else max(1, cores() // jobs),
         checkpoint_every=given["checkpoint_every"],
     )

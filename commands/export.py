@@ -102,7 +102,7 @@ def _about(trained: Trained, recipe: Recipe | None, with_backbone: bool) -> dict
     import torch
 
     config = recipe.config if recipe is not None else {}
-    names = ("resize", "crop", "interpolation", "antialias", "mean", "std", "stride")
+    names = ("resize", "crop", "interpolation", "antialias", "crop_mode", "mean", "std", "stride")
     form = (
         "uint8 RGB (frames, crop, crop, 3)" if with_backbone else "float32 (videos, frames, width)"
     )

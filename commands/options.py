@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from store import datasets
-from store.errors import ManifestError, printable
+from store.errors import ConfigError, ManifestError, printable
+from store.machine import DEVICE_HELP, DEVICES, check_device
 from store.options import flag, type_name
 from store.remote_url import RemoteUrl, is_url, redacted
 
@@ -43,6 +44,7 @@ def _option_of(f: dataclasses.Field[Any]) -> Callable[[Command], Command]:
         f.name,
         type=None if type_name(f) == "bool" else kind,
         default=f.default,
+        metavar=f.metadata.get("metavar"),
         help=f.metadata["help"],
         show_default=f.metadata.get("default_text", True),
     )
@@ -90,6 +92,20 @@ class GivenText(click.types.StringParamType):
         return super().convert(_refuse_empty(value, "text", self, param, ctx), param, ctx)
 
 
+class DeviceName(click.ParamType):
+    """The name of a device, which need not be here: whoever uses it asks."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what is no such name."""
+        try:
+            check_device(str(value))
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
 def _refuse_empty(
     value: Any,
     what: str,
@@ -130,10 +146,11 @@ MANIFESTS = click.option(
 )
 DEVICE = click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=DeviceName(),
+    metavar=DEVICES,
     default="auto",
     show_default=True,
-    help="auto: a GPU if there is one.",
+    help=DEVICE_HELP,
 )
 VIDEOS = click.option(
     "--videos",

@@ -218,6 +218,12 @@ def ready(
         recorded = RunFolder(standing[0].parent).read()[0].compute if standing else None
         return resolve(config, device, recorded).as_dict()
 
+    together = os.environ.get("WORLD_SIZE", "1")
+    if together != "1" and (":" in options.device or options.device == "mps"):
+        raise ConfigError(
+            f"--device {options.device} is one device, and {together} processes train together. Use "
+            "--device cuda: each process takes a GPU of its own."
+        )
     device = pick_device(options.device, process_of(os.environ).local_rank)
     if isinstance(options.features, RemoteUrl) and not options.resume:
         for run in runs:  # before anything is pulled

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 from pathlib import Path
 
 from extract import fused
@@ -12,7 +11,7 @@ from extract.backbone import Backbone, precision_of
 from extract.config import ExtractConfig
 from store.errors import StoreError, WeightsError
 from store.format import config_differences
-from store.recipe import Recipe
+from store.recipe import Recipe, names_published
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ def backbone_by(
 
     Args:
         weights: as `extract --weights` takes them; None if the recipe's own note leads to them.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda, cuda:N or mps.
         nearest: where this machine cannot compute in the recipe's form, compute in its own instead.
 
     Raises:
@@ -87,7 +86,7 @@ def _check_same(backbone: Backbone, recipe: Recipe) -> None:
 def _options(recipe: Recipe, weights: str | None, device: str, keep_damaged: bool) -> ExtractConfig:
     recipe.check_complete()
     config = recipe.config
-    named = re.fullmatch(r"random:\d+|imagenet1k_\w+", recipe.weights)
+    named = names_published(config["backbone"], recipe.weights)
     if weights is None and not named and not Path(recipe.weights).is_file():
         raise WeightsError(
             f"The features were made with weights from a file ({recipe.weights or 'of unknown name'}) "

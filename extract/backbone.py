@@ -1,4 +1,4 @@
-"""RGB frames -> features: a torchvision classification model without its last layer.
+"""RGB frames -> features: a classification model of torchvision or timm without its last layer.
 
 Frames come resized and cropped (`extract/decode.py`); here they are normalised, on the device.
 """
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import functional as F
 
-from extract import fused
-from extract.config import ExtractConfig
+from extract import fused, timm_models
+from extract.config import ExtractConfig, is_timm
 from extract.decode import DECODER
 from extract.pixels import Pixels
 from extract.preprocessing import preprocessing
-from extract.weights import load_model
+from extract.weights import load_model, resolved
 from store.errors import ConfigError
 from store.machine import cores, device_name, has_fast_bfloat16
 
@@ -50,23 +50,31 @@ class Backbone:
             ConfigError: no such model, no last linear layer, or an unsuitable image size.
             WeightsError: the weights cannot be found, read or used.
         """
-        self.options = options
+        self.options = options = resolved(options)
+        mps = torch.backends.mps.is_available()
         self.device = torch.device(
-            device_name(options.device, torch.cuda.device_count(), local_rank)
+            device_name(options.device, torch.cuda.device_count(), local_rank, mps=mps)
         )
         torch.backends.cudnn.allow_tf32 = False  # on by default, but float32 is to mean float32
         self.batch = options.batch or (128 if self.device.type == "cuda" else 16)
         model, self._digest, self.weights_note = load_model(options.backbone, options.weights)
         self.frames, self._mean, self._std = preprocessing(options)
-        self.width = _remove_head(model, options.backbone)
+        timm = is_timm(options.backbone)
+        self._facts = timm_models.facts(options.backbone) if timm else {}
+        self.width = timm_models.width_of(model) if timm else _remove_head(model, options.backbone)
         self._model = model.eval().requires_grad_(False).to(self.device)
         self._model = self._model.to(memory_format=torch.channels_last)
         auto = options.precision == "auto"
         self.precision = precision_of(self.device) if auto else options.precision
         self._check_output()
-        self._fused = not plain and self._may_be_fused() and fused.is_available()
+        self._fused = not plain and self._may_be_fused()
         if self._fused:
             self._fuse()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The version of timm where the model is one of its; it does not change the store's name."""
+        return {"timm": timm_models.version()} if is_timm(self.options.backbone) else {}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -92,6 +100,7 @@ class Backbone:
             "decoder": DECODER if self.options.input == "videos" else "images",
             "compute_dtype": self.precision,
             "stored_dtype": "float16",
+            **self._facts,
         }
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
@@ -126,7 +135,7 @@ class Backbone:
         copied = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
         copied.copy_(features, non_blocking=True)
         done = torch.cuda.Event()
-        done.record()
+        done.record(torch.cuda.current_stream(self.device))  # the default is of the first GPU
 
         def result() -> np.ndarray:
             done.synchronize()
@@ -151,7 +160,9 @@ class Backbone:
 
     def _may_be_fused(self) -> bool:
         # float32 is the reference: the model as it was published. On a GPU nothing was measured.
-        return self.device.type == "cpu" and self.precision == "bfloat16"
+        if self.device.type != "cpu" or self.precision != "bfloat16":
+            return False
+        return fused.is_available() and fused.is_traceable(self._model)
 
     @torch.inference_mode()
     def _fuse(self) -> None:
@@ -189,9 +200,10 @@ class Backbone:
             image = torch.zeros(1, side, side, 3, dtype=torch.uint8, device=self.device)
             shape = tuple(self.forward(image).shape)
         except Exception as error:
+            advice = "Try --preset torchvision, which uses the sizes published with its weights."
             raise ConfigError(
                 f"{self.options.backbone} does not take images of {side} x {side} pixels ({error}). "
-                "Try --preset torchvision, which uses the sizes published with its weights."
+                f"{'Choose another model.' if self._facts else advice}"
             ) from error
         if shape != (1, self.width):
             raise ConfigError(

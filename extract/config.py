@@ -5,14 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from store.errors import ConfigError
+from store.machine import DEVICE_HELP, DEVICES, check_device
 from store.options import check_options, option
 
+TIMM = "timm:"
+"""What the name of a backbone begins with that is one of timm's."""
 CHANGED = "//changed"
 """Among the videos to extract again: all whose file is another one now. No id has an empty part."""
 PRESETS = {
+    "auto": "ta3n, or timm for a backbone of timm",
     "ta3n": "shorter side 224, centre crop 224: how this field's published features were made",
-    "torchvision": "the transforms published with the backbone's weights",
+    "torchvision": "the transforms published with the weights of a torchvision backbone",
+    "timm": "those published with the weights of a timm backbone, which takes no others",
 }
+
+
+def is_timm(backbone: str) -> bool:
+    """Return whether the name is that of a model of timm."""
+    return backbone.startswith(TIMM)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +34,21 @@ class ExtractConfig:
     """
 
     backbone: str = field(
-        default="resnet101", metadata=option("Any torchvision classification model, by name.")
+        default="resnet101",
+        metadata=option(
+            "Any torchvision classification model, by name; or timm:NAME, a model of timm."
+        ),
     )
     weights: str = field(
-        default="imagenet1k_v1",
+        default="auto",
         metadata=option(
-            "A torchvision name (imagenet1k_v1, imagenet1k_v2), random:SEED, or a state dict's path."
+            "A torchvision name (imagenet1k_v1, imagenet1k_v2), a tag of timm, random:SEED, or the path of "
+            "a state dict (.safetensors too). auto: imagenet1k_v1; of timm, the tag in the backbone's name "
+            "or else its first."
         ),
     )
     preset: str = field(
-        default="ta3n",
+        default="auto",
         metadata=option("; ".join(f"{k}: {v}" for k, v in PRESETS.items()) + ".", choices=PRESETS),
     )
     stride: int = field(
@@ -57,10 +72,7 @@ class ExtractConfig:
             "Video files, or one folder of images per video.", choices=("videos", "frames")
         ),
     )
-    device: str = field(
-        default="auto",
-        metadata=option("auto: a GPU if there is one.", choices=("auto", "cpu", "cuda")),
-    )
+    device: str = field(default="auto", metadata=option(DEVICE_HELP, metavar=DEVICES))
     batch: int = field(
         default=0,
         metadata=option("Frames in one forward pass.", default_text="16 on a CPU, 128 on a GPU"),
@@ -96,6 +108,12 @@ class ExtractConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
+        check_device(self.device)
+        if is_timm(self.backbone) != (self.preset == "timm") and self.preset != "auto":
+            raise ConfigError(
+                f"--preset {self.preset} is not for --backbone {self.backbone}: models of timm take timm, "
+                "those of torchvision ta3n or torchvision. Leave --preset out."
+            )
         if self.stride > 1 and self.frames_per_video:
             raise ConfigError("Give --stride or --frames-per-video, not both.")
         if self.rank and self.rank >= self.world:

@@ -35,6 +35,8 @@ class FrameOptions:
     resize: int
     crop: int
     interpolation: str = "bilinear"
+    squash: bool = False
+    """Give both sides the length `resize`, whatever the frame's shape, instead of the shorter one."""
     stride: int = 1
     frames_per_video: int = 0
     """Keep this many, evenly spaced; 0: all."""
@@ -158,13 +160,16 @@ def kept_frames(count: int, options: FrameOptions) -> range | list[int]:
 
 
 def prepare(image: Image.Image, options: FrameOptions) -> np.ndarray:
-    """RGB image -> (crop, crop, 3) uint8: shorter side to `resize`, centre crop.
+    """RGB image -> (crop, crop, 3) uint8: shorter side (or both, squashed) to `resize`, centre crop.
 
     The same sizes, offsets and pixels as torchvision's Resize and CenterCrop give for a PIL image.
     """
     short = min(image.size)
-    if short != options.resize:
-        width, height = (int(options.resize * side / short) for side in image.size)
+    width, height = (
+        options.resize if options.squash else int(options.resize * side / short)
+        for side in image.size
+    )
+    if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling[options.interpolation.upper()])
     left, top = (round((side - options.crop) / 2) for side in image.size)
     return np.asarray(image)[top : top + options.crop, left : left + options.crop]

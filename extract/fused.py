@@ -44,6 +44,15 @@ def is_available() -> bool:
         return False
 
 
+def is_traceable(model: nn.Module) -> bool:
+    """Whether torch can follow the model's computation; some of timm's depend on their input."""
+    try:
+        fx.symbolic_trace(model)
+    except Exception:  # whatever the model's own code raises when it is given no numbers
+        return False
+    return True
+
+
 def fuse(model: nn.Module) -> nn.Module:
     """The model, in evaluation mode and float32, with its convolutions fused; the model is used up.
 

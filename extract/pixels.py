@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
 
 class Pixels(nn.Module):
     """Normalises and computes: (F, crop, crop, 3) uint8 RGB -> (F, D) in the model's number type.

@@ -6,14 +6,16 @@ import dataclasses
 
 import torchvision
 
-from extract.config import ExtractConfig
+from extract import timm_models
+from extract.config import ExtractConfig, is_timm
 from extract.decode import FrameOptions
-
-IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+from extract.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
 def preprocessing(options: ExtractConfig) -> tuple[FrameOptions, list[float], list[float]]:
     """What the decoders do to a frame, and the mean and deviation that normalise it on the device."""
+    if is_timm(options.backbone):
+        return timm_models.preprocessing(options)
     frames = FrameOptions(
         resize=224,
         crop=224,
@@ -21,7 +23,7 @@ def preprocessing(options: ExtractConfig) -> tuple[FrameOptions, list[float], li
         frames_per_video=options.frames_per_video,
         keep_damaged=options.keep_damaged,
     )
-    if options.preset == "ta3n":
+    if options.preset in ("auto", "ta3n"):
         return frames, IMAGENET_MEAN, IMAGENET_STD
     members = {m.name.lower(): m for m in torchvision.models.get_model_weights(options.backbone)}
     # Weights of one's own are taken to expect what the first published ones expect.

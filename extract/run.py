@@ -20,7 +20,7 @@ from extract.report import Progress, Report, now
 from extract.session import Session
 from extract.videos import VideoFolder
 from store.errors import ConfigError, StoreError, first_of
-from store.format import INDEX, read_index, store_folder
+from store.format import INDEX, folder_stem, read_index, store_folder
 from store.ids import near_ids
 from store.index import StoreIndex
 from store.machine import Process, keep_freed_memory
@@ -140,7 +140,7 @@ def _warn_of_other_precision(backbone: Backbone, features: Path) -> None:
     `adapt` refuses to use the two together, and the user may have meant to go on with that one.
     """
     mine = _without(backbone.config, "inference", "compute_dtype")
-    for path in sorted(features.glob(f"*/{backbone.options.backbone}-*/{INDEX}")):
+    for path in sorted(features.glob(f"*/{folder_stem(backbone.options.backbone)}-*/{INDEX}")):
         try:
             config = read_index(path.parent)["config"]
         except StoreError:
@@ -170,6 +170,7 @@ def _run_block(backbone: Backbone, process: Process) -> dict[str, Any]:
         "processes": process.world,
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
+        **backbone.versions,
         "python": platform.python_version(),
         "started": now(),
     }

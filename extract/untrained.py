@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 from torchvision.transforms import functional as F
 
-from extract.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from extract.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 _CALIBRATION_IMAGES = 32
 
@@ -29,18 +29,21 @@ def build_model(backbone: str, *, seed: int | None = None) -> nn.Module:
     return model
 
 
-def calibrate_batch_norms(model: nn.Module, seed: int) -> None:
+def calibrate_batch_norms(model: nn.Module, seed: int, *, side: int = 224) -> None:
     """Set the statistics of the model's batch norms by one pass over seeded patterns.
 
     With torchvision's untouched statistics, ResNet-101's pooled features are beyond float16 and nearly
     the same for all images (measured).
+
+    Args:
+        side: height and width of the images, in pixels.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(_CALIBRATION_IMAGES, 3, 9, 9, generator=generator)
-    images = nn.functional.interpolate(coarse, size=(224, 224), mode="bicubic").clamp(0, 1)
+    images = nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1)
     images = F.normalize(images, IMAGENET_MEAN, IMAGENET_STD)
     model.eval()
     for norm in norms:

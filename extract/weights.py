@@ -1,12 +1,11 @@
-"""The weights of a torchvision model: published ones, a state dict of one's own, or seeded random ones."""
+"""The weights of a backbone: published ones, a state dict of one's own, or seeded random ones."""
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import pickle
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,38 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from extract import timm_models
+from extract.config import ExtractConfig, is_timm
+from extract.state_dicts import read_state_dict, short_network_timeout, state_sha256
 from extract.untrained import build_model, calibrate_batch_norms
 from store.errors import ConfigError, WeightsError
+
+
+def resolved(options: ExtractConfig) -> ExtractConfig:
+    """Return the options with `auto` weights and preset, and a short timm name, replaced by what they mean.
+
+    Raises:
+        ConfigError: timm is asked for and not installed, or knows no such model.
+    """
+    if is_timm(options.backbone):
+        return timm_models.resolved(dataclasses.replace(options, preset="timm"))
+    preset = "ta3n" if options.preset == "auto" else options.preset
+    weights = "imagenet1k_v1" if options.weights == "auto" else options.weights
+    return dataclasses.replace(options, preset=preset, weights=weights)
 
 
 def load_model(backbone: str, weights: str) -> tuple[nn.Module, str, str]:
     """The model with its weights, the sha256 that identifies them, and where they came from.
 
+    Args:
+        backbone, weights: as `resolved` gives them.
+
     Raises:
         ConfigError: no such model.
         WeightsError: the weights cannot be found, read or used.
     """
+    if is_timm(backbone):
+        return timm_models.load(backbone, weights)
     if backbone not in torchvision.models.list_models(module=torchvision.models):
         raise ConfigError(
             f"torchvision has no classification model {backbone!r}. "
@@ -41,7 +61,10 @@ def load_model(backbone: str, weights: str) -> tuple[nn.Module, str, str]:
     if re.fullmatch(r"imagenet1k_\w+", weights):
         state, note = _download(backbone, weights), weights
     else:
-        state, note = _read_state_dict(Path(weights)), Path(weights).name
+        state, note = (
+            read_state_dict(Path(weights), "a torchvision name such as imagenet1k_v1"),
+            Path(weights).name,
+        )
     try:
         model.load_state_dict(state)
     except (RuntimeError, AttributeError) as error:
@@ -55,7 +78,7 @@ def load_model(backbone: str, weights: str) -> tuple[nn.Module, str, str]:
 def has_weights(backbone: str, weights: str) -> bool:
     """Whether named torchvision weights are at hand or can be downloaded now."""
     try:
-        with _short_network_timeout():
+        with short_network_timeout():
             _published(backbone, weights).get_state_dict(check_hash=True, weights_only=True)
     except (OSError, RuntimeError):
         return False
@@ -74,7 +97,7 @@ def _published(backbone: str, weights: str) -> Any:
 def _download(backbone: str, weights: str) -> Mapping[str, Tensor]:
     member = _published(backbone, weights)
     try:
-        with _short_network_timeout():
+        with short_network_timeout():
             state: Mapping[str, Tensor] = member.get_state_dict(check_hash=True, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
@@ -86,44 +109,3 @@ def _download(backbone: str, weights: str) -> Mapping[str, Tensor]:
             "--weights random:0"
         ) from error
     return state
-
-
-def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise WeightsError(
-            f"There is no file {path}. --weights takes a torchvision name such as imagenet1k_v1, "
-            "random:SEED, or the path of a state dict."
-        )
-    try:
-        # weights_only: a state dict that would run code is refused.
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(
-            f"{path} is not a state dict that can be loaded safely: {reason}"
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"{path} is not a plain state dict (a mapping of names to tensors).")
-    return state
-
-
-def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """Hex sha256 over names, types, shapes and bytes, sorted by name: the same for every file format."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-@contextmanager
-def _short_network_timeout(seconds: float = 20.0) -> Iterator[None]:
-    """A network that swallows packets must not hang the run for minutes."""
-    import socket
-
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

@@ -84,7 +84,12 @@ def stored_dtype(config: Mapping[str, Any]) -> np.dtype[Any]:
 
 def store_folder(features: Path, dataset: str, config: Mapping[str, Any]) -> Path:
     """Return `features/<dataset>/<backbone>-<first 8 hex digits of the config's sha256>`."""
-    return features / dataset / f"{config['backbone']}-{config_sha256(config)[:8]}"
+    return features / dataset / f"{folder_stem(config['backbone'])}-{config_sha256(config)[:8]}"
+
+
+def folder_stem(backbone: str) -> str:
+    """Return how the folders of a backbone's stores begin: its name, where rsync reads no host in it."""
+    return backbone.replace(":", "-")
 
 
 def renamed(name: str, index: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping
@@ -81,19 +82,52 @@ def _check_rank(rank_name: str, rank: int, world_name: str, world: int) -> None:
         )
 
 
-def device_name(asked: str, gpus: int, local_rank: int = 0) -> str:
-    """Return `cpu` or `cuda:N`; the processes of a machine take its GPUs in turn.
+DEVICES = "auto|cpu|cuda|cuda:N|mps"
+DEVICE_HELP = (
+    "auto: a GPU if there is one, else the CPU. cuda: a GPU; several processes take turns. cuda:N: the GPU "
+    "of that number, counted from 0. mps: Apple's."
+)
 
-    Args:
-        asked: auto, cpu or cuda.
-        gpus: how many GPUs the machine has.
+
+def check_device(asked: str) -> None:
+    """Make sure that a device is one that `device_name` understands, whether or not it is there.
 
     Raises:
-        ConfigError: `asked` is cuda, and there is no GPU.
+        ConfigError: it is not auto, cpu, cuda, cuda:N or mps.
     """
-    if asked == "cuda" and not gpus:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", asked, flags=re.ASCII):
+        raise ConfigError(f"--device must be auto, cpu, cuda, cuda:N or mps, got {asked!r}.")
+
+
+def device_name(asked: str, gpus: int, local_rank: int = 0, *, mps: bool = False) -> str:
+    """Return `cpu`, `mps` or `cuda:N`; the processes of a machine take its GPUs in turn.
+
+    Args:
+        asked: auto, cpu, cuda, cuda:N (this one, for all processes) or mps.
+        gpus: how many CUDA devices the machine has.
+        mps: whether it has Apple's.
+
+    Raises:
+        ConfigError: no such device is here.
+    """
+    check_device(asked)
+    if asked == "mps" and not mps:
+        raise ConfigError("There is no MPS device here. Use --device cpu or --device auto.")
+    if asked.startswith("cuda") and not gpus:
         raise ConfigError("There is no CUDA device here. Use --device cpu or --device auto.")
-    return "cpu" if asked == "cpu" or not gpus else f"cuda:{local_rank % gpus}"
+    if asked.startswith("cuda:"):
+        number = int(asked.removeprefix("cuda:"))
+        if number >= gpus:
+            has = (
+                "1 CUDA device, cuda:0"
+                if gpus == 1
+                else f"{gpus} CUDA devices, cuda:0 to cuda:{gpus - 1}"
+            )
+            raise ConfigError(f"There is no {asked} here. This machine has {has}.")
+        return f"cuda:{number}"
+    if asked in ("cpu", "mps"):
+        return asked
+    return f"cuda:{local_rank % gpus}" if gpus else "cpu"
 
 
 def has_fast_bfloat16() -> bool:

@@ -20,8 +20,9 @@ def option(help_: str, *, choices: Iterable[str] = (), **more: Any) -> dict[str,
         help_: a sentence for `--help`.
         choices: every value that the option may have; none means that any value will do.
         more: `group` (the heading in `--help`), `least` (of a number, 0 by default), `most`,
-            `required`, `default_text` (shown instead of the default), `read_with` (a mapping of another
-            option's name to the value, or a tuple of the values, with which alone this one is read).
+            `metavar` (what stands for a value in `--help`), `required`, `default_text` (shown instead of
+            the default), `read_with` (a mapping of another option's name to the value, or a tuple of the
+            values, with which alone this one is read).
     """
     return {"help": help_, **({"choices": tuple(choices)} if choices else {}), **more}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,16 @@ NEEDED = (
 """What a store's config must say for its features to be made again from other videos."""
 
 
+def names_published(backbone: str, weights: str) -> bool:
+    """Return whether weights are seeded or published ones, which their name leads to, and no file's.
+
+    Args:
+        backbone, weights: as a store records them.
+    """
+    tag = backbone.partition(".")[2]  # of timm:MODEL.TAG
+    return bool(re.fullmatch(r"random:\d+|imagenet1k_\w+", weights)) or weights == tag != ""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The config of a store, which decides the numbers, and what its weights are called."""
@@ -24,7 +35,7 @@ class Recipe:
     config: Mapping[str, Any]
     """As the store's index has it: backbone, preset, number form, sha256 of the weights, and so on."""
     weights: str
-    """A torchvision name, `random:SEED`, or the name of the file that they were read from."""
+    """A torchvision name, a tag of timm, `random:SEED`, or the name of the file that they were read from."""
 
     @staticmethod
     def of(store: FeatureStore) -> Recipe:

@@ -1,0 +1,163 @@
+"""`--device`: one option everywhere. Machines that have GPUs are played by patched counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import torch
+from conftest import toy_arguments
+from test_cli import commands
+
+from adapt import experiment
+from adapt.compute import pick_device
+from extract.backbone import Backbone
+from extract.config import ExtractConfig
+from store.errors import ConfigError
+from store.machine import DEVICE_HELP, DEVICES, device_name
+
+COMPUTING = {
+    *("extract", "adapt", "ablate", "benchmark", "evaluate", "predict", "report", "store verify"),
+}
+
+
+def device_options() -> Iterator[tuple[str, click.Parameter]]:
+    for name, command in commands():
+        yield from ((name, p) for p in command.params if p.name == "device")
+
+
+def test_every_command_that_computes_has_the_same_option() -> None:
+    found = dict(device_options())
+    assert found.keys() == COMPUTING
+    for option in found.values():
+        assert isinstance(option, click.Option)
+        assert (option.help, option.metavar, option.default) == (DEVICE_HELP, DEVICES, "auto")
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "rank", "expected"),
+    [
+        *(("auto", 0, 0, "cpu"), ("auto", 2, 0, "cuda:0"), ("auto", 2, 3, "cuda:1")),
+        *(("cpu", 2, 0, "cpu"), ("cuda", 1, 0, "cuda:0"), ("cuda", 4, 5, "cuda:1")),
+        *(("cuda:1", 2, 0, "cuda:1"), ("cuda:0", 2, 1, "cuda:0"), ("cuda:11", 12, 0, "cuda:11")),
+    ],
+)
+def test_which_device_is_taken(asked: str, gpus: int, rank: int, expected: str) -> None:
+    assert device_name(asked, gpus, rank) == expected
+    assert str(torch.device(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "message"),
+    [
+        ("cuda", 0, "There is no CUDA device here. Use --device cpu or --device auto."),
+        ("cuda:0", 0, "There is no CUDA device here. Use --device cpu or --device auto."),
+        ("cuda:1", 1, "There is no cuda:1 here. This machine has 1 CUDA device, cuda:0."),
+        (
+            "cuda:5",
+            3,
+            "There is no cuda:5 here. This machine has 3 CUDA devices, cuda:0 to cuda:2.",
+        ),
+        ("mps", 2, "There is no MPS device here. Use --device cpu or --device auto."),
+        *(
+            (text, 2, f"--device must be auto, cpu, cuda, cuda:N or mps, got {text!r}.")
+            for text in ("gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:١", "CUDA", "cuda1", "cuda:0\n")
+        ),
+    ],
+)
+def test_devices_that_are_refused(asked: str, gpus: int, message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        device_name(asked, gpus)
+    assert str(refused.value) == message
+
+
+def test_apples_device_is_taken_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert pick_device("mps") == torch.device("mps")
+    assert pick_device("auto") == torch.device("cpu")  # only who names it gets it
+
+
+@pytest.mark.parametrize("name", sorted(COMPUTING))
+def test_what_is_no_name_of_a_device_is_wrong_usage(name: str, cli) -> None:
+    refused = [*_arguments(name), "--device", "gpu0"]
+    result = cli(*name.split(), *refused)
+    assert result.exit_code == 2, result.output
+    assert "must be auto, cpu, cuda, cuda:N or mps, got 'gpu0'" in result.output.replace("\n", " ")
+
+
+def _arguments(name: str) -> list[str]:
+    if name in ("adapt", "ablate"):
+        return ["--source", "a", "--target", "b"]
+    needed = {"extract": ["--dataset", "ucf101"], "benchmark": ["--benchmark", "ucf-olympic"]}
+    return needed.get(name, ["x"])
+
+
+def test_a_device_that_is_not_here_is_refused_by_both_stages(
+    cli, problem: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    text = "There is no cuda:2 here. This machine has 2 CUDA devices, cuda:0 to cuda:1."
+    with pytest.raises(ConfigError) as refused:
+        Backbone(ExtractConfig(backbone="resnet18", weights="random:0", device="cuda:2"))
+    assert str(refused.value) == text
+    result = cli(*toy_arguments(problem, "run", "--device", "cuda:2"))
+    assert result.exit_code == 2 and text in result.output
+    assert not (problem / "run" / "checkpoint.pt").exists()
+
+
+def test_several_processes_do_not_share_one_gpu(
+    cli, problem: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = cli(*toy_arguments(problem, "run", "--device", "cuda:1"))
+    assert result.exit_code == 2
+    assert "--device cuda:1 is one device, and 2 processes train together" in result.output
+
+
+def test_a_run_goes_on_with_another_device_and_evaluates_on_the_one_that_is_named(
+    cli, problem: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli(*toy_arguments(problem, "run")).exit_code == 0
+    assert "device" not in (problem / "run" / "config.json").read_text()
+    assert cli(*toy_arguments(problem, "run", "--resume", "--device", "auto")).exit_code == 0
+    asked: list[str] = []
+
+    def spy(run: object, device: torch.device, *_: object) -> None:
+        asked.append(str(device))
+        raise ConfigError("that is enough")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(experiment, "evaluate", spy)
+    cli("evaluate", problem / "run", "--device", "cuda:1")
+    assert asked == ["cuda:1"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("auto", ["cuda:0", "cuda:1", "cuda:2"]),
+        ("cuda", ["cuda:0", "cuda:1", "cuda:2"]),
+        ("cuda:1", ["cuda:1"]),
+    ],
+)
+def test_a_benchmark_keeps_to_the_named_device(
+    asked: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from commands.benchmark import _crew
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    given = dict.fromkeys(("features", "root", "store", "allow_missing", "bank"))
+    more = {"device": asked, "jobs": 0, "checkpoint_every": 25}
+    assert list(_crew({**given, **more}, 9).devices) == expected
+    assert set(_crew({**given, **more, "jobs": 4}, 9).devices) == set(expected)
+
+
+@pytest.mark.gpu
+def test_a_numbered_gpu_computes() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    backbone = Backbone(ExtractConfig(backbone="resnet18", weights="random:0", device="cuda:0"))
+    assert str(backbone.device) == "cuda:0"
