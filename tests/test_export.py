@@ -55,7 +55,7 @@ def test_from_features_with_the_lines_of_the_documentation(cli, road: Road, tmp_
 
 
 def test_from_a_video_with_the_lines_of_the_documentation(cli, road: Road, tmp_path: Path) -> None:
-    result = cli("export", road.run, "--with-backbone", "--out", tmp_path / "model.pt2")
+    result = cli("export", road.run, "--with-backbone", "--out", tmp_path / "frames.pt2")
     assert result.exit_code == 0, result.output
     shutil.copy(road.root / "night" / "spin" / "spin_01.mp4", tmp_path / "clip.mp4")
     found = run_example(FROM_FRAMES, tmp_path)
