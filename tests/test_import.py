@@ -517,13 +517,15 @@ def test_windows_of_clips_train_verify_compare_and_say_what_is_unknown(
     (tmp_path / "x.mp4").touch()
     refused = cli("predict", "run", tmp_path / "x.mp4")
     assert refused.exit_code == 1
-    assert "features were imported ('left'), and how they were made is not known" in " ".join(
+    assert "The features were imported ('left'), and how they were made is not known" in " ".join(
         refused.output.split()
     )
     [left] = (tmp_path / "features" / "left").iterdir()
     assert cli("store", "verify", left).exit_code == 0
-    sampled = cli("store", "verify", left, "--videos", tmp_path, "--sample", 1)
-    assert sampled.exit_code == 1
+    from extract.resample import resample
+
+    with FeatureStore(left) as store, pytest.raises(StoreError, match="how they were made is not"):
+        list(resample(store, [tmp_path], 1))
     assert cli("store", "compare", left, left).exit_code == 0
     assert "origin left" in cli("store", "list").output
 
@@ -561,3 +563,47 @@ def test_wrong_options_are_refused(cli, tmp_path, monkeypatch, options, message)
     assert result.exit_code in (1, 2) and message in " ".join(result.output.split())
     empty = cli("store", "import", "--format", "npz", "x", "--dataset", "d")
     assert "There are no features of the layout npz" in empty.output
+
+
+def test_features_that_another_domain_lacks_are_to_be_imported(imported, cli, tmp_path) -> None:
+    write_t7(tmp_path / "x", features())
+    lists = [write_list(tmp_path / f"{s}.txt", {v: 3}) for s, v in zip(("train", "val"), LENGTHS)]
+    for dataset in ("left", "right"):
+        options = [part for path in lists for part in ("--list", path)]
+        imported("t7", tmp_path / "x", "--benchmark", "toy", *options, dataset=dataset)
+    for path in (tmp_path / "features" / "right").rglob("*.*"):
+        if path.is_file():
+            path.unlink()
+    result = cli("adapt", "--source", "left", "--target", "right", "--run", "run")
+    shown = " ".join(result.output.split())
+    assert result.exit_code == 1
+    assert "store import --format FORMAT DIR --dataset right --origin x --name imported" in shown
+
+
+def test_folders_of_lists_beside_the_videos_are_no_videos(imported, tmp_path) -> None:
+    write_t7(tmp_path / "x", features())
+    (tmp_path / "x" / "lists").mkdir()
+    (tmp_path / "x" / "lists" / "train.txt").touch()
+    (tmp_path / "x" / ".git").mkdir()
+    assert imported("t7", tmp_path / "x").exit_code == 0
+    (tmp_path / "x" / "empty").mkdir()
+    assert imported("t7", tmp_path / "x").exit_code == 3
+    assert failures(tmp_path) == {"empty": "empty: the folder holds no .t7 file"}
+
+
+def test_a_folder_that_contains_itself_ends(imported, tmp_path) -> None:
+    write_t7(tmp_path / "x", features())
+    (tmp_path / "x" / "again").symlink_to(tmp_path / "x")
+    (tmp_path / "x" / "v_linked").symlink_to(tmp_path / "x" / "v_a_0")
+    result = imported("t7", tmp_path / "x")
+    assert result.exit_code == 0, result.output
+    with stored(tmp_path) as store:
+        assert store.records.keys() == {*LENGTHS, "v_linked"}
+
+
+def test_a_frame_number_beyond_all_files_takes_no_memory(imported, tmp_path) -> None:
+    write_t7(tmp_path / "x", features())
+    folder = tmp_path / "x" / "v_a_0"
+    (folder / "img_00003.t7").rename(folder / "img_999999999.t7")
+    assert imported("t7", tmp_path / "x").exit_code == 3
+    assert "999,999,996 of 999,999,999 files are missing (first: 3)" in failures(tmp_path)["v_a_0"]
