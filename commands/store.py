@@ -31,7 +31,7 @@ LARGEST_ERROR = 0.5
 
 @click.group("store")
 def store_group() -> None:
-    """List feature stores, find damage in them, compare two of them, and prune them."""
+    """List feature stores, find damage in them, compare, prune, import and export them."""
 
 
 @store_group.command("list")
