@@ -184,9 +184,10 @@ def _say_imported(
         f"{report.seconds:,.1f} s"
     )
     if report.largest_error:
+        half = config["stored_dtype"] == "float16"
         say(
             f"  stored as {config['stored_dtype']}: the largest error of a value is "
-            f"{report.largest_error:.3g}; --dtype float32 stores float32 as it is"
+            f"{report.largest_error:.3g}{'; --dtype float32 stores float32 as it is' if half else ''}"
         )
     for status, what in (
         ("missing", "are not there"),

@@ -54,7 +54,7 @@ def sources_in(root: Path, layout: str, modality: str) -> dict[str, list[Source]
 def _frame_folders(root: Path, _: str) -> Iterator[Source]:
     """Yield the folders that hold .t7 files, and empty ones, which are videos without features."""
     for folder, inner, names in folders_in(root):
-        if folder != root and (not inner or any(name.endswith(".t7") for name in names)):
+        if folder != root and (any(name.endswith(".t7") for name in names) or not (inner or names)):
             inner.clear()
             yield Source(
                 video=below(root, folder),
@@ -85,7 +85,7 @@ def _read_frames(folder: Path) -> Found:
     rows, bad, size = [], [], 0
     for number in sorted(numbers):
         try:
-            data = read_file(folder / numbers[number])
+            data = read_file(f"{folder}{os.sep}{numbers[number]}")
             row = read_tensor(data, numbers[number]) if data else None
         except StoreError as error:
             bad.append(str(error))

@@ -22,22 +22,23 @@ _HEADER_READERS = {
 }
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: str | Path) -> bytes:
     """Return the bytes of a file that a user names; links are followed, as caches of hubs use them.
 
     Raises:
         StoreError: it is absent, no plain file (a pipe would never end), or unreadable.
     """
+    name = os.path.basename(path)
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise StoreError(f"{path.name} is no plain file.")
+                raise StoreError(f"{name} is no plain file.")
             return file.read()
     except OSError as error:
-        raise StoreError(f"{path.name} cannot be read ({error.strerror or error}).") from error
+        raise StoreError(f"{name} cannot be read ({error.strerror or error}).") from error
     except MemoryError as error:
-        raise StoreError(f"{path.name} does not fit into memory.") from error
+        raise StoreError(f"{name} does not fit into memory.") from error
 
 
 def parse_npy(data: bytes, what: str) -> np.ndarray:

@@ -71,7 +71,7 @@ class Recipe:
         lacking = [name for name in NEEDED if name not in self.config]
         if "origin" in self.config:
             raise StoreError(
-                f"The run's features were imported ({shortened(str(self.config['origin']))}), and how they "
+                f"The features were imported ({shortened(str(self.config['origin']))}), and how they "
                 "were made is not known, so none can be made from videos. Import those of the other videos "
                 "too, from the same origin, and use them."
             )

@@ -64,7 +64,7 @@ def paths_in(root: Path, suffix: str) -> Iterator[Path]:
 def folders_in(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield every folder with the names of folders and of files in it, sorted and without hidden ones.
 
-    Links to folders are followed, each folder once.
+    Links to folders are followed, unless they lead to a folder above them.
 
     Raises:
         StoreError: a folder is not there or cannot be listed.
@@ -73,13 +73,14 @@ def folders_in(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     def refuse(error: OSError) -> None:
         raise StoreError(f"{printable(error.filename)} cannot be listed ({error.strerror}).")
 
-    seen = set()
+    # Of each folder, the real paths of itself and of those that it was reached through.
+    above: dict[str, tuple[str, ...]] = {}
     for folder, inner, names in os.walk(root, onerror=refuse, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above would never end
+        real, way = os.path.realpath(folder), above.get(os.path.dirname(folder), ())
+        if real in way:  # a link to a folder above would never end
             inner.clear()
             continue
-        seen.add(real)
+        above[folder] = (*way, real)
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         yield Path(folder), inner, sorted(n for n in names if not n.startswith("."))
 

@@ -152,6 +152,8 @@ def _values(tensor: _Tensor, data: bytes) -> np.ndarray:
     if count > storage.numel or (count and last >= storage.numel):
         raise ValueError("its shape reaches beyond its numbers")
     flat = np.frombuffer(data, dtype, storage.numel)[tensor.offset :]
+    if tensor.stride == (1,):
+        return flat[:count]
     strides = tuple(s * dtype.itemsize for s in tensor.stride)
     return np.lib.stride_tricks.as_strided(flat, tensor.size, strides, writeable=False)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,11 +21,15 @@ from conftest import REPOSITORY
 
 from store.check import CHECKS, verify
 from store.errors import ManifestError, StoreError
+from store.importing import Importer
+from store.layouts import sources_in
 from store.list_files import ListFile, read_class_names, read_list
 from store.manifest import read_manifest
 from store.npy_file import parse_npy
+from store.origin import config_of
 from store.read import FeatureStore
 from store.safe_pickle import load_pickle
+from store.source_files import ExchangeStep, Found, Source
 from store.torch_file import read_tensor, tensor_bytes
 
 WIDTH = 6
@@ -415,6 +421,31 @@ def test_no_beginning_of_a_tensor_file_is_read_as_one(legacy) -> None:
             read_tensor(data[:end], "x.t7")
 
 
+def test_a_flipped_bit_in_torchs_archive_is_found() -> None:
+    tensor, file = torch.rand(300), io.BytesIO()
+    torch.save(tensor, file)
+    data = bytearray(file.getvalue())
+    data[data.index(tensor.numpy().tobytes()) + 600] ^= 1
+    with pytest.raises(StoreError, match="its bytes are not those that were written"):
+        read_tensor(bytes(data), "x.t7")
+
+
+def test_a_tensor_that_reaches_beyond_its_numbers_is_refused() -> None:
+    """As a crafted file could: (shape, strides) over memory that is not the file's."""
+    row = np.arange(4, dtype=np.float32)
+    data = tensor_bytes(row)
+    for old, new in (
+        (b"QK\0J\x04\0\0\0\x85", b"QK\0J\x05\0\0\0\x85"),
+        (b"QK\0J\x04", b"QK\1J\x04"),
+        (b"\x85K\x01\x85", b"\x85K\x02\x85"),
+        (b"QK\0J\x04\0\0\0\x85K\x01", b"QK\0J\xff\xff\xff\x7f\x85K\0"),
+        (b"QK\0J\x04\0\0\0", b"QK\0J\xff\xff\xff\xff"),
+    ):
+        assert data.count(old) == 1
+        with pytest.raises(StoreError, match="shape"):
+            read_tensor(data.replace(old, new), "x.t7")
+
+
 def test_other_contents_of_torch_files_are_refused() -> None:
     for value in ([torch.ones(2)], {"a": torch.ones(2)}, torch.ones(2).long(), 3, None):
         for archive in (True, False):
@@ -517,13 +548,15 @@ def test_windows_of_clips_train_verify_compare_and_say_what_is_unknown(
     (tmp_path / "x.mp4").touch()
     refused = cli("predict", "run", tmp_path / "x.mp4")
     assert refused.exit_code == 1
-    assert "features were imported ('left'), and how they were made is not known" in " ".join(
+    assert "The features were imported ('left'), and how they were made is not known" in " ".join(
         refused.output.split()
     )
     [left] = (tmp_path / "features" / "left").iterdir()
     assert cli("store", "verify", left).exit_code == 0
-    sampled = cli("store", "verify", left, "--videos", tmp_path, "--sample", 1)
-    assert sampled.exit_code == 1
+    from extract.resample import resample
+
+    with FeatureStore(left) as store, pytest.raises(StoreError, match="how they were made is not"):
+        list(resample(store, [tmp_path], 1))
     assert cli("store", "compare", left, left).exit_code == 0
     assert "origin left" in cli("store", "list").output
 
@@ -561,3 +594,103 @@ def test_wrong_options_are_refused(cli, tmp_path, monkeypatch, options, message)
     assert result.exit_code in (1, 2) and message in " ".join(result.output.split())
     empty = cli("store", "import", "--format", "npz", "x", "--dataset", "d")
     assert "There are no features of the layout npz" in empty.output
+
+
+def test_features_that_another_domain_lacks_are_to_be_imported(imported, cli, tmp_path) -> None:
+    write_t7(tmp_path / "x", features())
+    lists = [write_list(tmp_path / f"{s}.txt", {v: 3}) for s, v in zip(("train", "val"), LENGTHS)]
+    for dataset in ("left", "right"):
+        options = [part for path in lists for part in ("--list", path)]
+        imported("t7", tmp_path / "x", "--benchmark", "toy", *options, dataset=dataset)
+    for path in (tmp_path / "features" / "right").rglob("*.*"):
+        if path.is_file():
+            path.unlink()
+    result = cli("adapt", "--source", "left", "--target", "right", "--run", "run")
+    shown = " ".join(result.output.split())
+    assert result.exit_code == 1
+    assert "store import --format FORMAT DIR --dataset right --origin x --name imported" in shown
+
+
+def test_folders_of_lists_beside_the_videos_are_no_videos(imported, tmp_path) -> None:
+    write_t7(tmp_path / "x", features())
+    (tmp_path / "x" / "lists").mkdir()
+    (tmp_path / "x" / "lists" / "train.txt").touch()
+    (tmp_path / "x" / ".git").mkdir()
+    assert imported("t7", tmp_path / "x").exit_code == 0
+    (tmp_path / "x" / "empty").mkdir()
+    assert imported("t7", tmp_path / "x").exit_code == 3
+    assert failures(tmp_path) == {"empty": "empty: the folder holds no .t7 file"}
+
+
+def test_a_folder_that_contains_itself_ends(imported, tmp_path) -> None:
+    write_t7(tmp_path / "x", features())
+    (tmp_path / "x" / "again").symlink_to(tmp_path / "x")
+    (tmp_path / "x" / "v_linked").symlink_to(tmp_path / "x" / "v_a_0")
+    result = imported("t7", tmp_path / "x")
+    assert result.exit_code == 0, result.output
+    with stored(tmp_path) as store:
+        assert store.records.keys() == {*LENGTHS, "v_linked"}
+
+
+def test_a_frame_number_beyond_all_files_takes_no_memory(imported, tmp_path) -> None:
+    write_t7(tmp_path / "x", features())
+    folder = tmp_path / "x" / "v_a_0"
+    (folder / "img_00003.t7").rename(folder / "img_999999999.t7")
+    assert imported("t7", tmp_path / "x").exit_code == 3
+    assert "999,999,996 of 999,999,999 files are missing (first: 3)" in failures(tmp_path)["v_a_0"]
+
+
+def test_a_stopped_import_keeps_what_is_complete_and_goes_on(tmp_path) -> None:
+    """As by Ctrl-C, while the seventh video is read."""
+    root = tmp_path / "x"
+    root.mkdir()
+    videos = {f"v{i:02}": np.full((2, WIDTH), i, np.float32) for i in range(20)}
+    for video, x_TD in videos.items():
+        np.save(root / f"{video}.npy", x_TD)
+    sources = sources_in(root, "npy", "")
+    config = config_of("imported", "x", "npy", WIDTH, "float16")
+    done: list[int] = []
+    listed = dict.fromkeys(videos)
+    make = functools.partial(
+        Importer, tmp_path / "features", "d", config, listed, sources, {}, exact=False
+    )
+    begun = make(
+        on_progress=lambda step: done.append(step.videos_done), stopped=lambda: len(done) >= 7
+    ).run()
+    assert begun.stopped and begun.new_videos == 7 and not begun.index["complete"]
+    assert begun.index["totals"]["pending"] == 13
+    ended = make().run()
+    assert not ended.stopped and ended.new_videos == 13 and ended.index["complete"]
+    check_all(tmp_path, videos)
+    assert make().run().new_videos == 0
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_no_more_videos_are_in_memory_than_are_read_ahead(tmp_path, workers) -> None:
+    alive, most, lock = [0], [0], threading.Lock()
+
+    def read(number: int) -> Found:
+        with lock:
+            alive[0] += 1
+            most[0] = max(most[0], alive[0])
+        return Found(features_TD=np.full((2, WIDTH), number, np.float32), bytes=1)
+
+    listed = {f"v{i:02}": None for i in range(40)}
+    sources = {
+        v: [Source(video=v, path=v, read=functools.partial(read, i))] for i, v in enumerate(listed)
+    }
+    config = config_of("imported", "x", "npy", WIDTH, "float16")
+
+    def taken(step: ExchangeStep) -> None:
+        with lock:
+            alive[0] -= 1
+
+    report = Importer(
+        *(tmp_path, "d", config, listed, sources, {}),
+        exact=False,
+        workers=workers,
+        on_progress=taken,
+    ).run()
+    assert report.new_videos == 40 and most[0] <= workers + 2
+    with FeatureStore(report.folder) as store:
+        assert [store.read(v)[0, 0] for v in listed] == list(range(40))
