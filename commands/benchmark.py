@@ -12,7 +12,7 @@ import click
 
 from commands.options import SOME_FAILED, GivenPath, GivenText
 from commands.progress import BenchmarkProgress
-from commands.remote import local_features
+from commands.remote import data_options
 from commands.text import say
 from commands.training import parse_seeds, run_options
 from store.errors import ConfigError, printable
@@ -108,7 +108,6 @@ def _crew(given: dict[str, Any], benchmark: str, plan: Sequence[Job]) -> CrewOpt
 
     from adapt.benchmark import crew_options
     from adapt.compute import pick_device
-    from adapt.loading import DataOptions
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError(
@@ -122,20 +121,9 @@ def _crew(given: dict[str, Any], benchmark: str, plan: Sequence[Job]) -> CrewOpt
     side_by_side = cores() if picked.type == "cpu" else len(devices)
     jobs = min(given["jobs"] or side_by_side, max(1, len(plan)))
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    domains = list(
-        dict.fromkeys(d for job in plan for d in (*job.config.sources, job.config.target))
-    )
-    features, store = local_features(
-        given["features"], given["store"], benchmark, domains, given["root"]
-    )
+    domains = {d: None for job in plan for d in (*job.config.sources, job.config.target)}
     return crew_options(
-        DataOptions(
-            features=features,
-            manifests=given["root"],
-            store=store,
-            allow_missing=given["allow_missing"],
-            bank=given["bank"],
-        ),
+        data_options(given, benchmark, list(domains)),
         jobs=jobs,
         devices=devices,
         threads=int(threads) if threads.isdecimal() else max(1, cores() // jobs),

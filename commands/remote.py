@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +18,9 @@ from store.inventory import store_folders
 from store.machine import process_of
 from store.manifest import read_manifest
 from store.remote_url import RemoteUrl
+
+if TYPE_CHECKING:
+    from adapt.loading import DataOptions
 
 _REPLACE = "Where the same shards are there with other contents, put {} in their place."
 
@@ -149,36 +153,38 @@ def _url(place: Path | RemoteUrl) -> RemoteUrl:
     return place if isinstance(place, RemoteUrl) else RemoteUrl.of(str(place))
 
 
-def local_features(
-    features: Path | RemoteUrl,
-    store: str | None,
-    benchmark: str,
-    domains: Sequence[str],
-    root: Path,
-) -> tuple[Path, str | None]:
-    """Return the folder of features and the store to train on; from a URL they are pulled first.
+def data_options(given: Mapping[str, Any], benchmark: str, domains: Sequence[str]) -> DataOptions:
+    """Return which features are trained on; those at a URL are pulled into the cache first.
 
     Args:
-        store: the beginning of a store's name that the user gave.
+        given: the options `features`, `root`, `store`, `allow_missing` and `bank`.
         domains: those that are trained and tested on.
-        root: the folder of the user's own benchmarks.
 
     Raises:
         Ma2lError: the domains are unknown, or their features cannot be pulled.
     """
-    if not isinstance(features, RemoteUrl):
-        return features, store
-    from store.remote_cache import cached
+    from adapt.loading import DataOptions
 
-    videos = {
-        dataset_of(domain, root): {
-            video.id for video in read_manifest(manifest_path(benchmark, domain, root))
+    features, store, root = given["features"], given["store"], given["root"]
+    if isinstance(features, RemoteUrl):
+        from store.remote_cache import cached
+
+        videos = {
+            dataset_of(domain, root): {
+                video.id for video in read_manifest(manifest_path(benchmark, domain, root))
+            }
+            for domain in domains
         }
-        for domain in domains
-    }
-    if process_of(os.environ).local_rank:  # the first process of a machine pulls and shows it
-        found = cached(features, videos, chosen=store)
-    else:
-        with TransferProgress("pull") as progress:
-            found = cached(features, videos, chosen=store, progress=progress)
-    return found.features, found.store
+        if process_of(os.environ).local_rank:  # the first process of a machine shows it
+            found = cached(features, videos, chosen=store)
+        else:
+            with TransferProgress("pull") as progress:
+                found = cached(features, videos, chosen=store, progress=progress)
+        features, store = found.features, found.store
+    return DataOptions(
+        features=features,
+        manifests=root,
+        store=store,
+        allow_missing=given["allow_missing"],
+        bank=given["bank"],
+    )

@@ -18,7 +18,7 @@ import click
 from adapt.config import BANKS, DATA, RUN, AdaptConfig
 from commands.options import DEVICE, FEATURES_OR_URL, MANIFESTS, GivenPath, GivenText
 from commands.progress import AdaptProgress
-from commands.remote import local_features
+from commands.remote import data_options
 from commands.text import say
 from store import datasets
 from store.errors import ConfigError
@@ -207,13 +207,15 @@ def ready(
     from adapt import parallel
     from adapt.checkpoint import CheckpointPolicy
     from adapt.compute import pick_device, resolve
-    from adapt.loading import DataOptions, load
+    from adapt.loading import load
     from adapt.runs import RunFolder
 
+    def refuse_used() -> None:
+        for run in () if options.resume else runs:
+            RunFolder(run).refuse_used()
+
     def check() -> dict[str, Any]:
-        if not options.resume:  # before anything large is loaded
-            for run in runs:
-                RunFolder(run).refuse_used()
+        refuse_used()  # before anything large is loaded
         standing = sorted(folder.rglob("config.json")) if options.resume else []
         recorded = RunFolder(standing[0].parent).read()[0].compute if standing else None
         return resolve(config, device, recorded).as_dict()
@@ -225,23 +227,9 @@ def ready(
             "--device cuda: each process takes a GPU of its own."
         )
     device = pick_device(options.device, process_of(os.environ).local_rank)
-    if isinstance(options.features, RemoteUrl) and not options.resume:
-        for run in runs:  # before anything is pulled
-            RunFolder(run).refuse_used()
-    features, store = local_features(
-        options.features,
-        options.store,
-        config.benchmark,
-        (*config.sources, config.target),
-        options.root,
-    )
-    data = DataOptions(
-        features=features,
-        manifests=options.root,
-        store=store,
-        allow_missing=options.allow_missing,
-        bank=options.bank,
-    )
+    if isinstance(options.features, RemoteUrl):
+        refuse_used()  # before anything is pulled
+    data = data_options(vars(options), config.benchmark, (*config.sources, config.target))
     with parallel.group(os.environ, device):
         first = parallel.rank() == 0
         if not first:

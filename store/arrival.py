@@ -16,7 +16,8 @@ from typing import Any
 
 from store.errors import StoreError
 from store.plain import open_plain
-from store.remote import UPLOAD_PART, FsspecRemote, read_range
+from store.remote import read_range
+from store.remote_fsspec import UPLOAD_PART, FsspecRemote
 
 _BLOCK = 8 << 20
 _PIECE = 1 << 20

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from store.errors import StoreError
 from store.locks import owner_is_gone, temporary
-from store.remote import FsspecRemote
+from store.remote_fsspec import FsspecRemote
 
 CLAIM = "push"
 _CLAIM = re.compile(r"\.push\.[0-9a-f]{8}\.\d{1,9}\.[0-9a-f]{8}\.partial")

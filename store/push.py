@@ -21,7 +21,8 @@ from store.claim import claimed
 from store.errors import ConfigError, StoreError
 from store.format import CARD, LARGEST, is_shard_name, renamed
 from store.plain import size_of
-from store.remote import FsspecRemote, open_remote
+from store.remote import open_remote
+from store.remote_fsspec import FsspecRemote
 from store.remote_tables import Tables, check_same_config, merged, tables_at, tables_here
 from store.remote_url import RemoteUrl
 from store.transfer import Progress

@@ -19,7 +19,7 @@ from conftest import REPOSITORY
 from remotes import change_index, contents, make_shards
 from test_pull import flip, problems, write_benchmark
 
-from store import arrival, claim, remote, remote_tables
+from store import arrival, claim, remote, remote_fsspec, remote_tables
 from store.errors import StoreError
 from store.push import push, writable
 from store.remote_url import RemoteUrl
@@ -117,7 +117,7 @@ def test_several_parts_of_a_file_are_checked_by_the_etag(
     cli, bucket: str, s3_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Parts of 5 MiB; the file is not read back unless somebody else wrote it in other parts."""
-    for module in (arrival, remote):
+    for module in (arrival, remote_fsspec):
         monkeypatch.setattr(module, "UPLOAD_PART", 5 << 20)
     mine = make_shards(tmp_path / "mine", shards=(0,), frames=40_000)
     url, name = f"s3://{bucket}/features", "shard-00000.h5"
@@ -152,9 +152,9 @@ def test_several_parts_of_a_file_are_checked_by_the_etag(
 def test_what_does_not_arrive_as_it_was_sent_is_not_listed(
     cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    upload = remote.FsspecRemote.upload
+    upload = remote_fsspec.FsspecRemote.upload
 
-    def damaged(self: remote.FsspecRemote, path: Path, name: str, callback: Any) -> None:
+    def damaged(self: remote_fsspec.FsspecRemote, path: Path, name: str, callback: Any) -> None:
         upload(self, path, name, callback)
         there = Path(self.at(name))
         if how == "flipped":
@@ -164,7 +164,7 @@ def test_what_does_not_arrive_as_it_was_sent_is_not_listed(
 
     mine = make_shards(tmp_path / "mine")
     with monkeypatch.context() as patched:
-        patched.setattr(remote.FsspecRemote, "upload", damaged)
+        patched.setattr(remote_fsspec.FsspecRemote, "upload", damaged)
         result = cli("store", "push", mine, tmp_path / "there")
     assert result.exit_code == 1 and "did not arrive as it was sent" in result.output
     there = tmp_path / "there" / "mine" / mine.name
@@ -250,7 +250,7 @@ def test_another_push_is_waited_for_then_refused_then_taken_over(
 KILLED = """
 import os, sys
 sys.path.insert(0, ".")
-from store.remote import FsspecRemote
+from store.remote_fsspec import FsspecRemote
 real_write, real_upload = FsspecRemote.write, FsspecRemote.upload
 def write(self, name, data):
     if name == "{stop}":
@@ -280,9 +280,11 @@ def test_a_killed_push_is_gone_on_with(
     killed = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True)
     assert killed.returncode == -9
     sent: list[str] = []
-    upload = remote.FsspecRemote.upload
+    upload = remote_fsspec.FsspecRemote.upload
     monkeypatch.setattr(
-        remote.FsspecRemote, "upload", lambda s, p, n, c: sent.append(n) or upload(s, p, n, c)
+        remote_fsspec.FsspecRemote,
+        "upload",
+        lambda s, p, n, c: sent.append(n) or upload(s, p, n, c),
     )
     pushed(cli, mine, slow_place)
     if not stop.startswith("shard"):

@@ -1,0 +1,244 @@
+"""How fast `store push` and `store pull` are, against the copy that does nothing else.
+
+    python -m benchmarks.remote
+
+A store of random features goes to and from three places, in turn in every round: a folder (against `cp`,
+and against `cp` with `sha256sum` of the copy, which is what push and pull do), an S3 server on this machine
+(against boto3, as parallel as we are), and a web server on this machine (against reading the same ranges
+and throwing them away). The servers are processes of their own. Only what moves shards is timed: remembered
+sha256 are forgotten before every push.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import numpy as np
+
+from benchmarks.common import working_folder
+from store.format import store_folder
+from store.pull import pull
+from store.push import push, writable
+from store.records import VideoRecord
+from store.remote import WORKERS, open_remote
+from store.remote_fsspec import UPLOAD_PART
+from store.remote_stores import stores_at
+from store.remote_url import RemoteUrl
+from store.tables import write_index
+from store.transfer import BLOCK
+from store.write import ShardWriter
+
+CONFIG = {"backbone": "random", "weights_sha256": "0" * 64, "stride": 1}
+WIDTH = 2048
+_WEB = """
+import http.server, re, os
+class Handler(http.server.SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def log_message(self, *_): pass
+    def do_GET(self):
+        asked = re.fullmatch(r"bytes=(\\d+)-(\\d+)", self.headers.get("Range", ""))
+        path = self.translate_path(self.path)
+        if not asked or not os.path.isfile(path):
+            return super().do_GET()
+        begin, end, size = int(asked[1]), int(asked[2]), os.path.getsize(path)
+        count = min(end + 1, size) - begin
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {begin}-{begin + count - 1}/{size}")
+        self.send_header("Content-Length", str(count))
+        self.end_headers()
+        with open(path, "rb") as file:
+            self.wfile.flush()
+            os.sendfile(self.connection.fileno(), file.fileno(), begin, count)
+http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Handler).serve_forever()
+"""
+
+
+def make_store(features: Path, shards: int, megabytes: int) -> Path:
+    """Write a store of random features."""
+    folder = store_folder(features, "random", CONFIG)
+    folder.mkdir(parents=True)
+    random, records = np.random.default_rng(0), []
+    for shard in range(shards):
+        with ShardWriter(folder, shard, CONFIG) as writer:
+            for n in range(megabytes // 4):
+                values = random.integers(0, 1 << 14, (1024, WIDTH)).astype(np.uint16)
+                video = VideoRecord(video=f"video-{shard}-{n}")
+                records.append(writer.add(video, values.view(np.float16)))
+    write_index(
+        folder,
+        **{"dataset": "random", "config": CONFIG, "width": WIDTH},
+        records=records,
+        run={"weights": "random"},
+    )
+    return folder
+
+
+@contextmanager
+def running(arguments: list[str], port: int, cwd: Path | None = None) -> Iterator[str]:
+    """A server in a process of its own, and its URL."""
+    quiet = subprocess.DEVNULL
+    server = subprocess.Popen(
+        [sys.executable, *arguments], cwd=cwd, stdout=quiet, stderr=quiet, start_new_session=True
+    )
+    try:
+        for _ in range(300):
+            with socket.socket() as found:
+                if not found.connect_ex(("127.0.0.1", port)):
+                    break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def fetch(url: str, to: Path) -> None:
+    """`store pull`, into an empty folder."""
+    for found in stores_at(open_remote(RemoteUrl.of(url))):
+        pull(found, to)
+
+
+def variants(root: Path, folder: Path, web: str) -> dict[str, tuple[str, Callable[[int], object]]]:
+    """Name -> what it is compared with, and what does it once, in the round of that number."""
+    import boto3
+    from boto3.s3.transfer import TransferConfig
+
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="features")
+    config = TransferConfig(multipart_chunksize=UPLOAD_PART, max_concurrency=WORKERS)
+    shards = sorted(folder.glob("*.h5"))
+    sizes = {path.name: path.stat().st_size for path in shards}
+    key = f"random/{folder.name}"
+
+    def copy(n: int, check: bool = False) -> None:
+        to = root / f"copy-{n}-{check}"
+        subprocess.run(["cp", "-r", str(folder), str(to)], check=True)
+        subprocess.run(["sync", "-f", str(to)], check=True)
+        if check:
+            subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=to, check=True)
+
+    def side_by_side(one: Callable[[Path], object]) -> None:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(one, shards))
+
+    def upload(n: int) -> None:
+        side_by_side(
+            lambda p: client.upload_file(str(p), "features", f"raw-{n}/{p.name}", Config=config)
+        )
+
+    def download(n: int) -> None:
+        to = root / f"raw-{n}"
+        to.mkdir()
+        side_by_side(
+            lambda p: client.download_file(
+                "features", f"f-{n}/{key}/{p.name}", str(to / p.name), Config=config
+            )
+        )
+
+    def read(n: int) -> None:
+        def one(part: tuple[str, int]) -> None:
+            name, begin = part
+            end = min(begin + BLOCK, sizes[name]) - 1
+            asked = urllib.request.Request(
+                f"{web}/{key}/{name}", headers={"Range": f"bytes={begin}-{end}"}
+            )
+            with urllib.request.urlopen(asked) as answer:
+                while answer.read(1 << 16):
+                    pass
+
+        with ThreadPoolExecutor(WORKERS) as pool:
+            list(
+                pool.map(one, [(n, b) for n, size in sizes.items() for b in range(0, size, BLOCK)])
+            )
+
+    def to(place: str) -> Callable[[int], object]:
+        return lambda n: push(folder, writable(RemoteUrl.of(place.format(n=n))))
+
+    here = str(root / "f-{n}")
+    return {
+        "cp": ("", copy),
+        "cp, then sha256sum -c": ("", lambda n: copy(n, True)),
+        "push to a folder": ("cp, then sha256sum -c", to(here)),
+        "pull from a folder": (
+            "cp, then sha256sum -c",
+            lambda n: fetch(str(folder.parent.parent), root / f"p-{n}"),
+        ),
+        "boto3 upload": ("", upload),
+        "push to S3": ("boto3 upload", to("s3://features/f-{n}")),
+        "boto3 download": ("", download),
+        "pull from S3": (
+            "boto3 download",
+            lambda n: fetch(f"s3://features/f-{n}", root / f"s-{n}"),
+        ),
+        "ranges read and dropped": ("", read),
+        "pull from the web": ("ranges read and dropped", lambda n: fetch(web, root / f"w-{n}")),
+    }
+
+
+@click.command()
+@click.option("--folder", type=click.Path(path_type=Path), help="Where to work; a temporary one.")
+@click.option("--shards", default=4, show_default=True)
+@click.option("--megabytes", default=64, show_default=True, help="Of each shard.")
+@click.option("--rounds", default=3, show_default=True)
+def main(folder: Path | None, shards: int, megabytes: int, rounds: int) -> None:
+    """Time push and pull, and print a table."""
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    seconds: dict[str, list[float]] = defaultdict(list)
+    s3, web = free_port(), free_port()
+    with (
+        working_folder(folder) as root,
+        running(["-m", "moto.server", "-H", "127.0.0.1", "-p", str(s3)], s3) as s3_url,
+    ):
+        os.environ["AWS_ENDPOINT_URL"] = s3_url
+        os.environ["XDG_CACHE_HOME"] = str(root / "cache")
+        store = make_store(root / "features", shards, megabytes)
+        size = sum(path.stat().st_size for path in store.glob("*.h5"))
+        code = _WEB.replace("PORT", str(web))
+        with running(["-c", code], web, cwd=root / "features") as url:
+            timed = variants(root, store, url)
+            for number in range(rounds):
+                for name, (_, run) in timed.items():
+                    shutil.rmtree(root / "cache", ignore_errors=True)
+                    begin = time.perf_counter()
+                    run(number)
+                    seconds[name].append(time.perf_counter() - begin)
+                for path in root.glob(f"*-{number}*"):
+                    shutil.rmtree(path)
+    print(f"\n{size / 1e6:,.0f} MB in {shards} shards, {rounds} rounds\n")
+    print("| | MB/s, median | least and most | of the limit |\n|---|---|---|---|")
+    rates = {name: [size / 1e6 / s for s in found] for name, found in seconds.items()}
+    for name, (limit, _) in timed.items():
+        found = rates[name]
+        share = ""
+        if limit:
+            share = f"{statistics.median(found) / statistics.median(rates[limit]):.2f} of {limit}"
+        spread = f"{min(found):,.0f} to {max(found):,.0f}"
+        print(f"| {name} | {statistics.median(found):,.0f} | {spread} | {share} |")
+
+
+if __name__ == "__main__":
+    main()
