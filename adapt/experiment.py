@@ -17,6 +17,7 @@ import torch
 from adapt import checkpoint, parallel, selection
 from adapt.accuracy import Accuracy, accuracy_on
 from adapt.alongside import NOTHING_BESIDE, Beside, train_alongside
+from adapt.attending import write_attention
 from adapt.bank import choose_bank, load_bank, needed_bytes
 from adapt.checkpoint import KEEP_NOTHING, CheckpointPolicy
 from adapt.compute import resolve
@@ -137,6 +138,7 @@ def _finish(
     model, chosen = selection.chosen(config, state, loaded, run)
     classes = loaded.data.classes
     stored = predicting(config, model, state.recolouring)
+    write_attention(config, state, loaded, run)
     digest = checkpoint.save_model(run, stored, loaded.data.source.width, classes)
     logits_VN = predict(model, loaded.held_out_bank, config)
     probabilities_V, predicted_V = logits_VN.softmax(dim=1).max(dim=1)

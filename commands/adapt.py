@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from commands.beside import say_beside
 from commands.method_options import MethodCommand, resolve_given
 from commands.results import say_accuracy, say_rules, say_seeds
 from commands.training import (
@@ -78,6 +77,8 @@ def _adapt(seeds: str | None, baselines: bool, **given: Any) -> None:
     else:
         predicted = [RunFolder(run).predicted_counts() for run in runs]
         say_seeds(config, summary, predicted, folder)
+    from commands.beside import say_beside
+
     say_beside(runs)
     say_rules(config, [RunFolder(run) for run in runs])
 
