@@ -19,7 +19,7 @@ from store.manifest import read_manifest, write_manifest
 
 SHARED = """
 features manifests store allow-missing bank run device resume checkpoint-every config show-config seeds
-baselines
+baselines tensorboard
 source target benchmark classes method preset seed select score-every epochs batch-size target-batch
 source-sampling train-sampling
 draws eval-draws compute optimiser momentum learning-rate rate-decay rate-gamma weight-decay gradient-clip
