@@ -43,6 +43,8 @@ class Beside:
     baselines: bool = False
     """Train source only along."""
     on_baseline_epoch: OnEpoch = lambda config, metrics: None
+    tensorboard: bool = False
+    """Write the numbers of metrics.jsonl for TensorBoard too (`adapt.events`)."""
 
 
 NOTHING_BESIDE = Beside()

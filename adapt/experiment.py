@@ -17,12 +17,14 @@ import torch
 from adapt import checkpoint, parallel, selection
 from adapt.accuracy import Accuracy, accuracy_on
 from adapt.alongside import NOTHING_BESIDE, Beside, train_alongside
+from adapt.attending import write_attention
 from adapt.bank import choose_bank, load_bank, needed_bytes
 from adapt.checkpoint import KEEP_NOTHING, CheckpointPolicy
 from adapt.compute import resolve
 from adapt.config import AdaptConfig
 from adapt.details import Details, details
 from adapt.environment import environment
+from adapt.events import check_available, events_of
 from adapt.fitting import check_fits
 from adapt.loading import Loaded, class_names, videos_of
 from adapt.loop import TrainingState, train
@@ -61,8 +63,13 @@ def adapt(
     begin = time.monotonic()
     config = resolve(config, loaded.data.device)
     check_fits(config, loaded)
+    if beside.tensorboard:
+        check_available()
     with contextlib.ExitStack() as held:
         begun = parallel.from_first(lambda: _begin(held, config, loaded, run, policy))
+        events = None
+        if beside.tensorboard and parallel.rank() == 0:
+            events = held.enter_context(events_of(run))
         if begun["finished"]:
             log.info("%s is finished already.", run.path)
             return _accuracy(begun["result"])
@@ -81,6 +88,8 @@ def adapt(
                 return
             candidate = selection.score(config, state, loaded, metrics)
             run.log(metrics)
+            if events is not None:
+                events.add(metrics)
             if candidate is not None:
                 selection.keep(run, state.epoch, candidate)
             if policy.every and state.epoch % policy.every == 0:
@@ -137,6 +146,7 @@ def _finish(
     model, chosen = selection.chosen(config, state, loaded, run)
     classes = loaded.data.classes
     stored = predicting(config, model, state.recolouring)
+    write_attention(config, state, loaded, run)
     digest = checkpoint.save_model(run, stored, loaded.data.source.width, classes)
     logits_VN = predict(model, loaded.held_out_bank, config)
     probabilities_V, predicted_V = logits_VN.softmax(dim=1).max(dim=1)

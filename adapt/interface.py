@@ -94,6 +94,7 @@ def train(
     resume: bool = False,
     checkpoint_every: int = 0,
     baselines: bool = True,
+    tensorboard: bool = False,
     on_epoch: Callable[[int, dict[str, Any]], None] = lambda epoch, metrics: None,
 ) -> Accuracy | None:
     """Train, evaluate on the target's evaluation videos, and leave a finished run folder.
@@ -102,6 +103,7 @@ def train(
         run: a folder that is new or empty, or with `resume` that of a run which was stopped.
         checkpoint_every: epochs between two states that `resume` can go on from; 0: none.
         baselines: train source only along; baselines.json in the run's folder has it.
+        tensorboard: write losses, scores, accuracies and weights for TensorBoard too, into `run`/tensorboard.
         on_epoch: called after every epoch with its number and its metrics.
 
     Returns:
@@ -117,7 +119,7 @@ def train(
         data,
         folder,
         policy=CheckpointPolicy(resume=resume, every=checkpoint_every),
-        beside=Beside(baselines=baselines),
+        beside=Beside(baselines=baselines, tensorboard=tensorboard),
         on_epoch=on_epoch,
     )
 

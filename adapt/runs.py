@@ -6,6 +6,8 @@ environment.json  versions, machine, command
 metrics.jsonl     one line per epoch
 progress.pt       what --resume goes on from, with progress.sha256; gone once the run is finished
 baselines.json    source only, trained along (`adapt.baselines`)
+attention.json    what each moment of a video weighs, if the method says so (`adapt.attention`)
+tensorboard/      the same numbers for TensorBoard, with --tensorboard (`adapt.events`)
 candidates/       models of the epochs that a rule would choose (`adapt.rules`)
 checkpoint.pt     the method's model of the chosen epoch, all that prediction needs
 predictions.csv   the target's evaluation videos, truth (blank where nobody knows it) and prediction

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.accuracy import Accuracy, accuracy_on
+from adapt.attention import Attention, read_attention
 from adapt.baselines import Baselines, read_baselines
 from adapt.details import ClassDetail, of_classes
 from adapt.overview import Run, summarise
@@ -45,6 +46,8 @@ class Subject:
     environment: Mapping[str, Any]
     baselines: Baselines
     """What was trained along with it."""
+    attention: Attention | None
+    """What each moment of a video weighs, if its method says so."""
 
     @property
     def name(self) -> str:
@@ -117,6 +120,7 @@ def read_subject(folder: Path) -> Subject:
         probability=probability,
         environment=read_json(folder, "environment.json"),
         baselines=read_baselines(folder),
+        attention=read_attention(folder),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +33,8 @@ class LossWatch:
             self._sums[name] = self._sums.get(name, 0) + value
             self._first_bad[name] = torch.minimum(self._first_bad.get(name, never), bad)
 
-    def means(self, epoch: int) -> dict[str, float]:
-        """The mean of each loss over the steps.
+    def means(self, epoch: int) -> dict[str, Any]:
+        """The mean of each loss over the steps; of `group/name` the group's numbers by name.
 
         Raises:
             RunError: one was not finite at some step.
@@ -43,9 +44,15 @@ class LossWatch:
         if math.isfinite(first[name]):
             where = f"The {name} loss is not finite at step {first[name]:.0f} of {self.steps} in"
             raise RunError(_not_finite(where, epoch, self._config))
-        return {
-            name: float(parallel.averaged(value)) / self.steps for name, value in self._sums.items()
-        }
+        means: dict[str, Any] = {}
+        for name, value in self._sums.items():
+            group, slash, member = name.partition("/")
+            mean = float(parallel.averaged(value)) / self.steps
+            if slash:
+                means.setdefault(group, {})[member] = mean
+            else:
+                means[name] = mean
+        return means
 
 
 def check_parameters(model: nn.Module, epoch: int, config: AdaptConfig) -> None:

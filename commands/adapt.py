@@ -20,7 +20,7 @@ from commands.training import (
 from store.errors import ConfigError
 
 
-def _adapt(seeds: str | None, baselines: bool, **given: Any) -> None:
+def _adapt(seeds: str | None, baselines: bool, tensorboard: bool, **given: Any) -> None:
     """Train on the labelled source and the unlabelled target, and test on the target's evaluation split.
 
     Works from cached features alone. Prints overall and class-mean accuracy after the last epoch; no
@@ -41,6 +41,10 @@ def _adapt(seeds: str | None, baselines: bool, **given: Any) -> None:
     if options.show_config:
         say_config(config)
         return
+    if tensorboard:
+        from adapt.events import check_available
+
+        check_available()
     folder = run_folder(options, config, f"seed{config.seed}" if several is None else "seeds")
     runs = [folder] if several is None else [folder / f"seed{seed}" for seed in several]
     with ready(options, config, folder, runs) as prepared:
@@ -50,7 +54,11 @@ def _adapt(seeds: str | None, baselines: bool, **given: Any) -> None:
         from adapt.study import adapt_seeds
 
         config = prepared.config
-        beside = Beside(baselines=baselines, on_baseline_epoch=prepared.progress.of_baseline)
+        beside = Beside(
+            baselines=baselines,
+            on_baseline_epoch=prepared.progress.of_baseline,
+            tensorboard=tensorboard,
+        )
         if several is None:
             result = adapt(
                 config,
@@ -95,6 +103,12 @@ def _options() -> dict[str, list[click.Option]]:
             show_default=True,
             help="Train source only along, which changes nothing of the run: its accuracy, and that with the "
             "target's batch norm statistics, stand beside the result.",
+        ),
+        click.Option(
+            ["--tensorboard"],
+            is_flag=True,
+            help="Write losses, scores, accuracies and level weights to RUN/tensorboard too, which needs the "
+            "package tensorboard.",
         ),
     )
 

@@ -20,7 +20,7 @@ PER_ACTION = 18
 _FRAMES = ["--frames", "9"]
 METHODS = {
     "source only": ["--method", "source-only", *_FRAMES],
-    "source only, target statistics": ["--method", "source-only", "--preset", "shared", *_FRAMES],
+    "AdaBN, with input norm": ["--method", "source-only", "--preset", "shared", *_FRAMES],
     "MA2L-TD (robust)": ["--method", "ma2l-td", "--levels", "3", "--discriminator-width", "256"],
 }
 TRAINING = ["--epochs", "40", "--batch-size", "16"]

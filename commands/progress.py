@@ -147,7 +147,11 @@ class _Along(_Lines):
 
 def _losses(metrics: Mapping[str, Any]) -> str:
     """`source 1.098 entropy 0.693`."""
-    return " ".join(f"{n} {value:.3f}" for n, value in metrics.items() if n not in _NO_LOSS)
+    return " ".join(
+        f"{name} {value:.3f}"
+        for name, value in metrics.items()
+        if name not in _NO_LOSS and not isinstance(value, Mapping)  # a group, such as level weights
+    )
 
 
 class BenchmarkProgress(_Lines):

@@ -23,7 +23,6 @@ from adapt.report_tables import (
     accuracy_text,
     beyond_accuracy,
     class_counts,
-    class_gains,
     comparison,
     per_class,
     rules,
@@ -69,9 +68,15 @@ class Report:
             parts += [html_table(comparison(self.subjects)), self._differences()]
         scored = [html_table(table) for table in [rules(subject)] if table]
         if subject.known:
-            parts += [*self._classes(), self._points(), self._curves(), *scored]
+            parts += [*self._classes(), self._points(), self._attention(), self._curves(), *scored]
         else:
-            parts += [html_table(class_counts(subject)), *scored, self._points(), self._curves()]
+            parts += [
+                html_table(class_counts(subject)),
+                *scored,
+                self._points(),
+                self._attention(),
+                self._curves(),
+            ]
         parts += [self._list(), self._beyond(), self._folded()]
         notes = "".join(f"<li>{_text(note)}</li>" for note in self.notes)
         if notes:
@@ -142,11 +147,7 @@ class Report:
         if SOURCE_ONLY in baselines:
             others[SOURCE_ONLY] = baselines[SOURCE_ONLY]
             notes.append("Source only was trained along with this run.")
-        for name, over in others.items():
-            gains = class_gains(subject, over)
-            file = f"class-gain-{name.replace(' ', '-')}"
-            title = f"gain over {name}, points"
-            bars.append(charts.class_bars(file, title, gains, signed=True))
+        bars += report_plots.gains(subject, others)
         found += [
             html_table(per_class(subject, others)),
             self._draw(*bars, title="Accuracy per class, as bars", notes=notes),
@@ -166,6 +167,12 @@ class Report:
         drawn = report_plots.curves(self.subject)
         self.notes += drawn.left_out
         return self._draw(*drawn.pictures, title="Curves", notes=drawn.notes)
+
+    def _attention(self) -> str:
+        drawn = report_plots.attention(self.subject)
+        return self._draw(
+            *drawn.pictures, title="Which moments of a video weigh", notes=drawn.notes
+        )
 
     def _list(self) -> str:
         subject = self.subject

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapt import charts, scatter
+from adapt import charts, scatter, time_charts
 from adapt.embedding import plane
 from adapt.pictures import Picture
+from adapt.report_tables import class_gains
 from adapt.review import MOST, Cloud, Review
 from adapt.rules import RULES
 from adapt.subject import Subject
+from store.errors import printable
 
 _NOT_LOSSES = {"epoch", "seconds", "learning_rate", "reversal", "scores"}
 _ACCURACIES = {
@@ -119,6 +121,41 @@ def curves(subject: Subject) -> Drawn:
     return drawn
 
 
+def gains(subject: Subject, others: Mapping[str, Subject]) -> list[Picture]:
+    """Each class's gain over others, as bars; `others` by the names that they have in the titles."""
+    return [
+        charts.class_bars(
+            f"class-gain-{name.replace(' ', '-')}",
+            f"gain over {name}, points",
+            class_gains(subject, other),
+            signed=True,
+        )
+        for name, other in others.items()
+    ]
+
+
+def attention(subject: Subject) -> Drawn:
+    """What each moment of a video weighs, where the run has recorded it."""
+    drawn, found = Drawn(), subject.attention
+    if found is None:
+        return drawn
+    drawn.pictures.append(time_charts.means(found))
+    for row in found.domains:
+        drawn.pictures.append(time_charts.singles(row, found.even_T))
+        count = len(time_charts.shown(row.single, len(found.even_T)))
+        drawn.notes.append(
+            f"{'Source' if row.source else 'Target'}, {printable(row.domain)}: the mean and one deviation of "
+            f"{row.videos:,} evaluation videos, and {count:,} of them as rows."
+        )
+    drawn.notes += [
+        f"{found.what[0].upper()}{found.what[1:]}.",
+        "Dotted: what even weights would give. Rows: blue is more than that, orange less; the fullest colour "
+        "is the largest difference of the picture, in percent of the even weight.",
+        f"Of the networks of the last epoch, {found.epoch}.",
+    ]
+    return drawn
+
+
 def _curve(
     subject: Subject, name: str, title: str, lines: Mapping[str, Mapping[int, float]]
 ) -> Picture:
@@ -137,6 +174,10 @@ def _losses(subject: Subject) -> list[Picture]:
             found.append(_curve(subject, name, f"loss: {key}", {"": values}))
         elif all(isinstance(v, list) and all(map(_is_number, v)) for v in values.values()):
             found.append(_curve(subject, name, key, _by_place(values)))
+        elif all(isinstance(v, dict) and all(map(_is_number, v.values())) for v in values.values()):
+            members = dict.fromkeys(member for line in values.values() for member in line)
+            lines = {m: {e: v[m] for e, v in values.items() if m in v} for m in members}
+            found.append(_curve(subject, name, key.replace("_", " "), lines))
     return found
 
 

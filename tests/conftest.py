@@ -185,6 +185,8 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     for line in lines:
         del line["seconds"]
         line |= {f"score {name}": value for name, value in line.pop("scores", {}).items()}
+        for group in [name for name, value in line.items() if isinstance(value, dict)]:
+            line |= {f"{group} {name}": value for name, value in line.pop(group).items()}
     return lines
 
 

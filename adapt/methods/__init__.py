@@ -29,6 +29,8 @@ and, where it needs them,
                            chose, by name, for the log
     remember(networks, data, config)
                            before the model predicts: keep in it what it needs of the training videos
+    attention(networks, features_BTD, config, *, source) -> TimeWeights | None
+                           when training has ended: what each frame of each video weighs, for `report`
 """
 
 from __future__ import annotations
@@ -67,10 +69,26 @@ class Networks(nn.Module):
 
 @dataclass(frozen=True)
 class StepLosses:
-    """The losses of one step: `total` is minimised, `parts` are logged by name."""
+    """The losses of one step: `total` is minimised, `parts` are logged by name.
+
+    Numbers that belong together share what stands before a slash: `level_weights/level 2` is logged as the
+    number `level 2` of the group `level_weights`.
+    """
 
     total: Tensor
     parts: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeWeights:
+    """How much the moments of videos weigh in a method's attention. Rows sum to 1."""
+
+    what: str
+    """What the weights are, as a sentence."""
+    weights_BT: Tensor
+    """Of each sampled frame, in the order of time."""
+    even_T: Tensor
+    """What they would be if the method weighed all alike."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from adapt.discriminators import (
 from adapt.dropout import Dropout
 from adapt.initialise import initialise
 from adapt.losses import entropy, source_loss
-from adapt.methods import Networks, Progress, StepLosses
+from adapt.methods import Networks, Progress, StepLosses, TimeWeights
 from adapt.model import encode, make_encoder
 from adapt.schedule import reversal_coefficient
 from adapt.settings import PAPER, ROBUST, TA3N_FAMILY
@@ -218,3 +218,23 @@ def losses(
     }
     total = parts["source"] + parts["frame"] + parts["relation"] + parts["video"]
     return StepLosses(total=total + config.entropy_weight * parts["entropy"], parts=parts)
+
+
+def attention(
+    networks: Networks, features_BTD: Tensor, config: Options, *, source: bool
+) -> TimeWeights:
+    """Each relation's weight 1 + w_n, which counts for the frames of each of its tuples."""
+    model = networks.model
+    related = model.relate(model.encode(features_BTD), 0.0)
+    weights_Bn = 2 - entropy(related.domain_logits.to(model.classifier.weight.dtype))
+    counts_nT = weights_Bn.new_zeros(len(model.tuples), config.frames)
+    for n, tuples in enumerate(model.tuples):
+        for frame in (frame for chosen in tuples for frame in chosen):
+            counts_nT[n, frame] += 1
+    weights_BT = weights_Bn @ counts_nT
+    return TimeWeights(
+        what="the share of each sampled frame in the tuples of all relations, each weighed by 1 + w_n: "
+        "relations whose domain is easily told weigh more",
+        weights_BT=weights_BT / weights_BT.sum(dim=1, keepdim=True),
+        even_T=counts_nT.sum(dim=0) / counts_nT.sum(),
+    )
