@@ -17,9 +17,14 @@ import numpy as np
 import torch
 
 from benchmarks.common import working_folder
-from benchmarks.timing import table
+from benchmarks.timing import Times, table
 from cli import main
 from store.manifest import Video, write_manifest
+
+WRITES = ("write the bytes", "torch.save", "store export")
+COLUMNS = (
+    "wall, s | CPU, s | CPU a file, microseconds | wall against the bytes | CPU against the bytes"
+)
 
 
 def make(root: Path, videos: int, frames: int, width: int) -> None:
@@ -118,26 +123,28 @@ def benchmark(
         home = root / "RGB-feature"
         files = sorted(home.rglob("*.t7"))
         data = files[0].read_bytes()
-        seconds: dict[str, list[float]] = defaultdict(list)
+        times: dict[str, Times] = defaultdict(Times)
         for number in range(rounds + 1):
             variants = variants_of(root, home, root / f"round{number}", workers)
             for name, variant in variants.items():
-                begin = time.perf_counter()
+                wall, cpu = time.perf_counter(), time.process_time()
                 variant()
                 if number:  # the round before the first warms the cache
-                    seconds[name].append(time.perf_counter() - begin)
+                    times[name].wall.append(time.perf_counter() - wall)
+                    times[name].cpu.append(time.process_time() - cpu)
     rows = {}
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        base = "write the bytes" if name in ("store export", "torch.save") else "read the bytes"
-        ratios = [a / b for a, b in zip(times, seconds[base])]
+    for name, found in times.items():
+        base = times["write the bytes" if name in WRITES else "read the bytes"]
+        cpu = statistics.median(found.cpu)
         rows[name] = [
-            f"{median:.2f}",
-            f"{1e6 * median / len(files):.0f}",
-            "1" if name.endswith("the bytes") else f"{statistics.median(ratios):.1f}",
+            f"{found.median:.2f}",
+            f"{cpu:.2f}",
+            f"{1e6 * cpu / len(files):.0f}",
+            f"{statistics.median(a / b for a, b in zip(found.wall, base.wall)):.1f}",
+            f"{statistics.median(a / b for a, b in zip(found.cpu, base.cpu)):.1f}",
         ]
     title = f"{len(files):,} files of {len(data):,} bytes, {workers} workers, {rounds} rounds"
-    click.echo(table(title, rows, "s | microseconds a file | against the bytes"))
+    click.echo(table(title, rows, COLUMNS))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 t7              DIR/.../<video>/img_00001.t7, one tensor (width,) per frame, numbered from 1 (TA3N)
 npy, csv        DIR/.../<video>.npy or .csv, (frames, width)
 video-features  DIR/.../<video>_<model>.npy, with <video>_fps.npy and <video>_timestamps_ms.npy
-npz             DIR or DIR/*.npz: one array per video, or `features` (V, T, D) and `video` (V,)
+npz             DIR or DIR/*.npz: one array per video, or `features` (V, T, D) and `video` (V,), or
+                `features` (rows, D), `offsets` (V + 1,) and `video` (V,)
 epic            DIR or DIR/*.pkl: {'features': {'RGB': (N, T, D), ...}, 'narration_ids': [N]}
 """
 
@@ -12,16 +13,15 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from store.errors import StoreError, first_of, printable
-from store.ids import nfc
-from store.npy_file import Archive, parse_csv, parse_npy, parse_texts, read_file, texts_of
-from store.safe_pickle import array_of, items_of, load_pickle
+from store.joint_files import epic_files, npz_files
+from store.npy_file import parse_csv, parse_npy, read_file
 from store.source_files import Found, Source, below, folders_in, paths_in
 from store.torch_file import read_tensor
 
@@ -170,70 +170,12 @@ def _read_timed(path: Path) -> Found:
     return Found(features_TD=features_TD, bytes=len(data), fps=fps)
 
 
-def _npz_files(root: Path, _: str) -> Iterator[Source]:
-    for path in paths_in(root, ".npz"):
-        archive, name = Archive(path), path.name
-        if {"features", "video"} <= {*archive.names}:
-            block, ids = archive.array("features"), parse_texts(archive.bytes_of("video"), name)
-            yield from _rows_of(block, ids, name)
-            continue
-        for video in archive.names:
-            yield Source(
-                video=nfc(video),
-                path=f"{name}: {video}",
-                read=partial(_read_array, archive, video),
-            )
-
-
-def _epic_files(root: Path, modality: str) -> Iterator[Source]:
-    wanted = (modality or "RGB").split(",")
-    for path in paths_in(root, ".pkl"):
-        name = path.name
-        content = load_pickle(read_file(path), name)
-        parts = content.get("features") if isinstance(content, dict) else None
-        if not isinstance(parts, dict) or "narration_ids" not in content:
-            raise StoreError(f"{name} has not the entries 'features' and 'narration_ids'.")
-        lacking = [part for part in wanted if part not in parts]
-        if lacking:
-            raise StoreError(
-                f"{name} has no features of {first_of(lacking)}. It has "
-                f"{printable(', '.join(map(str, parts)))}: --modality NAME[,NAME...]"
-            )
-        blocks = [array_of(parts[part], f"{name}: {part}") for part in wanted]
-        ids = texts_of(items_of(content["narration_ids"], name), name)
-        if any(block.ndim != 3 or block.shape[:2] != blocks[0].shape[:2] for block in blocks):
-            raise StoreError(f"{name} has not (videos, frames, width) numbers of each of {wanted}.")
-        yield from _rows_of(np.concatenate(blocks, axis=2), ids, name)
-
-
-def _rows_of(block: np.ndarray, ids: Sequence[str], name: str) -> Iterator[Source]:
-    if block.ndim != 3 or len(block) != len(ids):
-        raise StoreError(
-            f"{name} has features of shape {block.shape} and {len(ids):,} names; expected "
-            "(videos, frames, width) and as many names."
-        )
-    for video, features_TD in zip(ids, block):
-        yield Source(
-            video=nfc(video),
-            path=f"{name}: {video}",
-            read=partial(_whole, features_TD),
-        )
-
-
-def _read_array(archive: Archive, video: str) -> Found:
-    return _whole(archive.array(video))
-
-
-def _whole(features_TD: np.ndarray) -> Found:
-    return Found(features_TD=features_TD, bytes=features_TD.nbytes)
-
-
 LAYOUTS: Mapping[str, Callable[[Path, str], Iterator[Source]]] = {
     "t7": _frame_folders,
     "npy": _npy_files,
-    "npz": _npz_files,
+    "npz": npz_files,
     "video-features": _video_features,
-    "epic": _epic_files,
+    "epic": epic_files,
     "csv": _csv_files,
 }
 _EXPECTED = {

@@ -130,6 +130,9 @@ def write_layout(name: str, root: Path) -> tuple[object, ...]:
         np.savez_compressed(root / "all.npz", **features())
     elif name == "npz block":
         np.savez(root / "all.npz", features=block, label=[0, 1, 0], video=np.array(ids))
+    elif name == "npz with offsets":
+        rows, ends = np.concatenate(list(features().values())), np.cumsum([0, *LENGTHS.values()])
+        np.savez(root / "all.npz", features=rows, offsets=ends, video=np.array(ids))
     elif name == "npz of objects":
         np.savez(root / "all.npz", features=block, video=np.array(ids, dtype=object))
     else:
@@ -147,6 +150,7 @@ def write_layout(name: str, root: Path) -> tuple[object, ...]:
     "name",
     [
         *("npy", "csv", "video-features", "npz", "npz block", "npz of objects"),
+        "npz with offsets",
         *("epic 2", "epic 4", "epic 5"),
     ],
 )
@@ -155,7 +159,7 @@ def test_the_other_layouts(imported, tmp_path, name) -> None:
     result = imported(name.split()[0], tmp_path / "x", *options, "--dtype", "float32")
     assert result.exit_code == 0, result.output
     expected = features()
-    if name.startswith(("npz ", "epic")):
+    if name.startswith(("npz block", "npz of", "epic")):
         expected = {v: x[:3] for v, x in expected.items()}
     if name == "epic 2":
         expected = {v: np.concatenate([x + 1, x], axis=1) for v, x in expected.items()}
@@ -314,6 +318,18 @@ def test_what_cannot_be_features_is_named(imported, tmp_path) -> None:
     assert "pipe.npy is no plain file" in found["pipe"]
     with stored(tmp_path) as store:
         assert len(store.records) == 6
+
+
+@pytest.mark.parametrize(
+    "offsets",
+    [[0, 3, 2, 5], [1, 2, 3, 5], [0, 1, 2, 6], [0.0, 1, 2, 5], [0, 5], []],
+)
+def test_offsets_that_do_not_fit_are_refused(imported, tmp_path, offsets) -> None:
+    np.savez(tmp_path / "x.npz", features=np.ones((5, 2)), offsets=offsets, video=["a", "b", "c"])
+    result = imported("npz", tmp_path / "x.npz")
+    shown = " ".join(result.output.split())
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit), result.exception
+    assert "do not cut its 5 rows" in shown or "1 videos and 3 names" in shown
 
 
 def test_two_videos_of_one_id_are_none(imported, tmp_path) -> None:

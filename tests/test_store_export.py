@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import CONFIG, REPOSITORY, make_store
 
+from benchmarks.exchange import benchmark
 from store.manifest import Video, read_manifest, write_manifest
 from store.read import FeatureStore
 
@@ -218,3 +220,15 @@ def test_an_export_that_was_killed_goes_on(tmp_path) -> None:
         row = torch.load(there / f"v{number:03}" / "img_00003.t7", weights_only=True)
         assert row.tolist() == [number] * 4
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"RGB-feature", "exported.json"}
+
+
+def test_the_benchmark_runs_and_its_bytes_are_the_floor(tmp_path) -> None:
+    options = ["--videos", "3", "--frames", "4", "--rounds", "1", "--folder", str(tmp_path / "x")]
+    result = CliRunner().invoke(benchmark, options)
+    assert result.exit_code == 0, result.output
+    rows = [line.split("|") for line in result.output.splitlines() if line.startswith("| ")][1:]
+    assert {row[1].strip() for row in rows} >= {"store import", "store export", "torch.load"}
+    assert all(row[5].strip() == "1.0" for row in rows if "the bytes" in row[1])
+    for number in range(2):
+        exported = tmp_path / "x" / f"round{number}" / "export" / "RGB-feature"
+        assert len(list(exported.rglob("*.t7"))) == 12
