@@ -2,11 +2,11 @@
 
     python -m benchmarks.remote
 
-A store of random features goes to and from three places, in turn in every round: a folder (against `cp`,
-and against `cp` with `sha256sum` of the copy, which is what push and pull do), an S3 server on this machine
-(against boto3, as parallel as we are), and a web server on this machine (against reading the same ranges
-and throwing them away). The servers are processes of their own. Only what moves shards is timed: remembered
-sha256 are forgotten before every push.
+A store of random features goes to and from three places, in turn in every round: a folder (against `cp`), an
+S3 server on this machine (against boto3, as parallel as we are), and a web server on this machine (against
+reading the same ranges). Each is compared with the bare copy, and with a copy that is synced and whose sha256
+is taken, which push and pull do as well. The servers are processes of their own. Remembered sha256 are
+forgotten before every transfer.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import numpy as np
 
 from benchmarks.common import working_folder
 from store.format import store_folder
+from store.machine import keep_freed_memory
 from store.pull import pull
 from store.push import push, writable
 from store.records import VideoRecord
@@ -130,12 +131,10 @@ def variants(root: Path, folder: Path, web: str) -> dict[str, tuple[str, Callabl
     sizes = {path.name: path.stat().st_size for path in shards}
     key = f"random/{folder.name}"
 
-    def copy(n: int, check: bool = False) -> None:
-        to = root / f"copy-{n}-{check}"
+    def copy(n: int) -> None:
+        to = root / f"copy-{n}"
+        shutil.rmtree(to, ignore_errors=True)
         subprocess.run(["cp", "-r", str(folder), str(to)], check=True)
-        subprocess.run(["sync", "-f", str(to)], check=True)
-        if check:
-            subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=to, check=True)
 
     def side_by_side(one: Callable[[Path], object]) -> None:
         with ThreadPoolExecutor(4) as pool:
@@ -148,50 +147,71 @@ def variants(root: Path, folder: Path, web: str) -> dict[str, tuple[str, Callabl
 
     def download(n: int) -> None:
         to = root / f"raw-{n}"
-        to.mkdir()
+        to.mkdir(exist_ok=True)
         side_by_side(
             lambda p: client.download_file(
                 "features", f"f-{n}/{key}/{p.name}", str(to / p.name), Config=config
             )
         )
 
-    def read(n: int) -> None:
+    def read(n: int, keep: bool = False) -> None:
+        to = root / f"r-{n}"
+        to.mkdir(exist_ok=True)
+
         def one(part: tuple[str, int]) -> None:
             name, begin = part
             end = min(begin + BLOCK, sizes[name]) - 1
             asked = urllib.request.Request(
                 f"{web}/{key}/{name}", headers={"Range": f"bytes={begin}-{end}"}
             )
-            with urllib.request.urlopen(asked) as answer:
-                while answer.read(1 << 16):
-                    pass
+            with urllib.request.urlopen(asked) as answer, (to / name).open("r+b") as file:
+                file.seek(begin)
+                while data := answer.read(1 << 16):
+                    if keep:
+                        file.write(data)
 
+        for name in sizes:
+            (to / name).touch()
         with ThreadPoolExecutor(WORKERS) as pool:
             list(
                 pool.map(one, [(n, b) for n, size in sizes.items() for b in range(0, size, BLOCK)])
             )
 
+    def checked(run: Callable[[int], object], place: str) -> Callable[[int], None]:
+        """The same, and what any careful person does: the sha256 of the copy, or of what is sent."""
+
+        def both(n: int) -> None:
+            run(n)
+            subprocess.run(["sync", "-f", str(root)], check=True)
+            lines = (folder / "SHA256SUMS").read_text().splitlines()
+            sums = "\n".join(line for line in lines if line.endswith(".h5"))
+            command = ["sha256sum", "--quiet", "-c", "-"]
+            to = place.format(n=n) if place else folder
+            subprocess.run(command, cwd=root / to, check=True, input=sums, text=True)
+
+        return both
+
     def to(place: str) -> Callable[[int], object]:
         return lambda n: push(folder, writable(RemoteUrl.of(place.format(n=n))))
 
-    here = str(root / "f-{n}")
+    here, features = str(root / "f-{n}"), str(folder.parent.parent)
     return {
         "cp": ("", copy),
-        "cp, then sha256sum -c": ("", lambda n: copy(n, True)),
-        "push to a folder": ("cp, then sha256sum -c", to(here)),
-        "pull from a folder": (
-            "cp, then sha256sum -c",
-            lambda n: fetch(str(folder.parent.parent), root / f"p-{n}"),
-        ),
+        "cp, sync, sha256sum": ("", checked(copy, "copy-{n}")),
+        "push to a folder": ("cp", to(here)),
+        "pull from a folder": ("cp", lambda n: fetch(features, root / f"p-{n}")),
         "boto3 upload": ("", upload),
+        "boto3 upload, sha256sum": ("", checked(upload, "")),
         "push to S3": ("boto3 upload", to("s3://features/f-{n}")),
         "boto3 download": ("", download),
+        "boto3 download, sync, sha256sum": ("", checked(download, "raw-{n}")),
         "pull from S3": (
             "boto3 download",
             lambda n: fetch(f"s3://features/f-{n}", root / f"s-{n}"),
         ),
-        "ranges read and dropped": ("", read),
-        "pull from the web": ("ranges read and dropped", lambda n: fetch(web, root / f"w-{n}")),
+        "ranges dropped": ("", read),
+        "ranges kept, sync, sha256sum": ("", checked(lambda n: read(n, True), "r-{n}")),
+        "pull from the web": ("ranges", lambda n: fetch(web, root / f"w-{n}")),
     }
 
 
@@ -202,6 +222,7 @@ def variants(root: Path, folder: Path, web: str) -> dict[str, tuple[str, Callabl
 @click.option("--rounds", default=3, show_default=True)
 def main(folder: Path | None, shards: int, megabytes: int, rounds: int) -> None:
     """Time push and pull, and print a table."""
+    keep_freed_memory()  # as the commands do
     os.environ |= {
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
@@ -229,15 +250,20 @@ def main(folder: Path | None, shards: int, megabytes: int, rounds: int) -> None:
                 for path in root.glob(f"*-{number}*"):
                     shutil.rmtree(path)
     print(f"\n{size / 1e6:,.0f} MB in {shards} shards, {rounds} rounds\n")
-    print("| | MB/s, median | least and most | of the limit |\n|---|---|---|---|")
-    rates = {name: [size / 1e6 / s for s in found] for name, found in seconds.items()}
+    print("| | MB/s, median | least and most | of the bare copy | of the checked copy |")
+    print("|---|---|---|---|---|")
+    middle = {n: statistics.median(size / 1e6 / s for s in found) for n, found in seconds.items()}
     for name, (limit, _) in timed.items():
-        found = rates[name]
-        share = ""
-        if limit:
-            share = f"{statistics.median(found) / statistics.median(rates[limit]):.2f} of {limit}"
-        spread = f"{min(found):,.0f} to {max(found):,.0f}"
-        print(f"| {name} | {statistics.median(found):,.0f} | {spread} | {share} |")
+        rates = [size / 1e6 / s for s in seconds[name]]
+        bare, careful = (
+            [n for n in middle if limit and n.startswith(limit) and n.endswith("sha256sum") is c][
+                0:1
+            ]
+            for c in (False, True)
+        )
+        shares = [f"{middle[name] / middle[n]:.2f}" for found in (bare, careful) for n in found]
+        cells = [f"{middle[name]:,.0f}", f"{min(rates):,.0f} to {max(rates):,.0f}"]
+        print(f"| {name} | {' | '.join([*cells, *(shares or ['', ''])])} |")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from commands.text import say
 from store.datasets import dataset_of, manifest_path
 from store.errors import StoreError, first_of
 from store.inventory import store_folders
-from store.machine import process_of
+from store.machine import keep_freed_memory, process_of
 from store.manifest import read_manifest
 from store.remote_url import RemoteUrl
 
@@ -52,6 +52,7 @@ def push_command(
     """
     from store.push import check_licence, push, writable
 
+    keep_freed_memory()  # the blocks of a file, whose memory would be faulted in anew each time
     check_licence(licence)
     folders = store_folders(source)
     if not folders:
@@ -118,6 +119,7 @@ def pull_command(
     from store.remote import open_remote
     from store.remote_stores import benchmark_videos, stores_at
 
+    keep_freed_memory()
     needed = benchmark_videos(benchmark, root) if benchmark else None
     url, pulled, other = _url(place), 0, []
     with TransferProgress("pull") as progress:

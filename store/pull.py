@@ -17,9 +17,7 @@ from typing import Any
 
 from store.errors import StoreError, first_of
 from store.files import explained, replacing
-from store.format import (
-    shards_in,
-)
+from store.format import INDEX, shards_in
 from store.locks import folder_lock, is_live, remove_leftovers
 from store.plain import hash_plain, size_of
 from store.read import FeatureStore
@@ -135,22 +133,27 @@ def _here(folder: Path, theirs: Tables) -> tuple[set[str], list[str]]:
     index = index_at(folder)
     if index is not None:
         check_same_config(Tables(index=index, rows=()), theirs, folder)
-    known = {entry["file"]: entry["sha256"] for entry in index["shards"]} if index else {}
+    listed = {entry["file"]: entry["sha256"] for entry in index["shards"]} if index else {}
     here, gone = set(), []
     for path in shards_in(folder):
-        entry = theirs.shards.get(path.name)
-        if entry is not None and _is_same(path, entry, known.get(path.name)):
+        entry, known = theirs.shards.get(path.name), listed.get(path.name)
+        if entry is not None and _is_same(path, entry, known):
             here.add(path.name)
-        elif entry is None or known.get(path.name) != entry["sha256"]:
+        elif entry is None or known != entry["sha256"]:
             gone.append(path.name)
     return here, gone
 
 
 def _is_same(path: Path, entry: Mapping[str, Any], known: str | None) -> bool:
-    """Whether a shard here is that of the index there. One that our index lists is not hashed again."""
+    """Whether a shard here is that of the index there.
+
+    One that is older than our index, which lists it, is not hashed again.
+    """
     if path.is_symlink() or size_of(path) != entry["bytes"]:
         return False
-    return bool((hash_plain(path)[0] if known is None else known) == entry["sha256"])
+    if known is None or path.stat().st_mtime_ns > (path.parent / INDEX).stat().st_mtime_ns:
+        known = hash_plain(path)[0]
+    return bool(known == entry["sha256"])
 
 
 def _write(folder: Path, theirs: Tables, here: Collection[str], url: str) -> None:

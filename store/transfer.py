@@ -170,37 +170,55 @@ def _in_blocks(
     remote: Remote, folder: Path, entries: Sequence[Mapping[str, Any]], tick: Tick
 ) -> list[tuple[Mapping[str, Any], bool]]:
     """Download shards by ranges until a server ignores them; return which ended, and whether well."""
-    finished: list[tuple[Mapping[str, Any], bool]] = []
-    waiting: deque[tuple[_Part, int, Future[bytes]]] = deque()
+    ended: list[Future[bool]] = []
     opened: list[_Part] = []
-    executor = ThreadPoolExecutor(remote.workers, thread_name_prefix="download")
+    readers = ThreadPoolExecutor(remote.workers, thread_name_prefix="download")
     place = folder / f"{entries[0]['file']}"
     try:
-        with explained(place, StoreError, "Make room, then run the same command again."):
+        with (
+            explained(place, StoreError, "Make room, then run the same command again."),
+            # The disk takes its time to sync a shard; meanwhile the next one comes.
+            ThreadPoolExecutor(1, thread_name_prefix="finish") as finisher,
+        ):
             todo = _blocks(remote, folder, entries, tick)
-            while True:
-                while len(waiting) < remote.workers and (block := next(todo, None)):
-                    part, begin, end = block
-                    opened += [part] if part not in opened[-1:] else []
-                    job = executor.submit(read_range, remote, part.name, begin, end, part.size)
-                    waiting.append((part, end, job))
-                if not waiting:
-                    return finished
-                part, end, job = waiting.popleft()
-                try:
-                    data = job.result()
-                except RangesIgnored:
-                    for begun in opened[len(finished) :]:
-                        tick(-begun.done)
-                    return finished
+            for part, end, data in _in_order(remote, readers, todo, opened):
                 part.append(data)
                 tick(len(data))
                 if end == part.size:
-                    finished.append((entries[len(finished)], part.finish()))
+                    ended.append(finisher.submit(part.finish))
+            return [(entry, end.result()) for entry, end in zip(entries, ended)]
+    except RangesIgnored:
+        for begun in opened[len(ended) :]:
+            tick(-begun.done)
+        return [(entry, end.result()) for entry, end in zip(entries, ended)]
     finally:
-        executor.shutdown(wait=False, cancel_futures=True)
+        readers.shutdown(wait=False, cancel_futures=True)
         for part in opened:
             part.close()
+
+
+def _in_order(
+    remote: Remote,
+    readers: ThreadPoolExecutor,
+    todo: Iterator[tuple[_Part, int, int]],
+    opened: list[_Part],
+) -> Iterator[tuple[_Part, int, bytes]]:
+    """Yield each range's part file, end and bytes in order, while the next ranges are being read.
+
+    Args:
+        opened: the part files that were opened are added to it.
+    """
+    waiting: deque[tuple[_Part, int, Future[bytes]]] = deque()
+    while True:
+        while len(waiting) < remote.workers and (block := next(todo, None)):
+            part, begin, end = block
+            opened += [part] if part not in opened[-1:] else []
+            job = readers.submit(read_range, remote, part.name, begin, end, part.size)
+            waiting.append((part, end, job))
+        if not waiting:
+            return
+        part, end, job = waiting.popleft()
+        yield part, end, job.result()
 
 
 def _stream(remote: HttpRemote, folder: Path, entry: Mapping[str, Any], tick: Tick) -> bool:

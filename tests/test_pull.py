@@ -55,6 +55,7 @@ def test_a_pulled_store_is_the_same_to_the_byte(cli, there: Path, tmp_path: Path
     assert contents(folder) == contents(there)
     assert problems(folder) == []
     assert "3 shards fetched" in result.output
+    assert f"pull mine/{there.name}, MB: 1/1" in result.output and "0:00 left" in result.output
 
 
 @pytest.mark.parametrize("below", ["", "mine", "mine/{name}"])
@@ -251,6 +252,20 @@ def test_what_is_here_and_not_there_is_not_lost(cli, there: Path, tmp_path: Path
     result = cli("store", "pull", tmp_path / "there", tmp_path / "here", "--replace")
     assert result.exit_code == 0, result.output
     assert contents(mine) == contents(there)
+
+
+def test_a_shard_that_a_killed_replacement_left_is_fetched_again(
+    cli, there: Path, tmp_path: Path
+) -> None:
+    """The index here lists the right shard, and another of the same size lies in its place."""
+    assert cli("store", "pull", tmp_path / "there", tmp_path / "here").exit_code == 0
+    folder = tmp_path / "here" / "mine" / there.name
+    before = (folder / "index.json").stat().st_mtime_ns
+    flip(folder / "shard-00001.h5")
+    os.utime(folder / "shard-00001.h5", ns=(before + 10**9, before + 10**9))
+    result = cli("store", "pull", tmp_path / "there", tmp_path / "here")
+    assert result.exit_code == 0 and "1 shards fetched" in result.output, result.output
+    assert contents(folder) == contents(there)
 
 
 def test_an_unfinished_extraction_is_left_alone(cli, there: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib
 import json
@@ -43,7 +44,7 @@ def s3_server() -> Iterator[Any]:
     """An S3 server; its buckets are made through its own client."""
     boto3 = pytest.importorskip("boto3")
     server_module = pytest.importorskip("moto.server")
-    pytest.importorskip("s3fs")
+    s3fs = pytest.importorskip("s3fs")
     given = {
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "s3cr3t",
@@ -56,6 +57,8 @@ def s3_server() -> Iterator[Any]:
         for name, value in {**given, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
             patched.setenv(name, value)
         yield boto3.client("s3")
+        s3fs.S3FileSystem.clear_instance_cache()
+        gc.collect()  # sessions that are still open complain here and not in another file's tests
     server.stop()
 
 

@@ -114,6 +114,7 @@ def test_no_such_data_set_is_said(cli, problem: Path) -> None:
     assert result.exit_code == 1 and "There is no store of left in" in result.output
 
 
+@pytest.mark.slow
 def test_benchmark_takes_a_url(cli, problem: Path) -> None:
     with serving(problem / "features") as (_, url):
         result = cli(
