@@ -68,11 +68,7 @@ def beside(subject: Subject) -> Table | None:
         [name, *_accuracies(other), *tested(gains[name], corrected)]
         for name, other in baselines.items()
     ]
-    truth = [str(subject.truth[i]) for i in subject.known]
-    for guess in guesses(truth, len(subject.classes)):
-        points = f"{subject.result.overall - guess.overall:+.2f}"
-        cells = [f"{guess.overall:.2f}", f"{guess.class_mean:.2f}", points, "", "", ""]
-        rows.append([guess.name, *cells])
+    rows += _guesses(subject, subject.result.overall)
     notes = [_what(baselines)] if baselines else []
     notes += [f"Without {name}: {why}." for name, why in subject.baselines.left_out.items()]
     notes.append(
@@ -88,6 +84,18 @@ def beside(subject: Subject) -> Table | None:
         rows=rows,
         notes=notes,
     )
+
+
+def _guesses(subject: Subject, overall: float) -> list[list[str]]:
+    """Rows of guesses; `overall` is the run's accuracy."""
+    truth = [str(subject.truth[i]) for i in subject.known]
+    return [
+        [
+            *(guess.name, f"{guess.overall:.2f}", f"{guess.class_mean:.2f}"),
+            *(f"{overall - guess.overall:+.2f}", "", "", ""),
+        ]
+        for guess in guesses(truth, len(subject.classes))
+    ]
 
 
 def _accuracies(subject: Subject) -> list[str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from adapt.config import AdaptConfig
 from commands.method_options import MethodCommand, resolve_given
 from commands.results import say_accuracy, say_rules, say_seeds
 from commands.training import (
+    Ready,
     RunOptions,
     make_config,
     parse_seeds,
@@ -19,13 +23,19 @@ from commands.training import (
 )
 from store.errors import ConfigError
 
+if TYPE_CHECKING:
+    from adapt.accuracy import Accuracy
+    from adapt.alongside import Beside
+    from adapt.study import Seeds
+
 
 def _adapt(seeds: str | None, baselines: bool, tensorboard: bool, **given: Any) -> None:
     """Train on the labelled source and the unlabelled target, and test on the target's evaluation split.
 
     Works from cached features alone. Prints overall and class-mean accuracy after the last epoch; no
     target label is used before that, except by what says READS TARGET LABELS. Under torchrun the
-    processes share every batch. All options of one method: adapt --method NAME -h.
+    processes share every batch. Beside the result stand guesses and source only, which is trained along.
+    All options of one method: adapt --method NAME -h.
 
     \b
     Example:
@@ -49,44 +59,59 @@ def _adapt(seeds: str | None, baselines: bool, tensorboard: bool, **given: Any) 
     runs = [folder] if several is None else [folder / f"seed{seed}" for seed in several]
     with ready(options, config, folder, runs) as prepared:
         from adapt.alongside import Beside
-        from adapt.experiment import adapt
-        from adapt.runs import RunFolder
-        from adapt.study import adapt_seeds
 
-        config = prepared.config
         beside = Beside(
             baselines=baselines,
             on_baseline_epoch=prepared.progress.of_baseline,
             tensorboard=tensorboard,
         )
-        if several is None:
-            result = adapt(
-                config,
-                prepared.loaded,
-                RunFolder(folder),
-                policy=prepared.policy,
-                beside=beside,
-                on_epoch=lambda epoch, metrics: prepared.progress(config, epoch, metrics),
-            )
-        else:
-            summary = adapt_seeds(
-                config,
-                prepared.loaded,
-                folder,
-                several,
-                policy=prepared.policy,
-                beside=beside,
-                on_epoch=prepared.progress,
-            )
-    if not prepared.first:
-        return
-    if several is None:
-        say_accuracy(config, result, RunFolder(folder).predicted_counts(), folder)
-    else:
-        predicted = [RunFolder(run).predicted_counts() for run in runs]
-        say_seeds(config, summary, predicted, folder)
-    from commands.beside import say_beside  # needs torch, which --help does without
+        trained = _train(prepared, folder, several, beside)
+    if prepared.first:
+        _say(prepared.config, trained, folder, runs)
 
+
+def _train(
+    prepared: Ready, folder: Path, several: Sequence[int] | None, beside: Beside
+) -> Accuracy | Seeds | None:
+    """Train one run in the folder, or one for each of several seeds below it."""
+    from adapt.experiment import adapt
+    from adapt.runs import RunFolder
+    from adapt.study import adapt_seeds
+
+    config = prepared.config
+    if several is None:
+        return adapt(
+            config,
+            prepared.loaded,
+            RunFolder(folder),
+            policy=prepared.policy,
+            beside=beside,
+            on_epoch=lambda epoch, metrics: prepared.progress(config, epoch, metrics),
+        )
+    return adapt_seeds(
+        config,
+        prepared.loaded,
+        folder,
+        several,
+        policy=prepared.policy,
+        beside=beside,
+        on_epoch=prepared.progress,
+    )
+
+
+def _say(
+    config: AdaptConfig, trained: Accuracy | Seeds | None, folder: Path, runs: Sequence[Path]
+) -> None:
+    """Print the accuracy of one run or of several seeds, and what stands beside it."""
+    from adapt.runs import RunFolder
+    from adapt.study import Seeds
+    from commands.beside import say_beside
+
+    predicted = [RunFolder(run).predicted_counts() for run in runs]
+    if isinstance(trained, Seeds):
+        say_seeds(config, trained, predicted, folder)
+    else:
+        say_accuracy(config, trained, predicted[0], folder)
     say_beside(runs)
     say_rules(config, [RunFolder(run) for run in runs])
 

@@ -66,12 +66,12 @@ def report_command(
 ) -> None:
     """Write one page about a run that opens from disk, without a network.
 
-    It has the accuracy and how certain it is, the confusion matrix, the classes, t-SNE of both domains
-    before and after adaptation, all curves, and the most confident mistakes; of a target without labels
-    the scores, the predicted classes and the least certain videos. Of several runs the first is reported
-    and compared with the others on the same videos, and its gain per class is that over the second, and
-    over source only where that was trained along. Where
-    features are gone, the page is made without what needs them and says so.
+    It has the accuracy and how certain it is, source only that was trained along, the confusion matrix,
+    the classes, t-SNE of both domains before and after adaptation, which moments of a video weigh, all
+    curves, and the most confident mistakes; of a target without labels the scores, the predicted classes
+    and the least certain videos. Of several runs the first is reported and compared with the others on
+    the same videos. Its gain per class is that over the second run, and over source only. Where features
+    are gone, the page is made without what needs them and says so.
 
     \b
     Example:
