@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
     from adapt.crew import CrewOptions
     from adapt.plan import Asked
 
-_SHARED = ("features", "root", "store", "allow_missing", "bank", "device", "checkpoint_every")
+log = logging.getLogger(__name__)
+
+_SHARED = (
+    *("features", "root", "store", "allow_missing", "bank", "device", "quiet"),
+    "checkpoint_every",
+)
 """Options that `adapt` has too."""
 
 
@@ -73,11 +79,11 @@ def _train(found: Benchmark, crew: CrewOptions) -> None:
 
     todo, every = found.todo(), len(found.plan.jobs)
     if not todo:
-        say(f"All {every} runs are finished already.", err=True)
+        log.info("All %d runs are finished already.", every)
         return
     parts = found.states.count(State.PART)
     goes_on = f", {parts} of them stopped before and going on" if parts else ""
-    say(f"{len(todo)} of {every} runs to do{goes_on}: {_how(crew)}", err=True)
+    log.info("%d of %d runs to do%s: %s", len(todo), every, goes_on, _how(crew))
     said: set[str] = set()
     progress = BenchmarkProgress(
         found.asked.benchmark, todo, found.seconds, min(len(crew.devices), len(todo))
@@ -99,10 +105,8 @@ def _crew(given: dict[str, Any], runs: int) -> CrewOptions:
 
     On the CPU the cores are divided among the processes, unless OMP_NUM_THREADS says otherwise.
     """
-    import torch
-
     from adapt.benchmark import crew_options
-    from adapt.compute import pick_device
+    from adapt.compute import all_devices
     from adapt.loading import DataOptions
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -110,11 +114,8 @@ def _crew(given: dict[str, Any], runs: int) -> CrewOptions:
             "benchmark starts its processes itself (--jobs). Start it without torchrun."
         )
 
-    picked = pick_device(given["device"])
-    devices = [str(picked)]
-    if picked.type == "cuda" and given["device"] in ("auto", "cuda"):
-        devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    side_by_side = cores() if picked.type == "cpu" else len(devices)
+    devices = all_devices(given["device"])
+    side_by_side = cores() if devices == ["cpu"] else len(devices)
     jobs = min(given["jobs"] or side_by_side, max(1, runs))
     threads = os.environ.get("OMP_NUM_THREADS", "")
     return crew_options(

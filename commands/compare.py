@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from commands.options import GivenPath
+from commands.bar import CountProgress
+from commands.options import QUIET, GivenPath
 from commands.text import say
 from store.compare import Pair, compare
 from store.errors import first_of
@@ -45,6 +46,7 @@ def _finite(ctx: click.Context, parameter: click.Parameter, value: float) -> flo
     help="List the N videos that differ most.",
 )
 @click.option("--allow-missing", is_flag=True, help="Judge only the videos that both stores have.")
+@QUIET
 def compare_command(a: Path, b: Path, tolerance: float, show: int, allow_missing: bool) -> None:
     """Compare the features of two stores video by video: the same frames, the same values?
 
@@ -74,7 +76,11 @@ def compare_command(a: Path, b: Path, tolerance: float, show: int, allow_missing
         for name, videos in zip("AB", lonely):
             if videos:
                 say(f"  {len(videos):,} only in {name} {first_of(videos)}")
-        pairs = list(compare(mine, yours))
+        with CountProgress("compare", both, "videos") as progress:
+            pairs = []
+            for pair in compare(mine, yours):
+                pairs.append(pair)
+                progress.add()
     alike = _say_pairs(pairs, tolerance, show)
     if not (same_config and pairs and alike and (allow_missing or not any(lonely))):
         sys.exit(1)

@@ -14,6 +14,7 @@ import click
 from commands.options import (
     FEATURES,
     MANIFESTS,
+    QUIET,
     SOME_FAILED,
     VIDEOS,
     options_of,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     help="Extract a stored video again; without ID, all whose file is another one now.",
 )
 @options_of(ExtractConfig)
+@QUIET
 def extract_command(
     dataset: str,
     videos: tuple[Path, ...],

@@ -6,7 +6,7 @@ shard, so it counts while both are there (`StoreIndex`). A kill at any point los
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,18 @@ _LAST_NUMBER = 99_999
 _ROWS = 4096
 
 
-def drop_videos(folder: Path, videos: Collection[str], *, pending: bool = False) -> int:
+def drop_videos(
+    folder: Path,
+    videos: Collection[str],
+    *,
+    pending: bool = False,
+    on_shard: Callable[[int], None] = lambda done: None,
+) -> int:
     """Remove the features of some videos from a store; return how many of them it had.
 
     Args:
         videos: their ids. If a video is not stored, only its row is removed.
+        on_shard: told how many shards have been looked at and, if need be, written again.
         pending: keep them listed as not extracted yet, instead of removing their rows.
 
     Raises:
@@ -51,7 +58,9 @@ def drop_videos(folder: Path, videos: Collection[str], *, pending: bool = False)
         store = StoreIndex(folder, index["dataset"], index["config"], index["width"])
         listed = {row.video for row in read_records(folder / VIDEOS)} | store.stored.keys()
         dropped: set[str] = set()
-        for path in shards_in(folder):
+        paths = shards_in(folder)
+        for number, path in enumerate(paths):
+            on_shard(number)
             inside = store.records_of(path.name)
             if not gone & inside.keys():
                 continue
@@ -61,6 +70,7 @@ def drop_videos(folder: Path, videos: Collection[str], *, pending: bool = False)
             path.unlink()
             sync_folder(folder)
             dropped |= gone & inside.keys()
+        on_shard(len(paths))
         store.write(listed if pending else listed - gone, {}, index["run"], locked=True)
     return len(dropped)
 
