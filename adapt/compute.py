@@ -24,6 +24,18 @@ def pick_device(asked: str, local_rank: int = 0) -> torch.device:
     return torch.device(device_name(asked, torch.cuda.device_count(), local_rank, mps=mps))
 
 
+def all_devices(asked: str) -> list[str]:
+    """Return every device that `asked` allows: of auto and cuda all GPUs, else the one that is named.
+
+    Raises:
+        ConfigError: no such device is here.
+    """
+    picked = pick_device(asked)
+    if picked.type == "cuda" and asked in ("auto", "cuda"):
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return [str(picked)]
+
+
 def resolve(config: AdaptConfig, device: torch.device, recorded: str | None = None) -> AdaptConfig:
     """The config with `--compute auto` replaced by what the hardware computes quickly, if it is read.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
     from adapt.crew import CrewOptions
     from adapt.plan import Asked, Job
 
-_SHARED = ("features", "root", "store", "allow_missing", "bank", "device", "checkpoint_every")
+log = logging.getLogger(__name__)
+
+_SHARED = (
+    *("features", "root", "store", "allow_missing", "bank", "device", "quiet"),
+    "checkpoint_every",
+)
 """Options that `adapt` has too."""
 
 
@@ -78,11 +84,11 @@ def _train(found: Benchmark, crew: CrewOptions) -> None:
 
     todo, every = found.todo(), len(found.plan.jobs)
     if not todo:
-        say(f"All {every} runs are finished already.", err=True)
+        log.info("All %d runs are finished already.", every)
         return
     parts = found.states.count(State.PART)
     goes_on = f", {parts} of them stopped before and going on" if parts else ""
-    say(f"{len(todo)} of {every} runs to do{goes_on}: {_how(crew)}", err=True)
+    log.info("%d of %d runs to do%s: %s", len(todo), every, goes_on, _how(crew))
     said: set[str] = set()
     progress = BenchmarkProgress(
         found.asked.benchmark, todo, found.seconds, min(len(crew.devices), len(todo))
@@ -104,21 +110,16 @@ def _crew(given: dict[str, Any], benchmark: str, plan: Sequence[Job]) -> CrewOpt
 
     On the CPU the cores are divided among the processes, unless OMP_NUM_THREADS says otherwise.
     """
-    import torch
-
     from adapt.benchmark import crew_options
-    from adapt.compute import pick_device
+    from adapt.compute import all_devices
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError(
             "benchmark starts its processes itself (--jobs). Start it without torchrun."
         )
 
-    picked = pick_device(given["device"])
-    devices = [str(picked)]
-    if picked.type == "cuda" and given["device"] in ("auto", "cuda"):
-        devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    side_by_side = cores() if picked.type == "cpu" else len(devices)
+    devices = all_devices(given["device"])
+    side_by_side = cores() if devices == ["cpu"] else len(devices)
     jobs = min(given["jobs"] or side_by_side, max(1, len(plan)))
     threads = os.environ.get("OMP_NUM_THREADS", "")
     domains = {d: None for job in plan for d in (*job.config.sources, job.config.target)}

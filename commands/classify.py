@@ -14,8 +14,8 @@ from adapt.compute import pick_device
 from adapt.recorded import target_store
 from adapt.runs import RunFolder
 from adapt.whole import WholeVideos, classify, classify_picked
+from commands.bar import CountProgress
 from commands.labels import Labelled
-from commands.progress import PredictProgress
 from extract.again import backbone_by, kind_of
 from extract.backbone import worker_count
 from extract.stream import Unreadable, stream
@@ -101,7 +101,7 @@ def classify_target(
         if not there:
             raise StoreError(f"No {config.target} video can be predicted. Run extract first.")
         rows = []
-        with PredictProgress(len(there)) as progress:
+        with CountProgress("predict", len(there), "videos") as progress:
             for video in there:
                 probabilities_N = classify(whole, store.read(video.id), where)
                 rows.append(Labelled(video.id, probabilities_N, video.split))
@@ -150,7 +150,7 @@ def classify_files(
     found: dict[str, Labelled] = {}
     failed = 0
     workers = min(worker_count(backbone.device), len(videos))
-    with PredictProgress(len(videos)) as progress:
+    with CountProgress("predict", len(videos), "videos") as progress:
         for result in stream(backbone, videos.items(), wanted, workers=workers):
             if isinstance(result, Unreadable):
                 log.warning("%s: %s", result.video, result.reason)

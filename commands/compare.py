@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from commands.options import GivenPath, GivenText
+from commands.bar import CountProgress
+from commands.options import QUIET, GivenPath, GivenText
 from commands.text import say
 from store.causes import cause_of
 from store.compare import Pair, compare
@@ -62,6 +63,7 @@ def _finite(ctx: click.Context, parameter: click.Parameter, value: float) -> flo
     type=GivenText(),
     help="Where the weights are now, for --videos, if they have moved.",
 )
+@QUIET
 def compare_command(
     a: Path,
     b: Path,
@@ -105,7 +107,11 @@ def compare_command(
         for name, videos in zip("AB", lonely):
             if videos:
                 say(f"  {len(videos):,} only in {name} {first_of(videos)}")
-        pairs = list(compare(mine, yours))
+        with CountProgress("compare", both, "videos") as progress:
+            pairs = []
+            for pair in compare(mine, yours):
+                pairs.append(pair)
+                progress.add()
         alike = _say_pairs(pairs, tolerance, show)
         if not alike:
             _say_likely_causes(mine, yours, _unlike(pairs, tolerance))

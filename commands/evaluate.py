@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from commands.options import DEVICE, GivenPath
+from commands.bar import CountProgress
+from commands.options import DEVICE, QUIET, GivenPath
 from commands.output import refuse_standing, write_result
 from commands.results import say_accuracy, say_details
 from commands.text import say
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     help="Write the confusion matrix of a run to this CSV file: a row for each true class.",
 )
 @DEVICE
+@QUIET
 def evaluate_command(
     run: Path, features: Path | None, root: Path | None, confusion: Path | None, device: str
 ) -> None:
@@ -64,8 +66,11 @@ def evaluate_command(
                 f"--confusion is of one run, and {run} holds {len(folders)}. Name one."
             )
         refuse_standing(confusion, "--confusion")
-    for folder in folders:
+    progress = CountProgress("evaluate", len(folders), "runs")
+    for number, folder in enumerate(folders, 1):
         repeated = evaluate(RunFolder(folder), pick_device(device), features, root)
+        if len(folders) > 1:
+            progress(number)
         counts = Counter(repeated.predicted.values())
         predicted = {name: counts[name] for name in repeated.classes}
         say_accuracy(repeated.config, repeated.result, predicted, folder)

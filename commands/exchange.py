@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from commands.options import FEATURES, MANIFESTS, SOME_FAILED, GivenPath, GivenText
+from commands.options import FEATURES, MANIFESTS, QUIET, SOME_FAILED, GivenPath, GivenText
 from commands.progress import ExchangeProgress
 from commands.stopping import StopSignals
 from commands.text import say
@@ -97,6 +97,7 @@ WORKERS = click.option(
 @WORKERS
 @FEATURES
 @MANIFESTS
+@QUIET
 def store_import(
     folder: Path,
     layout: str,

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from commands.exchange import WORKERS
-from commands.options import MANIFESTS, SOME_FAILED, GivenPath, GivenText
+from commands.options import MANIFESTS, QUIET, SOME_FAILED, GivenPath, GivenText
 from commands.progress import ExchangeProgress
 from commands.stopping import StopSignals
 from commands.text import say
@@ -47,6 +47,7 @@ from store.read import FeatureStore
 )
 @WORKERS
 @MANIFESTS
+@QUIET
 def store_export(
     folder: Path,
     layout: str,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.options import GivenPath, GivenText
+from commands.bar import StageProgress
+from commands.options import QUIET, GivenPath, GivenText
 from commands.output import refuse_standing
 from commands.text import say
 from store.errors import ConfigError, Ma2lError, printable
@@ -49,6 +50,7 @@ _TRIED = 8
     show_default=True,
     help="pt2: a program of torch.export; onnx: needs the packages onnx, onnxscript and onnxruntime.",
 )
+@QUIET
 def export_command(
     run: Path, out: Path, with_backbone: bool, weights: str | None, form: str
 ) -> None:
@@ -76,19 +78,22 @@ def export_command(
 
     if form == "onnx":
         check_onnx()
-    trained = load_run(run)
-    module: Any = WholeVideos(trained.model, trained.config)
-    recipe = trained.recipe
-    if with_backbone:
-        from extract.again import exact_backbone
+    with StageProgress("export", 2) as stage:
+        stage("loading the model")
+        trained = load_run(run)
+        module: Any = WholeVideos(trained.model, trained.config)
+        recipe = trained.recipe
+        if with_backbone:
+            from extract.again import exact_backbone
 
-        recipe = recipe_of(run, trained)
-        backbone = exact_backbone(recipe, weights)
-        module = FromFrames(backbone.module(), module)
-        cases = frame_cases(trained, backbone.frames.crop, backbone)
-    else:
-        cases = feature_cases(trained, _target_videos(run))
-    data = exported(module, cases, _about(trained, recipe, with_backbone), form)
+            recipe = recipe_of(run, trained)
+            backbone = exact_backbone(recipe, weights)
+            module = FromFrames(backbone.module(), module)
+            cases = frame_cases(trained, backbone.frames.crop, backbone)
+        else:
+            cases = feature_cases(trained, _target_videos(run))
+        stage("exporting it and comparing it with the run")
+        data = exported(module, cases, _about(trained, recipe, with_backbone), form)
     with explained(out, ConfigError, "Make room, or name another file."), replacing(out) as partial:
         partial.write_bytes(data)
     say(

@@ -13,6 +13,7 @@ import click
 from commands.options import (
     FEATURES,
     MANIFESTS,
+    QUIET,
     SOME_FAILED,
     VIDEOS,
     GivenText,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     "another one now.",
 )
 @options_of(ExtractConfig)
+@QUIET
 def extract_command(
     dataset: str,
     videos: tuple[Path, ...],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,29 @@ DEVICE = click.option(
     default="auto",
     show_default=True,
     help=DEVICE_HELP,
+)
+
+
+def _be_quiet(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[_QUIET] = True
+        logging.getLogger().setLevel(logging.WARNING)
+
+
+def is_quiet() -> bool:
+    """Return whether the running command was asked to print no progress (`--quiet`)."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and bool(ctx.meta.get(_QUIET))
+
+
+_QUIET = f"{__name__}.quiet"
+QUIET = click.option(
+    "--quiet",
+    "-q",
+    is_flag=True,
+    expose_value=False,
+    callback=_be_quiet,
+    help="Show no progress and no remarks: only the result, warnings and errors.",
 )
 VIDEOS = click.option(
     "--videos",

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from commands.labels import FORMATS, labels_text
-from commands.options import DEVICE, SOME_FAILED, GivenPath, GivenText
+from commands.options import DEVICE, QUIET, SOME_FAILED, GivenPath, GivenText
 from commands.output import refuse_standing, write_result
 from commands.text import say
 from store.errors import ConfigError, printable
@@ -57,6 +57,7 @@ from store.errors import ConfigError, printable
     help="With paths: predict files that are cut off or damaged from the frames that are whole.",
 )
 @DEVICE
+@QUIET
 def predict_command(
     run: Path,
     paths: tuple[Path, ...],

@@ -1,19 +1,16 @@
-"""Showing the progress of a long command."""
+"""What the progress of extract, adapt and benchmark shows."""
 
 from __future__ import annotations
 
 import math
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from adapt.config import AdaptConfig
-from commands.text import say, shown
+from commands.bar import Lines, time_left
 from store.machine import Process
 from store.transfer import Progress as TransferEvents
 
@@ -26,41 +23,7 @@ if TYPE_CHECKING:
     from store.source_files import ExchangeStep
 
 
-class _Lines:
-    """Shows a bar on a terminal, and elsewhere a line every few seconds, so that logs stay readable."""
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._bar: Any = None
-        self._said = time.monotonic()
-        self._done = 0
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.render_finish()
-
-    def show(self, done: int, total: int, detail: str, left: str) -> None:
-        """Show that `done` of `total` are done, with a detail and the time left."""
-        if sys.stderr.isatty():
-            if self._bar is None:
-                self._bar = click.progressbar(
-                    length=total,
-                    label=shown(self._label),
-                    show_pos=True,
-                    show_eta=False,
-                    item_show_func=str,
-                    file=sys.stderr,
-                )
-            self._bar.update(done - self._bar.pos, f"{detail}, {left}")
-        elif time.monotonic() - self._said > 5 or done == total > self._done:
-            self._said, self._done = time.monotonic(), done
-            say(f"{self._label}: {done:,}/{total:,}, {detail}, {left}", err=True)
-
-
-class ExtractProgress(_Lines):
+class ExtractProgress(Lines):
     """Shows videos, frames per second, which part is the slowest, and the time left."""
 
     def __init__(self, dataset: str, process: Process) -> None:
@@ -89,7 +52,7 @@ class ExtractProgress(_Lines):
             progress.videos_done,
             progress.videos,
             f"{rate:,.1f} frames/s, {slowest}-bound ({share:.0f} %)",
-            _left(left),
+            time_left(left),
         )
 
 
@@ -97,7 +60,7 @@ _NO_LOSS = ("epoch", "learning_rate", "reversal", "scores", "seconds")
 """What stands in an epoch's metrics beside its losses."""
 
 
-class AdaptProgress(_Lines):
+class AdaptProgress(Lines):
     """Shows epochs, losses and the time left."""
 
     def __init__(self, config: AdaptConfig, runs: int) -> None:
@@ -126,10 +89,10 @@ class AdaptProgress(_Lines):
             self._runs.append(config)
         done = (len(self._runs) - 1) * self._epochs + epoch
         seconds = (time.monotonic() - self._begin) / self._trained * (self._total - done)
-        self.show(done, self._total, _losses(metrics), _left(seconds))
+        self.show(done, self._total, _losses(metrics), time_left(seconds))
 
 
-class _Along(_Lines):
+class _Along(Lines):
     """Shows how far source only has come that is trained along with a run."""
 
     def __init__(self, epochs: int) -> None:
@@ -141,7 +104,7 @@ class _Along(_Lines):
     def __call__(self, metrics: Mapping[str, Any]) -> None:
         self.seconds += metrics["seconds"]
         done = metrics["epoch"]
-        left = _left(self.seconds / done * (self._epochs - done))
+        left = time_left(self.seconds / done * (self._epochs - done))
         self.show(done, self._epochs, _losses(metrics), left)
 
 
@@ -154,7 +117,7 @@ def _losses(metrics: Mapping[str, Any]) -> str:
     )
 
 
-class BenchmarkProgress(_Lines):
+class BenchmarkProgress(Lines):
     """Shows how many runs are done, what is trained now, and the time left of the whole plan.
 
     Args:
@@ -194,7 +157,7 @@ class BenchmarkProgress(_Lines):
             f"{'-'.join(self._todo[f].row)} seed {self._todo[f].config.seed} epoch {epoch}"
             for f, (_, _, epoch) in self._running.items()
         )
-        left = _left(self.seconds_left())
+        left = time_left(self.seconds_left())
         self.show(self._total - len(self._todo), self._total, now or "writing tables", left)
 
     def seconds_left(self) -> float:
@@ -223,22 +186,7 @@ class BenchmarkProgress(_Lines):
         return self._spent(folder) * (epochs - first + 1) / (epoch - first + 1)
 
 
-class PredictProgress(_Lines):
-    """Shows predicted videos, videos per second and the time left."""
-
-    def __init__(self, videos: int) -> None:
-        super().__init__("predict")
-        self._videos = videos
-        self._begin = time.monotonic()
-
-    def __call__(self, done: int) -> None:
-        """Show that `done` videos are done, the unreadable ones among them."""
-        seconds = time.monotonic() - self._begin
-        left = _left(seconds / done * (self._videos - done))
-        self.show(done, self._videos, f"{done / max(seconds, 1e-9):,.1f} videos/s", left)
-
-
-class MoveProgress(_Lines):
+class MoveProgress(Lines):
     """Shows videos that were moved to new shards, megabytes per second and the time left."""
 
     def __init__(self, label: str) -> None:
@@ -250,10 +198,10 @@ class MoveProgress(_Lines):
         seconds = max(time.monotonic() - self._begin, 1e-9)
         rate = f"{moved.bytes / seconds / 1e6:,.1f} MB/s"
         left = seconds / moved.bytes * (moved.of_bytes - moved.bytes)
-        self.show(moved.videos, moved.of_videos, rate, _left(left))
+        self.show(moved.videos, moved.of_videos, rate, time_left(left))
 
 
-class ExchangeProgress(_Lines):
+class ExchangeProgress(Lines):
     """Shows imported or exported videos, features per second and the time left."""
 
     def __call__(self, progress: ExchangeStep) -> None:
@@ -261,10 +209,10 @@ class ExchangeProgress(_Lines):
         done, seconds = progress.videos_done, max(progress.seconds, 1e-9)
         left = seconds / done * (progress.videos - done) if done else float("inf")
         rate = progress.frames_done / seconds
-        self.show(done, progress.videos, f"{rate:,.0f} features/s", _left(left))
+        self.show(done, progress.videos, f"{rate:,.0f} features/s", time_left(left))
 
 
-class TransferProgress(_Lines, TransferEvents):
+class TransferProgress(Lines, TransferEvents):
     """Shows the megabytes of a store that were moved, how fast, and the time left."""
 
     def __init__(self, doing: str) -> None:
@@ -288,13 +236,4 @@ class TransferProgress(_Lines, TransferEvents):
             rate = self._moved / seconds
             left = (self._total - self._moved) / rate if rate > 0 else float("inf")
             done, total = (math.ceil(n / 1e6) for n in (self._moved, self._total))
-            self.show(done, total, f"{rate / 1e6:,.1f} MB/s", _left(left))
-
-
-def _left(seconds: float) -> str:
-    if seconds == float("inf"):
-        return "time left unknown"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    shown = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-    return f"{shown} left"
+            self.show(done, total, f"{rate / 1e6:,.1f} MB/s", time_left(left))

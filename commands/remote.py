@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.options import MANIFESTS, GivenPath, GivenPlace, GivenText
+from commands.options import MANIFESTS, QUIET, GivenPath, GivenPlace, GivenText
 from commands.progress import TransferProgress
 from commands.text import say
 from store.datasets import dataset_of, manifest_path
@@ -35,6 +35,7 @@ _REPLACE = "Where the same shards are there with other contents, put {} in their
     is_flag=True,
     help="Push although another push is under way there. Only if that one was killed.",
 )
+@QUIET
 def push_command(
     source: Path, place: Path | RemoteUrl, licence: str, replace: bool, take_over: bool
 ) -> None:
@@ -93,6 +94,7 @@ def push_command(
 )
 @click.option("--replace", is_flag=True, help=_REPLACE.format("those from there"))
 @MANIFESTS
+@QUIET
 def pull_command(
     place: Path | RemoteUrl,
     dest: Path,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from commands.options import DEVICE, GivenPath
+from commands.bar import StageProgress
+from commands.options import DEVICE, QUIET, GivenPath
 from commands.output import refuse_standing, write_result
 from commands.text import say
 from store.errors import (
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     help="Where your own benchmarks lie now, if they have moved.",
 )
 @DEVICE
+@QUIET
 def report_command(
     runs: tuple[Path, ...],
     out: Path,
@@ -87,17 +89,23 @@ def report_command(
 
     subjects = [read_subject(run) for run in runs]
     notes: list[str] = []
-    review = _reviewed(runs[0], device, features, root, notes)
-    if review is not None:
-        subjects[0] = _checked(subjects[0], review, notes)
-    listed = telling(subjects[0])
-    frames = _frames(subjects[0], listed, folders, notes) if folders else {}
-    report = Report(subjects, review, listed, frames, notes)
-    page = report.page()
-    if plots is not None:
-        plots.mkdir(exist_ok=True)
-        write_files(report.pictures, plots)
-    write_result(out, page)
+    with StageProgress("report", 3 + bool(folders)) as stage:
+        stage("predicting from features")
+        review = _reviewed(runs[0], device, features, root, notes)
+        if review is not None:
+            subjects[0] = _checked(subjects[0], review, notes)
+        listed, frames = telling(subjects[0]), {}
+        if folders:
+            stage("frames of videos")
+            frames = _frames(subjects[0], listed, folders, notes)
+        stage("t-SNE, pictures and tables")
+        report = Report(subjects, review, listed, frames, notes)
+        page = report.page()
+        stage("writing files")
+        if plots is not None:
+            plots.mkdir(exist_ok=True)
+            write_files(report.pictures, plots)
+        write_result(out, page)
     for note in report.notes:
         say(f"Note: {note}", err=True)
     where = f", {len(report.pictures)} pictures in {printable(plots)}" if plots else ""

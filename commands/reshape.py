@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from commands.options import MANIFESTS, GivenPath, GivenText
+from commands.options import MANIFESTS, QUIET, GivenPath, GivenText
 from commands.progress import MoveProgress
 from commands.text import say
 from extract.videos import VIDEO_SUFFIXES
@@ -31,6 +31,7 @@ OUT = click.option(
 @click.command("merge")
 @click.argument("folders", metavar="A B...", type=GivenPath(folder=True), nargs=-1, required=True)
 @OUT
+@QUIET
 def merge_command(folders: tuple[Path, ...], out: Path) -> None:
     """Make one store of several of the same data set, made with the same config.
 
@@ -60,6 +61,7 @@ def merge_command(folders: tuple[Path, ...], out: Path) -> None:
 )
 @OUT
 @MANIFESTS
+@QUIET
 def subset_command(
     folder: Path, benchmark: str | None, listing: Path | None, out: Path, root: Path
 ) -> None:
@@ -125,6 +127,7 @@ def _say_written(written: Written, twice: str) -> None:
 
 @click.command("repack")
 @click.argument("folder", metavar="DIR", type=GivenPath(folder=True))
+@QUIET
 def repack_command(folder: Path) -> None:
     """Give stores shards of the usual size again, without features that nothing refers to.
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from commands.bar import MEGABYTE, CountProgress
 from commands.compare import compare_command
 from commands.exchange import store_import
 from commands.exchange_export import store_export
-from commands.options import DEVICE, FEATURES, MANIFESTS, GivenPath, GivenText
+from commands.options import DEVICE, FEATURES, MANIFESTS, QUIET, GivenPath, GivenText
+from commands.progress import MoveProgress
 from commands.remote import pull_command, push_command
 from commands.reshape import merge_command, repack_command, subset_command
 from commands.text import say
@@ -20,8 +23,9 @@ from store.check import CHECKS, verify
 from store.contents import Kind, Problem
 from store.datasets import dataset_videos
 from store.errors import ConfigError, StoreError, first_of
-from store.format import FAILURES, read_records
+from store.format import FAILURES, VIDEOS, read_records, shards_in
 from store.inventory import Summary, store_folders, summarise
+from store.plain import size_of
 from store.read import FeatureStore
 
 EXAMPLES = 3
@@ -90,6 +94,7 @@ def _contents(store: Summary) -> str:
     help="Where the weights are now, for --sample, if they have moved.",
 )
 @DEVICE
+@QUIET
 def store_verify(
     folder: Path, videos: tuple[Path, ...], sample: int, weights: str | None, device: str
 ) -> None:
@@ -117,7 +122,10 @@ def store_verify(
         )
     bad = 0
     for store in folders:
-        problems = list(verify(store, checks))
+        with CountProgress(
+            store.name, _bytes_to_read(store, videos), "MB", scale=MEGABYTE
+        ) as progress:
+            problems = list(verify(store, checks, progress.add))
         bad += bool(problems)
         found = f"{len(problems):,} problems" if problems else "no problem found"
         say(f"{store}: {found} ({_contents(summarise(store))})")
@@ -127,6 +135,15 @@ def store_verify(
             bad += not _say_sample(store, videos, sample, weights, device)
     if bad:
         sys.exit(1)
+
+
+def _bytes_to_read(folder: Path, videos: Sequence[Path]) -> int:
+    """About how many bytes `verify` reads: every shard twice, and the videos that a store was made of."""
+    total = 2 * sum(size_of(path) or 0 for path in shards_in(folder))
+    if videos:
+        with contextlib.suppress(StoreError):  # verify says what is wrong with the table
+            total += sum(row.source_bytes for row in read_records(folder / VIDEOS) if row.stored)
+    return total
 
 
 def _say_sample(
@@ -140,7 +157,11 @@ def _say_sample(
             raise StoreError(
                 f"{folder} has no stored video to extract again. Run extract, or leave --sample out."
             )
-        pairs = list(resample(store, videos, sample, weights=weights, device=device))
+        with CountProgress(folder.name, min(sample, len(store.records)), "videos") as progress:
+            pairs = []
+            for pair in resample(store, videos, sample, weights=weights, device=device):
+                pairs.append(pair)
+                progress.add()
         by_decord = {v for v, record in store.records.items() if record.decoder == "decord"}
         other = sum(pair.video in by_decord for pair in pairs)
     same = sum(pair.identical for pair in pairs)
@@ -170,6 +191,7 @@ def _say_problems(kind: Kind, problems: Sequence[Problem]) -> None:
 @click.argument("folder", metavar="DIR", type=GivenPath())
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @MANIFESTS
+@QUIET
 def store_prune(folder: Path, dry_run: bool, root: Path) -> None:
     """Remove the features of videos that no benchmark lists any more.
 
@@ -197,7 +219,10 @@ def store_prune(folder: Path, dry_run: bool, root: Path) -> None:
         if dry_run:
             say(f"{path}: {len(stored):,} of {count:,} stored videos are listed nowhere{example}")
         else:
-            gone = drop_videos(path, {*stored, *unlisted}) if stored or unlisted else 0
+            gone = 0
+            if stored or unlisted:
+                with MoveProgress(path.name) as progress:
+                    gone = drop_videos(path, {*stored, *unlisted}, on_progress=progress)
             say(f"{path}: {gone:,} of {count:,} stored videos were removed{example}")
 
 

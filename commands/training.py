@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from adapt.config import BANKS, DATA, RUN, AdaptConfig
-from commands.options import DEVICE, FEATURES_OR_URL, MANIFESTS, GivenPath, GivenText
+from commands.options import DEVICE, FEATURES_OR_URL, MANIFESTS, QUIET, GivenPath, GivenText
 from commands.progress import AdaptProgress
 from commands.remote import data_options
 from commands.text import say
@@ -84,7 +84,7 @@ def run_options(*more: click.Option) -> dict[str, list[click.Option]]:
                 help="Folder for what is trained.",
                 show_default="runs/<source>-<target>/<method>-<seed, seeds or study>-<time>",
             ),
-            *_made(DEVICE),
+            *_made(DEVICE, QUIET),
             click.Option(
                 ["--resume"],
                 is_flag=True,

@@ -17,6 +17,7 @@ def sources_in(roots: Sequence[Path]) -> Check:
     def sources(contents: Contents) -> Iterator[Problem]:
         for row in contents.rows or ():
             found = _source_problem(row, roots) if row.stored else ""
+            contents.on_bytes(row.source_bytes)
             if found:
                 yield Problem(kind=Kind.SOURCE, where=row.video, found=found)
 

@@ -43,8 +43,11 @@ _UNREADABLE = (StoreError, *UNREADABLE)
 Check = Callable[[Contents], Iterable[Problem]]
 
 
-def verify(folder: Path, checks: Sequence[Check]) -> Iterator[Problem]:
+def verify(
+    folder: Path, checks: Sequence[Check], on_bytes: Callable[[int], None] = lambda count: None
+) -> Iterator[Problem]:
     """Yield every problem of the store in `folder`. If an extraction is writing, look again a few times.
+    Every shard is read twice, as a file and as features; `on_bytes`: see `Contents`.
 
     Raises:
         OSError: the folder itself cannot be listed.
@@ -56,7 +59,7 @@ def verify(folder: Path, checks: Sequence[Check]) -> Iterator[Problem]:
         if look:
             time.sleep(_PAUSE_SECONDS)
         begin = _state(folder)
-        contents = Contents(folder, known)
+        contents = Contents(folder, known, on_bytes)
         problems = contents.problems + [p for check in checks for p in check(contents)]
         writing = bool(writers(folder)) or _state(folder) != before
         # After a shard is finished and before its index is written, a writer cannot be seen: look twice.
@@ -231,6 +234,7 @@ def _video_problems(contents: Contents, file: h5py.File, shard: str, video: str)
         return
     crc32, finite = 0, True
     for values in values_of(dataset, contents.folder / shard):
+        contents.on_bytes(values.nbytes)
         crc32 = zlib.crc32(values.data, crc32)
         finite = finite and bool(np.isfinite(values).all())
     if f"{crc32:08x}" != record.crc32:

@@ -70,10 +70,16 @@ class Contents:
     Args:
         known: digests of shards that were hashed before, by name, size, time and inode. New ones are
             added to it.
+        on_bytes: told how many bytes of shards or videos have been read since it was last told.
     """
 
-    def __init__(self, folder: Path, known: dict[tuple[Any, ...], str] | None = None) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        known: dict[tuple[Any, ...], str] | None = None,
+        on_bytes: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self.folder, self.on_bytes = folder, on_bytes
         self.problems: list[Problem] = []
         self.digests: dict[str, str] = {}
         """sha256 of every file whose name belongs in a store."""
@@ -135,6 +141,7 @@ class Contents:
                 self._known[identity] = hash_plain(path)[0]
             self.digests[path.name] = self._known[identity]
             self.sizes[path.name] = found.st_size
+            self.on_bytes(found.st_size)
         except (OSError, StoreError) as error:
             self._add(Kind.UNREADABLE, path.name, str(error))
 

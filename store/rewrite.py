@@ -31,11 +31,18 @@ class Repacked:
     bytes: tuple[int, int]
 
 
-def drop_videos(folder: Path, videos: Collection[str], *, pending: bool = False) -> int:
+def drop_videos(
+    folder: Path,
+    videos: Collection[str],
+    *,
+    pending: bool = False,
+    on_progress: Report = lambda moved: None,
+) -> int:
     """Remove the features of some videos from a store; return how many of them it had.
 
     Args:
         videos: their ids. If a video is not stored, only its row is removed.
+        on_progress: told after each video that was moved to another shard.
         pending: keep them listed as not extracted yet, instead of removing their rows.
 
     Raises:
@@ -48,7 +55,7 @@ def drop_videos(folder: Path, videos: Collection[str], *, pending: bool = False)
         dropped = gone & store.stored.keys()
         old = [p for p in shards_in(folder) if gone & store.records_of(p.name).keys()]
         left = listed if pending else listed - gone
-        _replace(store, index, left, old, gone, lambda moved: None)
+        _replace(store, index, left, old, gone, on_progress)
     return len(dropped)
 
 

@@ -49,7 +49,7 @@ def test_the_options_of_extract_are_a_conscious_list() -> None:
         *("dataset", "videos", "features", "root", "input", "limit"),
         *("backbone", "weights", "preset", "stride", "frames_per_video", "precision"),
         *("device", "batch", "workers", "decode_timeout", "rank", "world"),
-        *("keep_damaged", "redo"),
+        *("keep_damaged", "redo", "quiet"),
     }
 
 

@@ -120,7 +120,7 @@ def test_other_videos_frames_and_configs(tmp_path: Path, cli) -> None:
     longer["naïve+"] = np.concatenate([longer["naïve+"], matrix(50, 1)])
     result = cli("store", "compare", a, make_store(tmp_path / "c", "t", longer), "--tolerance", 9)
     assert result.exit_code == 1 and "equal bytes, 1 another number of frames\n" in result.output
-    assert result.output.splitlines()[3].split() == [
+    assert result.stdout.splitlines()[3].split() == [
         *("20", "21", "1.000000", "1.000000", "0.00e+00", "naïve+")
     ]
     other = make_store(tmp_path / "d", "t", features_of(), {**CONFIG, "stride": 2})
