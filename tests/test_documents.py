@@ -47,7 +47,7 @@ QUICK = {
     ),
     "benchmark": (
         *("--methods", "source-only,infomax", "--epochs", 1, "--seeds", 0, "--jobs", 1),
-        *("--set", "batch_size=4", "--device", "cpu"),
+        *("--set", "batch_size=4", "--device", "cpu", "--benchmark", "toy"),
     ),
 }
 """Options that are added at the end of a command, so that it takes seconds. The last value counts."""
