@@ -33,10 +33,15 @@ WORDS = {
     **{"kinetics": "studio", "gameplay": "cctv", "weizmann": "studio", "arid": "phone"},
     **{"jump,run,walk": "blinds,grow,orbit,ring,spin", "Walk_10_1.mp4": "spin/spin_00.mp4"},
     "weights/mobilenet_v2.pth": "random:0",
-    # Places that a page leaves to the reader.
-    **{"N": "1", "NAME": "infomax", "DIR": "features/studio"},
+    # Places that a page leaves to the reader. A bucket is a folder here.
+    **{"s3://our-bucket/features": "bucket", "URL": "bucket", "/data/features": "pulled"},
+    **{"SRC": "features", "FOLDER": "out", "N": "1", "NAME": "infomax"},
+    "resnet101": "mobilenet_v3_small",
 }
 """What stands in a page, and what it is in the small world, in this order."""
+STORES = {"A": "features/studio", "B": "bucket/studio"}
+AFTER = {"--benchmark": "toy", "--dataset": "other"}
+"""What NAME is, after these options."""
 BACKBONE = ("--backbone", "mobilenet_v3_small", "--weights", "random:0", "--precision", "float32")
 QUICK = {
     "extract": (*BACKBONE, "--stride", 4, "--workers", 1, "--device", "cpu"),
@@ -78,15 +83,32 @@ def in_the_world(words: Sequence[str]) -> list[str]:
     """The words of a command of `cli.py`, as they are given in the small world."""
     text = [*words]
     for at, word in enumerate(text):
-        if word == "DIR" and text[at - 1] == "--videos":
-            text[at] = "videos/studio"
-        if word.endswith("/RUN"):
+        before = text[at - 1]
+        if word == "DIR":
+            text[at] = _folder_for(text, before)
+        elif word == "NAME" and before in AFTER:
+            text[at] = AFTER[before]
+        elif word.endswith("/RUN"):
             [text[at]] = [str(p) for p in Path(word[:-4]).iterdir() if p.is_dir()]
-        if word in ("A", "B") and "compare" in text:
-            [text[at]] = [str(p) for p in Path("features/studio").iterdir()]
+        elif word in STORES:
+            [text[at]] = map(str, Path(STORES[word]).iterdir())
+        elif word == "features" and "merge" in text:
+            text[at] = "merged"
+        elif re.search(r"/resnet101-[0-9a-f]{8}$", word):
+            [text[at]] = map(str, Path("features/cctv").iterdir())
         for name, ours in WORDS.items():
             text[at] = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", ours, text[at])
     return [*text, *map(str, () if "-h" in text else QUICK.get(text[0], ()))]
+
+
+def _folder_for(words: Sequence[str], before: str) -> str:
+    """What DIR is: videos, others' features, or a store."""
+    if before == "--videos":
+        return "videos/studio"
+    if "import" in words:
+        return "dataset/cctv/RGB-feature"
+    [store] = Path("features/studio").iterdir()
+    return str(store)
 
 
 def find_command(words: Sequence[str]) -> tuple[click.Command, str, list[str]]:
@@ -127,7 +149,8 @@ def check_without_running(words: Sequence[str]) -> None:
 def run(words: Sequence[str]) -> None:
     """Run a command of `cli.py` in the current folder, which is a small world."""
     given = in_the_world(words)
-    if given[:2] == ["manifest", "from-folder"] and "--update" not in given:
+    makes = given[:2] == ["manifest", "from-folder"] and "--update" not in given
+    if makes or (given[:2] == ["store", "import"] and "--list" in given):
         name = given[given.index("--benchmark") + 1]
         shutil.rmtree(Path("manifests") / name, ignore_errors=True)  # the reader makes it just now
     if given[0] == "extract" and "--redo" not in given:
@@ -193,6 +216,13 @@ def ready(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for step in steps:
             run(step)
         shutil.copytree("runs/infomax", "runs/b")
+        shutil.copytree("features", "bucket")
+        [store] = Path("features/cctv").iterdir()
+        run(("store", "export", "--format", "t7", str(store), "--out", "dataset/cctv"))
+        shutil.copytree("dataset/cctv", "dataset/x")
+        for split in ("train", "val"):
+            shutil.copy(f"dataset/x/list_cctv_{split}_toy-feature.txt", f"list_x_{split}.txt")
+        shutil.copy("dataset/x/classInd_toy.txt", "classInd.txt")
     return world
 
 
