@@ -9,6 +9,7 @@ from typing import Any
 
 from store.errors import RunError
 from store.files import explained, write_text
+from store.program import program
 
 GO_ON = "Make room, then run the same command with --run and --resume: what was kept is kept."
 """What to do when a disk refuses a run's files."""
@@ -34,7 +35,12 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(f"{folder} has no {name}: no run, or one that did not finish.") from None
+        listed = f"To see the runs that there are: {program()} runs list"
+        if not folder.exists():
+            raise RunError(f"There is no folder {folder}. {listed}") from None
+        raise RunError(
+            f"{folder} has no {name}: no run, or one that did not finish. {listed}"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged: {error}") from error
     if not isinstance(value, dict):

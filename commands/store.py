@@ -65,6 +65,20 @@ def store_list(features: Path) -> None:
             say("  " + ", ".join([str(config.get("backbone")), weights, *made]))
 
 
+def _stores_in(folder: Path) -> list[Path]:
+    """The stores in a folder, or that it is itself.
+
+    Raises:
+        StoreError: there is none.
+    """
+    folders = store_folders(folder)
+    if not folders:
+        raise StoreError(
+            f"There is no feature store in {folder}. Run extract, or name another folder."
+        )
+    return list(folders)
+
+
 def _contents(store: Summary) -> str:
     size = f"{store.bytes / 1e6:,.1f} MB"
     if not store.index:
@@ -86,6 +100,7 @@ def _contents(store: Summary) -> str:
     "--sample",
     type=click.IntRange(min=0),
     default=0,
+    show_default=True,
     help="Extract N random videos of each store again and compare; needs --videos.",
 )
 @click.option(
@@ -115,13 +130,8 @@ def store_verify(
     if sample and not videos:
         raise ConfigError("--sample extracts videos again: name their folder with --videos DIR.")
     checks = [*CHECKS, sources_in(videos)] if videos else CHECKS
-    folders = store_folders(folder)
-    if not folders:
-        raise StoreError(
-            f"There is no feature store in {folder}. Run extract, or name another folder."
-        )
     bad = 0
-    for store in folders:
+    for store in _stores_in(folder):
         with CountProgress(
             store.name, _bytes_to_read(store, videos), "MB", scale=MEGABYTE
         ) as progress:
@@ -204,7 +214,7 @@ def store_prune(folder: Path, dry_run: bool, root: Path) -> None:
     """
     from store.rewrite import drop_videos
 
-    for path in store_folders(folder):
+    for path in _stores_in(folder):
         with FeatureStore(path) as store:
             listed = dataset_videos(store.index["dataset"], root)
             stored = sorted(store.records.keys() - listed.keys())

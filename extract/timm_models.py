@@ -7,6 +7,7 @@ Only this file knows timm, which need not be installed. A model is built without
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import logging
 import math
 import re
@@ -41,8 +42,6 @@ def resolved(options: ExtractConfig) -> ExtractConfig:
     model, _, tag = given.partition(".")
     known, tags = _timm().list_models(), _tags(model)
     if model not in known:
-        import difflib
-
         near = ", ".join(TIMM + name for name in difflib.get_close_matches(model, known))
         examples = near or "timm:vit_small_patch14_dinov2, timm:convnextv2_atto"
         raise ConfigError(f"timm has no model {model!r}. Examples: {examples}.")

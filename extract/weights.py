@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import pickle
 import re
 from collections.abc import Mapping
@@ -45,10 +46,12 @@ def load_model(backbone: str, weights: str) -> tuple[nn.Module, str, str]:
     """
     if is_timm(backbone):
         return timm_models.load(backbone, weights)
-    if backbone not in torchvision.models.list_models(module=torchvision.models):
+    known = torchvision.models.list_models(module=torchvision.models)
+    if backbone not in known:
+        examples = difflib.get_close_matches(backbone, known) or ["resnet101", "vit_b_16", "swin_t"]
         raise ConfigError(
-            f"torchvision has no classification model {backbone!r}. "
-            "Examples: resnet101, resnet50, mobilenet_v2, convnext_tiny, vit_b_16, swin_t."
+            f"torchvision has no classification model {backbone!r}. Examples: {', '.join(examples)}. "
+            "Models of timm are named timm:NAME."
         )
     if seed := re.fullmatch(r"random:(\d+)", weights):
         model = build_model(backbone, seed=int(seed[1]))

@@ -56,7 +56,7 @@ def read_table(
                 raise ManifestError(f"{where}: expected {len(header)} columns, got {len(cells)}.")
             rows.append((where, dict(zip(header, cells))))
     if header is None:
-        _check_header(shown, [], columns)
+        raise ManifestError(f"{shown} is empty: its first line must be {','.join(columns)}.")
     return rows
 
 

@@ -127,7 +127,11 @@ def test_evaluate_after_the_folders_moved(cli, problem: Path) -> None:
 def test_evaluate_without_a_finished_run(cli, tmp_path: Path) -> None:
     result = cli("evaluate", tmp_path / "nothing")
     assert result.exit_code == 1
-    assert "has no config.json: no run, or one that did not finish." in result.output
+    assert f"There is no folder {tmp_path / 'nothing'}. To see the runs that there" in result.output
+    assert result.output.endswith("runs list\n")
+    (tmp_path / "nothing").mkdir()
+    result = cli("evaluate", tmp_path / "nothing")
+    assert "has no config.json: no run, or one that did not finish. To see" in result.output
 
 
 def test_source_only(cli, problem: Path) -> None:

@@ -177,3 +177,24 @@ def test_both_stages_as_the_readme_has_them(cli, tmp_path: Path, device: torch.d
     videos = ("--videos", tmp_path / DOMAINS[0], "--sample", 2)
     again = cli("store", "verify", store, *videos, *on)
     assert again.exit_code == 0, again.output
+
+
+def test_what_a_new_user_gets_wrong_is_answered_with_what_to_do(cli, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "m" / "mine").mkdir(parents=True)
+    (tmp_path / "m" / "mine" / "a.csv").touch()
+    weights = ("--weights", "random:0", "--videos", tmp_path / "empty", "--features", tmp_path)
+    for arguments, code, message in (
+        (("store", "prune", tmp_path / "empty"), 1, "There is no feature store in"),
+        (("store", "verify", tmp_path / "empty"), 1, "There is no feature store in"),
+        (("evaluate", tmp_path / "none"), 1, "runs list"),
+        (("predict", tmp_path / "empty"), 1, "one that did not finish. To see the runs"),
+        (("manifest", "list", "--manifests", tmp_path / "m"), 1, "a.csv is empty: its first line"),
+        (
+            ("extract", "--dataset", "hmdb51", *weights, "--backbone", "resnet1010"),
+            2,
+            "Examples: resnet101, ",
+        ),
+    ):
+        result = cli(*arguments)
+        assert (result.exit_code, message in result.output) == (code, True), result.output

@@ -212,7 +212,7 @@ GOOD = b"a,0,x,train,1\n"
             HEADER + GOOD + b'"b,0,x,train,1\n',
             r"line 3: this is no CSV .* a quotation mark missing",
         ),
-        (b"", r"the columns must be video,label,class,split,frames, got ''"),
+        (b"", r"is empty: its first line must be video,label,class,split,frames\."),
         (b"video;label;class;split;frames\n", r"columns must be .* got 'video;label"),
     ],
 )
