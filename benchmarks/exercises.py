@@ -116,6 +116,9 @@ def table(found: Mapping[tuple[str, str], Mapping[int, tuple[float, float]]]) ->
 @npz_option("exercise_mobilenetv2.npz")
 @record_options(seeds="0,1,2,3,4")
 @click.option(
+    "--folder", type=click.Path(path_type=Path), help="Keep everything in this new folder."
+)
+@click.option(
     "--source",
     "sources",
     type=click.Choice(DOMAINS),
@@ -128,6 +131,7 @@ def main(
     seeds: str,
     chosen: tuple[str, ...],
     more: tuple[str, ...],
+    folder: Path | None,
     sources: tuple[str, ...],
 ) -> None:
     """Train every method in both directions, and print the table."""
@@ -135,7 +139,8 @@ def main(
     methods = choose_methods(METHODS, chosen, variants)
     for source in sources or DOMAINS:
         [target] = set(DOMAINS) - {source}
-        with working_folder(None) as root:
+        kept = None if folder is None else folder / f"{source}-to-{target}"
+        with working_folder(kept) as root:
             folders = Folders.below(root)
             complete_record(
                 record_to,

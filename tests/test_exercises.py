@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import statistics
@@ -96,3 +97,24 @@ def test_both_directions_are_trained_once_and_the_table_is_the_record(
         mean, spread = statistics.fmean(values), statistics.stdev(values)
         assert cells[1 + 2 * place] == f"{mean:.1f} ± {spread:.1f}"
         assert cells[2 + 2 * place] == " ".join(f"{value:.1f}" for value in values)
+
+
+def test_a_folder_keeps_the_runs_of_each_direction(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exercises, "SHARED", "--frames 9 --width 8 --batch-size 4 --epochs 1")
+    kept, record = tmp_path / "kept", tmp_path / "record.jsonl"
+    arguments = ["--npz", str(npz), "--record", str(record), "--seeds", "3", "--folder", str(kept)]
+    recipe = ["--recipe", "plain=--method source-only"]
+    result = CliRunner().invoke(exercises.main, [*arguments, *recipe], catch_exceptions=False)
+    assert result.exit_code == 0
+    found = {}
+    for source, target in (("real", "render"), ("render", "real")):
+        run = kept / f"{source}-to-{target}" / "runs" / "plain" / "seed3"
+        config = json.loads((run / "config.json").read_text())["config"]
+        assert (config["source"], config["target"]) == (source, target)
+        rows = list(csv.DictReader((run / "predictions.csv").read_text().splitlines()))
+        right = sum(row["class"] == row["predicted"] for row in rows)
+        found[f"{source} -> {target}"] = round(100 * right / len(rows), 2)
+    records = [json.loads(line) for line in record.read_text().splitlines()]
+    assert found == {line["problem"]: line["overall"][0] for line in records}
