@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
@@ -58,6 +58,29 @@ METHODS = {
 """`dann` alone keeps its authors' epochs, batches and frames."""
 
 
+PLAIN = "plain"
+
+
+def with_root(frames_FD: np.ndarray) -> np.ndarray:
+    """The square roots of features that are not negative, (F, D) -> (F, D): large ones weigh less."""
+    return np.sqrt(frames_FD)
+
+
+def with_deviation(frames_FD: np.ndarray) -> np.ndarray:
+    """Beside every frame the deviation over the video's frames, (F, D) -> (F, 2 D): what moves."""
+    deviation_FD = np.broadcast_to(frames_FD.std(axis=0), frames_FD.shape)
+    return np.concatenate([frames_FD, deviation_FD], axis=1)
+
+
+INPUTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    PLAIN: lambda frames_FD: frames_FD,
+    "root": with_root,
+    "deviation": with_deviation,
+    "root-deviation": lambda frames_FD: with_deviation(with_root(frames_FD)),
+}
+"""What is done to a video's features, (F, D) float32, before they are stored; docs/closer.md."""
+
+
 def read_exercises(npz: Path) -> dict[str, dict[str, tuple[str, np.ndarray]]]:
     """Domain -> id -> class and features (F, D) float16, both in the order of the file.
 
@@ -75,8 +98,12 @@ def read_exercises(npz: Path) -> dict[str, dict[str, tuple[str, np.ndarray]]]:
     return found
 
 
-def write_problem(npz: Path, folders: Folders) -> None:
-    """Write manifests and stores of both domains; labels follow the sorted class names."""
+def write_problem(npz: Path, folders: Folders, inputs: str = PLAIN) -> None:
+    """Write manifests and stores of both domains; labels follow the sorted class names.
+
+    Args:
+        inputs: of `INPUTS`.
+    """
     videos = read_exercises(npz)
     classes = sorted({name for rows in videos.values() for name, _ in rows.values()})
     for domain, rows in videos.items():
@@ -91,8 +118,12 @@ def write_problem(npz: Path, folders: Folders) -> None:
             for video, (name, frames) in sorted(rows.items())
         ]
         write_manifest(folders.manifests / BENCHMARK / f"{domain}.csv", manifest)
-        features = {video: frames for video, (_, frames) in sorted(rows.items())}
-        write_features(folders.features, domain, CONFIG, features, WEIGHTS)
+        features = {
+            video: INPUTS[inputs](frames.astype(np.float32)).astype(np.float16)
+            for video, (_, frames) in sorted(rows.items())
+        }
+        config = CONFIG if inputs == PLAIN else {**CONFIG, "inputs": inputs}
+        write_features(folders.features, domain, config, features, WEIGHTS)
 
 
 def table(found: Mapping[tuple[str, str], Mapping[int, tuple[float, float]]]) -> str:
@@ -119,6 +150,13 @@ def table(found: Mapping[tuple[str, str], Mapping[int, tuple[float, float]]]) ->
     "--folder", type=click.Path(path_type=Path), help="Keep everything in this new folder."
 )
 @click.option(
+    "--inputs",
+    type=click.Choice(list(INPUTS)),
+    default=PLAIN,
+    show_default=True,
+    help="What is done to the features first.",
+)
+@click.option(
     "--source",
     "sources",
     type=click.Choice(DOMAINS),
@@ -132,11 +170,14 @@ def main(
     chosen: tuple[str, ...],
     more: tuple[str, ...],
     folder: Path | None,
+    inputs: str,
     sources: tuple[str, ...],
 ) -> None:
     """Train every method in both directions, and print the table."""
     variants = [recipe.replace("=", f"={SHARED} ", 1) for recipe in more]
     methods = choose_methods(METHODS, chosen, variants)
+    if inputs != PLAIN:  # the record tells results apart by their names
+        methods = {f"{name}, {inputs}": options for name, options in methods.items()}
     for source in sources or DOMAINS:
         [target] = set(DOMAINS) - {source}
         kept = None if folder is None else folder / f"{source}-to-{target}"
@@ -147,7 +188,7 @@ def main(
                 {"problem": f"{source} -> {target}"},
                 methods,
                 [int(seed) for seed in seeds.split(",")],
-                functools.partial(write_problem, npz, folders),
+                functools.partial(write_problem, npz, folders, inputs),
                 source=source,
                 target=target,
                 benchmark=BENCHMARK,

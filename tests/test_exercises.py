@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import statistics
 from pathlib import Path
 
@@ -118,3 +119,38 @@ def test_a_folder_keeps_the_runs_of_each_direction(
         found[f"{source} -> {target}"] = round(100 * right / len(rows), 2)
     records = [json.loads(line) for line in record.read_text().splitlines()]
     assert found == {line["problem"]: line["overall"][0] for line in records}
+
+
+@pytest.mark.parametrize("inputs", ["root", "deviation", "root-deviation"])
+def test_inputs_are_stored_as_their_formulas_say(npz: Path, tmp_path: Path, inputs: str) -> None:
+    folders = Folders.below(tmp_path)
+    exercises.write_problem(npz, folders, inputs)
+    arrays = np.load(npz)
+    begin, end = arrays["offsets"][3], arrays["offsets"][4]
+    [store] = find_stores(folders.features, "real").values()
+    stored = store.read(f"{CLASSES[0]}/v_3")
+    assert end - begin == 24
+    for frame in range(24):
+        plain = [float(x) for x in arrays["features"][begin + frame]]
+        expected = [math.sqrt(x) for x in plain] if "root" in inputs else plain
+        if "deviation" in inputs:
+            rows = [[float(x) for x in row] for row in arrays["features"][begin:end]]
+            rows = [[math.sqrt(x) for x in row] for row in rows] if "root" in inputs else rows
+            expected += [statistics.pstdev(column) for column in zip(*rows)]
+        assert stored[frame].tolist() == pytest.approx(expected, rel=2e-3, abs=1e-3)
+    assert store.index["config"]["inputs"] == inputs
+    store.close()
+
+
+def test_a_record_tells_inputs_apart(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exercises, "SHARED", "--frames 9 --width 8 --batch-size 4 --epochs 1")
+    record = tmp_path / "record.jsonl"
+    shared = ["--npz", str(npz), "--record", str(record), "--seeds", "0", "--source", "real"]
+    for inputs in ("plain", "root", "root"):
+        recipe = ["--inputs", inputs, "--recipe", "one=--method source-only"]
+        result = CliRunner().invoke(exercises.main, [*shared, *recipe], catch_exceptions=False)
+        assert result.exit_code == 0
+    names = [json.loads(line)["method"] for line in record.read_text().splitlines()]
+    assert names == ["one", "one, root"]
