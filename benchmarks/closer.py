@@ -3,7 +3,7 @@
 A video is one vector: the mean of its frames, with or without roots and deviations (`exercises.INPUTS`).
 Each domain is standardised by itself and both are projected on their common principal components; classes are
 Gaussians with one covariance, started on the source's labels. No target label is used but in the
-last columns. Everything is deterministic and takes a minute; docs/closer.md says what it means.
+last column. Everything is deterministic and takes a minute or two; docs/closer.md says what it means.
 
     OMP_NUM_THREADS=1 python -m benchmarks.closer
 """
