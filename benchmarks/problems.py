@@ -37,8 +37,17 @@ EXERCISES, PLANTED = "exercise_mobilenetv2.npz", "ucf14_vgg16.npz"
     show_default=True,
     help=f"Folder that holds {EXERCISES} and {PLANTED}.",
 )
-def write(problem: str, folder: Path, data: Path) -> None:
+@click.option(
+    "--inputs",
+    type=click.Choice(list(exercises.INPUTS)),
+    default=exercises.PLAIN,
+    show_default=True,
+    help="What is done to the features of the exercises before they are stored.",
+)
+def write(problem: str, folder: Path, data: Path, inputs: str) -> None:
     """Write manifests and features of PROBLEM into FOLDER, which is new or empty."""
+    if inputs != exercises.PLAIN and problem in GAPS:
+        raise click.UsageError("--inputs is for the exercises only.")
     with working_folder(folder) as root:
         folders = Folders.below(root)
         if problem in GAPS:
@@ -46,7 +55,7 @@ def write(problem: str, folder: Path, data: Path) -> None:
             planted_gap.write_problem(arrays, GAPS[problem], folders, benchmark=problem)
             pair = (planted_gap.SOURCE, planted_gap.TARGET)
         else:
-            exercises.write_problem(data / EXERCISES, folders)
+            exercises.write_problem(data / EXERCISES, folders, inputs)
             pair = exercises.DOMAINS
     click.echo(
         f"Written: {' and '.join(pair)}. Now run:\npython cli.py benchmark --benchmark {problem} "

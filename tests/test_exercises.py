@@ -1,15 +1,14 @@
-"""The benchmark of exercises: its split, its stores, and a record that a stopped command goes on from."""
+"""The benchmark of exercises: its split and its stores."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import statistics
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from benchmarks import exercises
 from benchmarks.common import Folders
@@ -67,32 +66,22 @@ def test_manifests_and_stores_hold_the_file(npz: Path, tmp_path: Path) -> None:
     assert splits == {"train", "eval"}
 
 
-def test_both_directions_are_trained_once_and_the_table_is_the_record(
-    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(exercises, "SHARED", "--frames 9 --width 8 --batch-size 4 --epochs 1")
-    path = tmp_path / "record.jsonl"
-
-    def run(*more: str) -> str:
-        arguments = ["--npz", str(npz), "--record", str(path), *more]
-        recipe = ("--recipe", "plain=--method source-only")
-        result = CliRunner().invoke(exercises.main, [*arguments, *recipe], catch_exceptions=False)
-        assert result.exit_code == 0
-        return result.output
-
-    run("--seeds", "0", "--source", "real")
-    first = path.read_text()
-    output = run("--seeds", "0,1")
-    assert path.read_text().startswith(first)  # what stood there was not run again
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    directions = ("real -> render", "render -> real")
-    assert sorted((r["problem"], r["seed"]) for r in records) == [
-        (direction, seed) for direction in directions for seed in (0, 1)
-    ]
-    [row] = [line for line in output.splitlines() if line.startswith("| plain |")]
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    for place, direction in enumerate(directions):
-        values = [r["overall"][0] for r in records if r["problem"] == direction]
-        mean, spread = statistics.fmean(values), statistics.stdev(values)
-        assert cells[1 + 2 * place] == f"{mean:.1f} ± {spread:.1f}"
-        assert cells[2 + 2 * place] == " ".join(f"{value:.1f}" for value in values)
+@pytest.mark.parametrize("inputs", ["root", "deviation", "root-deviation"])
+def test_inputs_are_stored_as_their_formulas_say(npz: Path, tmp_path: Path, inputs: str) -> None:
+    folders = Folders.below(tmp_path)
+    exercises.write_problem(npz, folders, inputs)
+    arrays = np.load(npz)
+    begin, end = arrays["offsets"][3], arrays["offsets"][4]
+    [store] = find_stores(folders.features, "real").values()
+    stored = store.read(f"{CLASSES[0]}/v_3")
+    assert end - begin == 24
+    for frame in range(24):
+        plain = [float(x) for x in arrays["features"][begin + frame]]
+        expected = [math.sqrt(x) for x in plain] if "root" in inputs else plain
+        if "deviation" in inputs:
+            rows = [[float(x) for x in row] for row in arrays["features"][begin:end]]
+            rows = [[math.sqrt(x) for x in row] for row in rows] if "root" in inputs else rows
+            expected += [statistics.pstdev(column) for column in zip(*rows)]
+        assert stored[frame].tolist() == pytest.approx(expected, rel=2e-3, abs=1e-3)
+    assert store.index["config"]["inputs"] == inputs
+    store.close()
