@@ -186,7 +186,7 @@ def choose_methods(
         variants: each NAME=OPTIONS.
 
     Raises:
-        click.UsageError: a chosen name is not there, or a variant has no name.
+        click.UsageError: a chosen name is not there, or a variant has no name or that of a method.
     """
     unknown = [name for name in chosen if name not in methods]
     if unknown:
@@ -196,6 +196,13 @@ def choose_methods(
     unnamed = [variant for variant in variants if "=" not in variant]
     if unnamed:
         raise click.UsageError(f"{unnamed[0]!r} is not NAME=OPTIONS.")
+    taken = [
+        variant.split("=", 1)[0] for variant in variants if variant.split("=", 1)[0] in methods
+    ]
+    if taken:
+        raise click.UsageError(
+            f"{taken[0]!r} is a method of this benchmark. Give the variant another name."
+        )
     asked = {name: methods[name] for name in chosen} if chosen or variants else dict(methods)
     return asked | dict(variant.split("=", 1) for variant in variants)
 

@@ -231,6 +231,8 @@ def test_methods_of_a_benchmark_are_chosen_by_name_or_given() -> None:
         choose_methods(known, ["dan"], [])
     with pytest.raises(click.UsageError, match="NAME=OPTIONS"):
         choose_methods(known, [], ["more"])
+    with pytest.raises(click.UsageError, match="'dann' is a method of this benchmark"):
+        choose_methods(known, [], ["dann=--method dann --epochs 3"])
 
 
 def toy(root: Path, **given) -> tuple[AdaptConfig, Loaded]:
