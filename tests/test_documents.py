@@ -36,7 +36,7 @@ WORDS = {
     # Places that a page leaves to the reader. A bucket is a folder here.
     **{"s3://our-bucket/features": "bucket", "URL": "bucket", "/data/features": "pulled"},
     **{"SRC": "features", "FOLDER": "out", "N": "1", "NAME": "infomax"},
-    "resnet101": "mobilenet_v3_small",
+    **{"resnet101": "mobilenet_v3_small", "v_Archery_g01_c01": "spin/spin_00"},
 }
 """What stands in a page, and what it is in the small world, in this order."""
 STORES = {"A": "features/studio", "B": "bucket/studio"}
@@ -79,6 +79,13 @@ SLOW = ("benchmark", "ablate")
 FOREIGN_OPTIONS = {"--nproc-per-node", "--array", "--gres", "--cpus-per-task"}
 
 
+def with_our_words(text: str) -> str:
+    """The text with the words of the small world."""
+    for name, ours in WORDS.items():
+        text = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w])", ours, text)
+    return text
+
+
 def in_the_world(words: Sequence[str]) -> list[str]:
     """The words of a command of `cli.py`, as they are given in the small world."""
     text = [*words]
@@ -96,8 +103,7 @@ def in_the_world(words: Sequence[str]) -> list[str]:
             text[at] = "merged"
         elif re.search(r"/resnet101-[0-9a-f]{8}$", word):
             [text[at]] = map(str, Path("features/cctv").iterdir())
-        for name, ours in WORDS.items():
-            text[at] = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", ours, text[at])
+        text[at] = with_our_words(text[at])
     return [*text, *map(str, () if "-h" in text else QUICK.get(text[0], ()))]
 
 
@@ -268,7 +274,7 @@ def test_the_python_of_a_page(
         return
     monkeypatch.chdir(shutil.copytree(ready, tmp_path / "world"))
     for block in found:
-        exec(compile(block.text, block.name, "exec"), {})
+        exec(compile(with_our_words(block.text), block.name, "exec"), {})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
