@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,11 @@ from store.check import CHECKS, verify
 from store.datasets import manifest_path
 from store.errors import StoreError
 from store.manifest import Video, write_manifest
+from store.pull import pull
 from store.read import FeatureStore
+from store.remote import open_remote
+from store.remote_stores import stores_at
+from store.remote_url import RemoteUrl
 
 
 @pytest.fixture(autouse=True)
@@ -444,3 +449,16 @@ def test_the_features_are_those_that_were_written(tmp_path: Path, cli) -> None:
             assert (a.read(video) == b.read(video)).all()
     with pytest.raises(StoreError, match="has no features of"):
         b.read("other")
+
+
+def test_two_pulls_at_once_fetch_every_byte_once(there: Path, tmp_path: Path) -> None:
+    """As the processes of torchrun do, whose features are at a URL."""
+    with serving(tmp_path / "there") as (server, url):
+        server.trickle = 0.0005
+        [found] = stores_at(open_remote(RemoteUrl.of(url)))
+        with ThreadPoolExecutor(2) as pool:
+            jobs = [pool.submit(pull, found, tmp_path / "here") for _ in range(2)]
+            fetched = sorted(job.result().shards for job in jobs)
+    assert fetched == [0, 3]
+    assert server.sent == sum(path.stat().st_size for path in there.glob("*.h5"))
+    assert contents(tmp_path / "here" / "mine" / there.name) == contents(there)
