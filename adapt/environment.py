@@ -15,8 +15,8 @@ from adapt import parallel
 from store.remote_url import redacted
 
 
-def environment() -> dict[str, Any]:
-    """Versions, machine and command, for a run's environment.json."""
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, machine and command, for a run's environment.json; the GPU is the one that trains."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": [redacted(argument) for argument in sys.argv],
@@ -27,5 +27,5 @@ def environment() -> dict[str, Any]:
         "h5py": h5py.__version__,
         "threads": torch.get_num_threads(),
         "processes": parallel.world(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     }

@@ -111,7 +111,7 @@ def _begin(
     """Claim the folder; what stands in it: `finished` and `result`, or `state_dict` to go on from."""
     check_memory(config, loaded.data)
     held.enter_context(run.claimed())
-    run.begin(config, loaded.record, environment(), resume=policy.resume)
+    run.begin(config, loaded.record, environment(loaded.data.device), resume=policy.resume)
     if run.is_finished():
         return {"finished": True, "result": _fields(run.result())}
     state_dict = checkpoint.kept(run)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import make_problem, metrics, toy_arguments
 from remotes import serving
 
@@ -129,7 +130,7 @@ def test_benchmark_takes_a_url(cli, problem: Path) -> None:
 def test_the_recorded_command_has_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
     given = ["cli.py", "adapt", "--features=https://me:p@ss@host/x", "--run", "a@b"]
     monkeypatch.setattr(sys, "argv", given)
-    assert environment()["command"] == [
+    assert environment(torch.device("cpu"))["command"] == [
         "cli.py",
         "adapt",
         "--features=https://***@host/x",
