@@ -214,8 +214,7 @@ def _shard_problems(contents: Contents, file: h5py.File, shard: str) -> Iterator
 
 def _newer_elsewhere(contents: Contents, file: h5py.File, shard: str, video: str) -> bool:
     """Return whether a shard of a higher number has the same features, as after a stopped rewrite."""
-    row = contents.by_video.get(video)
-    if row is None or row.shard <= shard:
+    if (row := contents.by_video.get(video)) is None or row.shard <= shard:
         return False
     try:
         return _read(contents, file, shard, video)[1].crc32 == row.crc32
@@ -246,10 +245,9 @@ def _video_problems(contents: Contents, file: h5py.File, shard: str, video: str)
 def _read(
     contents: Contents, file: h5py.File, shard: str, video: str
 ) -> tuple[h5py.Dataset, VideoRecord]:
-    path = contents.folder / shard
     config = contents.index["config"] if contents.index else config_in(file)
-    dataset = plain_dataset(file, video, path, config)
-    return dataset, record_of(dataset, path)
+    dataset = plain_dataset(file, video, contents.folder / shard, config)
+    return dataset, record_of(dataset, contents.folder / shard)
 
 
 CHECKS: tuple[Check, ...] = (hashes, tables, features)

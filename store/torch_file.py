@@ -3,7 +3,7 @@
 Both of torch's formats are read: the legacy one (several pickles, then the numbers) and the archive of
 torch 1.6 and later (a ZIP with `data.pkl` and `data/0`). Written is the legacy one, which every version
 of torch reads. The pickles go through `store/safe_pickle.py`, which admits as little as
-`torch.load(weights_only=True)`, and a file of 8 kB is read about four times as fast.
+`torch.load(weights_only=True)`, and take less than half of its time (benchmarks/README.md).
 """
 
 from __future__ import annotations
