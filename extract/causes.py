@@ -15,7 +15,7 @@ import numpy as np
 
 from extract.again import exact_backbone, kind_of
 from extract.backbone import Backbone
-from extract.config import PRESETS
+from extract.config import is_timm
 from extract.decode import FrameOptions
 from extract.events import Broken, Frames, Restarted
 from extract.pool import DecoderPool
@@ -184,7 +184,8 @@ def _geometries(backbone: Backbone) -> Iterator[tuple[str, FrameOptions]]:
     """Yield other ways to resize and to crop: name -> options of the decoder."""
     known = {backbone.frames}
     presets = []
-    for preset in PRESETS:
+    own = ("timm",) if is_timm(backbone.options.backbone) else ("ta3n", "torchvision")
+    for preset in own:
         frames = preprocessing(dataclasses.replace(backbone.options, preset=preset))[0]
         sizes = f"shorter side {frames.resize}, crop {frames.crop}"
         presets.append((f"the preset {preset} ({sizes})", frames))

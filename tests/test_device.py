@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 import pytest
 import torch
-from conftest import toy_arguments
+from conftest import config_for, toy_arguments
 from test_cli import commands
 
 from adapt import experiment
 from adapt.compute import pick_device
+from adapt.plan import Job
 from extract.backbone import Backbone
 from extract.config import ExtractConfig
 from store.errors import ConfigError
@@ -151,8 +152,9 @@ def test_a_benchmark_keeps_to_the_named_device(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     given = dict.fromkeys(("features", "root", "store", "allow_missing", "bank"))
     more = {"device": asked, "jobs": 0, "checkpoint_every": 25}
-    assert list(_crew({**given, **more}, 9).devices) == expected
-    assert set(_crew({**given, **more, "jobs": 4}, 9).devices) == set(expected)
+    plan = [Job(config=config_for({}, source="a", target="b"), folder=Path("a"))] * 9
+    assert list(_crew({**given, **more}, "toy", plan).devices) == expected
+    assert set(_crew({**given, **more, "jobs": 4}, "toy", plan).devices) == set(expected)
 
 
 @pytest.mark.gpu

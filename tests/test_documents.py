@@ -283,7 +283,16 @@ def test_every_option_that_a_page_names_is_there(page: Path) -> None:
     for _, command in all_commands():
         for option in command.params:
             known |= {*option.opts, *option.secondary_opts}
-    for module in ("planted_gap", "collapse", "exercises", "presets", "darkened"):
+    for module in (
+        "planted_gap",
+        "collapse",
+        "problems",
+        "results",
+        "presets",
+        "darkened",
+        "closer",
+        "scale",
+    ):
         for entry in vars(importlib.import_module(f"benchmarks.{module}")).values():
             if isinstance(entry, click.Command):
                 known |= {name for option in entry.params for name in option.opts}

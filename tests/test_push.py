@@ -56,6 +56,7 @@ def s3_server() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patched:
         for name, value in {**given, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
             patched.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()  # one of other tests knows other credentials
         yield boto3.client("s3")
         s3fs.S3FileSystem.clear_instance_cache()
         gc.collect()  # sessions that are still open complain here and not in another file's tests
