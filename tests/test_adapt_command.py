@@ -17,7 +17,7 @@ from conftest import CONFIG, make_store, toy_arguments
 from adapt import methods
 from store.manifest import read_manifest, write_manifest
 
-SHARED = """
+SHARED = """quiet 
 features manifests store allow-missing bank run device resume checkpoint-every config show-config seeds
 baselines tensorboard
 source target benchmark classes method preset seed select score-every epochs batch-size target-batch

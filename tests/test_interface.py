@@ -117,7 +117,7 @@ def test_what_is_refused_leaves_nothing(problem: Path) -> None:
         with pytest.raises(ConfigError):
             adapt.configure("left", "right", manifests=problem / "manifests", **given)
     for call in (adapt.evaluate, lambda run: adapt.predict(run, [np.zeros((3, 16))])):
-        with pytest.raises(Ma2lError, match="no run"):
+        with pytest.raises(Ma2lError, match="There is no folder"):
             call(problem / "nothing")
     assert sorted(problem.iterdir()) == before
 

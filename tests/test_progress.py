@@ -18,9 +18,15 @@ from test_cli import commands
 from commands.bar import CountProgress, StageProgress
 from extract.check_sources import sources_in
 from store.check import CHECKS, verify
+from store.moving import Moved
+from store.read import FeatureStore
 from store.rewrite import drop_videos
 
 LONG = {
+    *(
+        f"store {name}"
+        for name in ["merge", "subset", "repack", "import", "export", "push", "pull"]
+    ),
     *("extract", "adapt", "ablate", "benchmark", "evaluate", "predict", "report", "export"),
     *("store verify", "store compare", "store prune"),
 }
@@ -138,10 +144,14 @@ def test_verify_tells_every_byte_that_it_reads(folder: Path, tmp_path: Path) -> 
     assert len(told) >= 6  # the shard, and every video
 
 
-def test_prune_tells_every_shard(folder: Path) -> None:
-    told: list[int] = []
-    assert drop_videos(folder, {"v1"}, on_shard=told.append) == 1
-    assert told == [0, 1]
+def test_prune_tells_every_video_that_it_moves(folder: Path) -> None:
+    with FeatureStore(folder) as store:
+        left = len(store) - 1
+    told: list[Moved] = []
+    assert drop_videos(folder, {"v1"}, on_progress=told.append) == 1
+    assert [(moved.videos, moved.of_videos) for moved in told] == [
+        (number + 1, left) for number in range(left)
+    ]
 
 
 @pytest.mark.parametrize(
