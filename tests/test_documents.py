@@ -26,6 +26,8 @@ from cli import main
 from extract.synthetic import ACTIONS, make_collection
 
 WORDS = {
+    # What benchmarks/problems.py writes.
+    **{f"problems/exercises/{name}": name for name in ("manifests", "features")},
     # Data sets and benchmarks that a reader downloads.
     **{"/data/UCF-101": "videos/studio", "/data/kinetics": "videos/studio"},
     **{"ucf-hmdb-full": "toy", "ucf-hmdb-small": "toy", "ucf-olympic": "toy"},
