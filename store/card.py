@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from store.format import stored_dtype
 from store.remote_tables import Tables
 from store.remote_url import RemoteUrl
 
@@ -45,13 +46,14 @@ def card_of(tables: Tables, url: RemoteUrl, licence: str, date: str) -> str:
         "size_categories": [size],
     }
     root = str(url).rsplit("/", 2)[0]
+    dtype = stored_dtype(config).name
     facts = {
         "data set": dataset,
         "backbone": backbone,
         "weights": weights,
         **{name.replace("_", " "): config[name] for name in _FACTS if config.get(name)},
         "videos": f"{totals['stored']:,} of {totals['listed']:,} listed",
-        "frames": f"{totals['frames']:,}, {index['width']} float16 values each",
+        "frames": f"{totals['frames']:,}, {index['width']} {dtype} values each",
         "size": f"{sum(entry['bytes'] for entry in index['shards']) / 1e6:,.1f} MB",
         "shards": f"{len(index['shards']):,}",
         "config sha256": index["config_sha256"],
@@ -73,7 +75,7 @@ def card_of(tables: Tables, url: RemoteUrl, licence: str, date: str) -> str:
     ma2l-td store pull {root} --dataset {dataset}
     ma2l-td adapt --features {root} --source SOURCE --target TARGET
 
-Without the program: `shard-*.h5` hold one float16 dataset (frames, width) per video, named by its id;
+Without the program: `shard-*.h5` hold one {dtype} dataset (frames, width) per video, named by its id;
 `videos.csv` has a row per video. `sha256sum -c SHA256SUMS` checks every file but this one.
 
 ## How it was checked

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from conftest import REPOSITORY
+from conftest import CONFIG, REPOSITORY, make_store
 from remotes import change_index, contents, make_shards
 from test_pull import flip, problems, write_benchmark
 
@@ -401,6 +402,18 @@ def test_the_card_is_the_hubs_and_a_persons_own_text_stays(cli, tmp_path: Path) 
     assert path.read_text() == "my own words"
     result = cli("store", "push", mine, tmp_path / "there", "--licence", "a: b\n- c")
     assert result.exit_code == 2 and "is no identifier" in result.output
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_the_card_says_the_number_type_of_the_store(tmp_path: Path, dtype: str) -> None:
+    from store.card import card_of
+    from store.remote_tables import tables_here
+
+    config = {**CONFIG, "stored_dtype": dtype}
+    folder = make_store(tmp_path, "mine", {"one": np.ones((2, 3), dtype)}, config)
+    text = card_of(tables_here(folder), RemoteUrl("s3://a/b/c/d"), "mit", "today")
+    other = {"float16": "float32", "float32": "float16"}[dtype]
+    assert f"3 {dtype} values each" in text and f"one {dtype} dataset" in text and other not in text
 
 
 def test_a_card_cannot_be_steered_by_a_store(tmp_path: Path) -> None:
