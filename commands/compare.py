@@ -114,11 +114,12 @@ def compare_command(
                 progress.add()
         alike = _say_pairs(pairs, tolerance, show)
         if not alike:
-            _say_likely_causes(mine, yours, _unlike(pairs, tolerance))
+            unlike = _unlike(pairs, tolerance)
+            _say_likely_causes(mine, yours, unlike)
             if not roots:
                 say("To try causes on one of the videos: add --videos DIR")
             else:
-                _say_tried(mine, yours, _unlike(pairs, tolerance), roots, weights)
+                _say_tried(mine, yours, unlike, roots, weights)
     if not (same_config and pairs and alike and (allow_missing or not any(lonely))):
         sys.exit(1)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from adapt.config import AdaptConfig
 from commands.bar import Lines, time_left
 from store.machine import Process
-from store.transfer import Progress as TransferEvents
+from store.remote import Progress as TransferEvents
 
 if TYPE_CHECKING:
     from adapt.crew import Event

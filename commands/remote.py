@@ -12,11 +12,9 @@ import click
 from commands.options import MANIFESTS, QUIET, GivenPath, GivenPlace, GivenText
 from commands.progress import TransferProgress
 from commands.text import say
-from store.datasets import dataset_of, manifest_path
 from store.errors import StoreError, first_of
 from store.inventory import store_folders
 from store.machine import keep_freed_memory, process_of
-from store.manifest import read_manifest
 from store.remote_url import RemoteUrl
 
 if TYPE_CHECKING:
@@ -172,13 +170,9 @@ def data_options(given: Mapping[str, Any], benchmark: str, domains: Sequence[str
     features, store, root = given["features"], given["store"], given["root"]
     if isinstance(features, RemoteUrl):
         from store.remote_cache import cached
+        from store.remote_stores import domain_videos
 
-        videos = {
-            dataset_of(domain, root): {
-                video.id for video in read_manifest(manifest_path(benchmark, domain, root))
-            }
-            for domain in domains
-        }
+        videos = domain_videos(benchmark, domains, root)
         if process_of(os.environ).local_rank:  # the first process of a machine shows it
             found = cached(features, videos, chosen=store)
         else:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from store.compare import compare_features
+
 FARTHEST = 16
 """The largest shift that is looked for, in frames."""
 MOST_ROUNDING = 0.1
@@ -92,12 +94,8 @@ def correlation(a_TD: np.ndarray, b_TD: np.ndarray) -> float:
 
 
 def relative_error(a_TD: np.ndarray, b_TD: np.ndarray) -> float:
-    """Return ||a - b|| / ||b - mean(b)|| as `Pair.error` does; infinite if b does not vary but differs."""
-    variation = float(np.linalg.norm(b_TD - b_TD.mean(axis=0)))
-    difference = float(np.linalg.norm(a_TD - b_TD))
-    if difference == 0:
-        return 0.0
-    return difference / variation if variation > 0 else np.inf
+    """Return ||a - b|| / ||b - mean(b)||, see `Pair.error`; infinite if b does not vary but differs."""
+    return compare_features("", a_TD, b_TD).error
 
 
 def _other_values(a: np.ndarray, b: np.ndarray) -> Cause:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from store.errors import ManifestError, printable, shortened
-from store.ids import check_plain_name, folders_of_others, unicode_twins
+from store.ids import check_plain_name, clash_of
 from store.manifest import read_manifest
 from store.plain_csv import read_table
 from store.program import program
@@ -99,18 +99,13 @@ def dataset_videos(
                 )
             union[video.id] = known if known is not None else video.frames
             listed_by.setdefault(video.id, benchmark)
-    for pairs, what, shown in (
-        (folders_of_others(union), "is the folder of", str),
-        (unicode_twins(union), "differs only by Unicode normalisation from", ascii),
-    ):
-        if pairs:
-            one, other = pairs[0]
-            raise ManifestError(
-                f"Two benchmarks contradict each other about {dataset}: the id {shown(one)} of "
-                f"{listed_by[one]} {what} {shown(other)} of {listed_by[other]}, and one store "
-                f"cannot hold both ({len(pairs):,} such pairs). Rename the videos or the domain of one of "
-                "them."
-            )
+    if clash := clash_of(union):
+        raise ManifestError(
+            f"Two benchmarks contradict each other about {dataset}: the id {clash.shown(clash.one)} of "
+            f"{listed_by[clash.one]} {clash.what} {clash.shown(clash.other)} of {listed_by[clash.other]}, "
+            f"and one store cannot hold both ({clash.pairs:,} such pairs). Rename the videos or the domain "
+            "of one of them."
+        )
     return dict(sorted(union.items()))
 
 

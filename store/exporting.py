@@ -23,7 +23,7 @@ import numpy as np
 
 from store.errors import StoreError, first_of, printable
 from store.files import explained, write_text
-from store.format import VIDEOS
+from store.format import VIDEOS, read_table
 from store.ids import check_id, folders_of_others
 from store.locks import LOCK, folder_lock
 from store.plain import read_plain, size_of
@@ -142,7 +142,7 @@ class Exporter:
 
     def _claim(self) -> None:
         """Make sure that the folder is this export's, and note it."""
-        table = read_plain(self._store.folder / VIDEOS, 1 << 30)
+        table = read_table(self._store.folder / VIDEOS)
         mark = {
             "dataset": self._store.index["dataset"],
             "config_sha256": self._store.index["config_sha256"],

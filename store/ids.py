@@ -6,7 +6,8 @@ import difflib
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import NamedTuple
 
 from store.errors import ManifestError, printable, shortened
 
@@ -98,6 +99,30 @@ def unicode_twins(ids: Iterable[str]) -> list[tuple[str, str]]:
         if other != video:
             twins.append((other, video))
     return twins
+
+
+class Clash(NamedTuple):
+    """Two ids that no store can hold both, and how many such pairs there are."""
+
+    one: str
+    what: str
+    """What `one` is to `other`: the rest of a sentence about them."""
+    other: str
+    pairs: int
+    shown: Callable[[str], str]
+    """Shows an id so that the two can be told apart."""
+
+
+def clash_of(ids: Iterable[str]) -> Clash | None:
+    """Return the first pair of ids that no store can hold both; None if there is none."""
+    known = set(ids)
+    for pairs, what, shown in (
+        (folders_of_others(known), "is the folder of", printable),
+        (unicode_twins(known), "differs only by Unicode normalisation from", ascii),
+    ):
+        if pairs:
+            return Clash(pairs[0][0], what, pairs[0][1], len(pairs), shown)
+    return None
 
 
 def _parents(video: str) -> Iterator[str]:

@@ -12,7 +12,7 @@ from store.datasets import (
     manifest_path,
 )
 from store.errors import ConfigError, ManifestError, first_of, printable
-from store.ids import check_id, folders_of_others, unicode_twins
+from store.ids import check_id, clash_of
 from store.list_files import Listed, ListFile, manifest_rows, read_list
 from store.manifest import Video, classes_of, read_manifest, write_manifest
 from store.own_benchmarks import refuse_name_clash
@@ -105,15 +105,11 @@ def listed_elsewhere(
         return dataset_videos(dataset, root)
     for video in found:
         check_id(video, f"The features to import as {dataset}")
-    for pairs, what in (
-        (folders_of_others(found), "is the folder of"),
-        (unicode_twins(found), "differs only by Unicode normalisation from"),
-    ):
-        if pairs:
-            one, other = pairs[0]
-            raise ManifestError(
-                f"{len(pairs)} videos cannot be told apart: {one!a} {what} {other!a}. Rename one of them."
-            )
+    if clash := clash_of(found):
+        raise ManifestError(
+            f"{clash.pairs} videos cannot be told apart: {clash.shown(clash.one)} {clash.what} "
+            f"{clash.shown(clash.other)}. Rename one of them."
+        )
     return dict.fromkeys(sorted(found))
 
 

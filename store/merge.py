@@ -14,7 +14,7 @@ from typing import Any
 
 from store.errors import ConfigError, StoreError, first_of, printable
 from store.format import INDEX, VIDEOS, config_differences, read_records, store_folder
-from store.ids import folders_of_others, near_ids, unicode_twins
+from store.ids import clash_of, near_ids
 from store.index import StoreIndex
 from store.moving import FIRST_NUMBER, Mover, Part, Report, alone_in, next_number
 from store.plan import plan_shards
@@ -72,16 +72,12 @@ def merge(
     plan = _plan_of(stores[0], _merged_run(stores))
     for store in stores:
         _add(plan, store)
-    for pairs, what in (
-        (folders_of_others(plan.parts | plan.absent), "is the folder of"),
-        (unicode_twins(plan.parts | plan.absent), "differs only by Unicode normalisation from"),
-    ):
-        if pairs:
-            raise StoreError(
-                f"{len(pairs):,} ids of one store contradict ids of another (first: "
-                f"{printable(pairs[0][0])} {what} {printable(pairs[0][1])}), and one store cannot hold "
-                "both. Leave them out of one: store subset DIR --videos FILE --out OTHER."
-            )
+    if clash := clash_of(plan.parts.keys() | plan.absent.keys()):
+        raise StoreError(
+            f"{clash.pairs:,} ids of one store contradict ids of another (first: "
+            f"{clash.shown(clash.one)} {clash.what} {clash.shown(clash.other)}), and one store cannot hold "
+            "both. Leave them out of one: store subset DIR --videos FILE --out OTHER."
+        )
     return _fill(plan, features, on_progress)
 
 

@@ -115,14 +115,25 @@ def alone_in(folder: Path) -> Iterator[None]:
         StoreError: another process is filling shards there.
     """
     with explained(folder), folder_lock(folder, wait=True):
-        remove_leftovers(folder)
-        filling = sorted(p.name for p in folder.glob(".shard-*.partial") if is_live(p))
-        if filling:
-            raise StoreError(
-                f"An extraction is filling {len(filling)} shards in {folder} {first_of(filling)}. Let it "
-                "finish, or stop it, and run this again; if it is dead on another machine, delete them."
-            )
+        refuse_filling(
+            folder,
+            "Let it finish, or stop it, and run this again; if it is dead on another machine, delete them.",
+        )
         yield
+
+
+def refuse_filling(folder: Path, remedy: str) -> None:
+    """Remove what dead processes left in a store whose lock is held, and refuse one that is being filled.
+
+    Raises:
+        StoreError: another process is filling shards there; `remedy` says what to do then.
+    """
+    remove_leftovers(folder)
+    filling = sorted(path.name for path in folder.glob(".shard-*.partial") if is_live(path))
+    if filling:
+        raise StoreError(
+            f"An extraction is filling {len(filling)} shards in {folder} {first_of(filling)}. {remedy}"
+        )
 
 
 def next_number(folder: Path, *, least: int = FIRST_NUMBER) -> int:

@@ -18,13 +18,15 @@ from typing import Any
 from store.errors import StoreError, first_of
 from store.files import explained, replacing
 from store.format import INDEX, shards_in
-from store.locks import folder_lock, is_live, remove_leftovers
+from store.locks import folder_lock, is_live
+from store.moving import refuse_filling
 from store.plain import hash_plain, size_of
 from store.read import FeatureStore
 from store.records import VideoRecord
+from store.remote import Progress
 from store.remote_stores import Found
 from store.remote_tables import Tables, check_same_config, index_at
-from store.transfer import Progress, check_room, download
+from store.transfer import check_room, download
 
 log = logging.getLogger(__name__)
 
@@ -123,13 +125,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _here(folder: Path, theirs: Tables) -> tuple[set[str], list[str]]:
     """Return which of their shards are here already, and which shards here are none of theirs."""
-    remove_leftovers(folder)
-    filling = sorted(path.name for path in folder.glob(".shard-*.partial") if is_live(path))
-    if filling:
-        raise StoreError(
-            f"An extraction is filling {len(filling)} shards in {folder} {first_of(filling)}. Let it end, "
-            "or pull into another folder."
-        )
+    refuse_filling(folder, "Let it end, or pull into another folder.")
     index = index_at(folder)
     if index is not None:
         check_same_config(Tables(index=index, rows=()), theirs, folder)

@@ -21,11 +21,10 @@ from store.claim import claimed
 from store.errors import ConfigError, StoreError
 from store.format import CARD, LARGEST, is_shard_name, renamed
 from store.plain import size_of
-from store.remote import open_remote
+from store.remote import Progress, open_remote
 from store.remote_fsspec import FsspecRemote
 from store.remote_tables import Tables, check_same_config, merged, tables_at, tables_here
 from store.remote_url import RemoteUrl
-from store.transfer import Progress
 
 _UPLOADS = 4
 """How many shards are uploaded at the same time, where the backend allows it."""
@@ -91,7 +90,7 @@ def push(
     _joined(ours, tables_at(remote, interrupted=True), replace, remote)  # refused before a claim
     with claimed(remote, take_over=take_over):
         before = tables_at(remote, interrupted=True)
-        _joined(ours, before, replace, remote)
+        after = _joined(ours, before, replace, remote)
         missing = _missing(ours, before, remote)
         _check_whole(folder, missing)
         if progress:
@@ -99,7 +98,6 @@ def push(
                 f"{ours.index['dataset']}/{folder.name}", sum(e["bytes"] for e in missing)
             )
         _upload(folder, remote, missing, progress or Progress())
-        after = _joined(ours, before, replace, remote)
         changed = _write_tables(after, remote)
         _check_tables(after, remote)
         _write_card(after, remote, licence)

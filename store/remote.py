@@ -43,6 +43,16 @@ class Remote(Protocol):
         """
 
 
+class Progress:
+    """Is told what is pulled or pushed; a command shows it, and by default nothing does."""
+
+    def begin(self, what: str, total: int) -> None:
+        """Take note that `total` bytes of a store are to be transferred."""
+
+    def tick(self, count: int) -> None:
+        """Take note that `count` bytes more are done."""
+
+
 def patiently(read: Callable[[], bytes], patience: list[int]) -> bytes:
     """Call `read` until it succeeds; give up after some broken connections in a row.
 

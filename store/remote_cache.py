@@ -13,10 +13,9 @@ from store.errors import StoreError, UnreachableError
 from store.format import INDEX, is_store_name
 from store.ids import is_plain_name
 from store.pull import pull
-from store.remote import Remote, open_remote
+from store.remote import Progress, Remote, open_remote
 from store.remote_stores import Found, found_at
 from store.remote_url import RemoteUrl
-from store.transfer import Progress
 
 log = logging.getLogger(__name__)
 

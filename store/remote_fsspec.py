@@ -97,7 +97,6 @@ class FsspecRemote:
 
     def table(self, name: str, limit: int) -> bytes | None:
         """Return a small file's bytes; None if it is not there."""
-        patience = [0]
         found = self.info(name)
         if found is None:
             return None
@@ -112,7 +111,7 @@ class FsspecRemote:
             with explaining(self.url, f"has no readable {name}"):
                 return bytes(self.fs.cat_file(self.at(name), start=0, end=found["size"]))
 
-        return patiently(whole, patience)
+        return patiently(whole, [0])
 
     def some(self, name: str, begin: int, end: int, size: int) -> bytes:
         """Return some bytes of a file; see `Remote`."""

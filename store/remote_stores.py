@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,9 +77,20 @@ def benchmark_videos(benchmark: str, root: Path = OWN_MANIFESTS) -> dict[str, se
     known = benchmarks(root)
     if benchmark not in known:
         raise ManifestError(f"There is no benchmark {benchmark[:60]!r}. Known: {', '.join(known)}.")
+    return domain_videos(benchmark, known[benchmark], root)
+
+
+def domain_videos(
+    benchmark: str, domains: Iterable[str], root: Path = OWN_MANIFESTS
+) -> dict[str, set[str]]:
+    """Return data set -> ids of its videos, for some domains of a benchmark.
+
+    Raises:
+        ManifestError: a manifest is absent or damaged.
+    """
     return {
         dataset_of(domain, root): {
             video.id for video in read_manifest(manifest_path(benchmark, domain, root))
         }
-        for domain in known[benchmark]
+        for domain in domains
     }

@@ -118,9 +118,10 @@ def tables_at(remote: Remote, *, interrupted: bool = False) -> Tables | None:
             f"{remote.url}: {INDEX} and {VIDEOS} are not of one state: a push was stopped there, or is still "
             "running. Push the store again, which completes it, or try again later."
         )
+    listed = {entry["file"] for entry in index["shards"]}
     rows = [
         row
-        if not row.stored or row.shard in {entry["file"] for entry in index["shards"]}
+        if not row.stored or row.shard in listed
         else VideoRecord(video=row.video, status="pending", error="its push was interrupted")
         for row in parse_records(raw[VIDEOS], shown / VIDEOS)
     ]

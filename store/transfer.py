@@ -32,16 +32,6 @@ Tick = Callable[[int], None]
 """Is told how many bytes more are done."""
 
 
-class Progress:
-    """Is told what is pulled or pushed; a command shows it, and by default nothing does."""
-
-    def begin(self, what: str, total: int) -> None:
-        """Take note that `total` bytes of a store are to be transferred."""
-
-    def tick(self, count: int) -> None:
-        """Take note that `count` bytes more are done."""
-
-
 class _Part:
     """The part file of one shard: what it has, and the sha256 of that."""
 

@@ -164,6 +164,10 @@ def test_merges_that_would_mix(tmp_path: Path) -> None:
         StoreError, match=r"1 ids of one store .* \(first: a is the folder of a/x\)"
     ):
         merge([mine, inside], tmp_path / "out")
+    composed = store_of(tmp_path / "composed", {"caf\u00e9": matrix(3, 3)})
+    apart = store_of(tmp_path / "apart", {"cafe\u0301": matrix(3, 3)})
+    with pytest.raises(StoreError, match=r"'cafe\\u0301' differs only by Unicode .* 'caf\\xe9'"):
+        merge([composed, apart], tmp_path / "out")
     for same in ([mine], [mine, mine.parent / "." / mine.name]):
         with pytest.raises(ConfigError, match="Name two or more different stores"):
             merge(same, tmp_path / "out")
