@@ -90,10 +90,8 @@ def events_of(run: RunFolder) -> Iterator[Events]:
     """The events of a run, with those of its earlier epochs; closed when `with` is left.
 
     Raises:
-        ConfigError: the package is not installed.
         RunError: the disk refuses.
     """
-    check_available()
     with explained(run.path / FOLDER, RunError, GO_ON):
         events = Events(run)
     try:

@@ -13,7 +13,7 @@ from commands.options import MANIFESTS, QUIET, GivenPath, GivenPlace, GivenText
 from commands.progress import TransferProgress
 from commands.text import say
 from store.errors import StoreError, first_of
-from store.inventory import store_folders
+from store.inventory import some_store_folders
 from store.machine import keep_freed_memory, process_of
 from store.remote_url import RemoteUrl
 
@@ -53,11 +53,7 @@ def push_command(
 
     keep_freed_memory()  # the blocks of a file, whose memory would be faulted in anew each time
     check_licence(licence)
-    folders = store_folders(source)
-    if not folders:
-        raise StoreError(
-            f"There is no feature store in {source}. Run extract, or name another folder."
-        )
+    folders = some_store_folders(source)
     root = writable(_url(place))
     with TransferProgress("push") as progress:
         for folder in folders:

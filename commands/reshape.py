@@ -11,9 +11,9 @@ from commands.progress import MoveProgress
 from commands.text import say
 from extract.videos import VIDEO_SUFFIXES
 from store.datasets import benchmarks, domain_of, manifest_path
-from store.errors import ConfigError, ManifestError, StoreError, shortened
+from store.errors import ConfigError, ManifestError, shortened
 from store.ids import near_ids
-from store.inventory import store_folders
+from store.inventory import some_store_folders
 from store.manifest import read_manifest
 from store.merge import Written, merge, subset
 from store.read import FeatureStore
@@ -140,10 +140,7 @@ def repack_command(folder: Path) -> None:
     Example:
       python cli.py store repack features/ucf101
     """
-    folders = store_folders(folder)
-    if not folders:
-        raise StoreError(f"There is no feature store in {folder}. Name another folder.")
-    for path in folders:
+    for path in some_store_folders(folder):
         with MoveProgress(f"repack {path.name}") as progress:
             done = repack(path, progress)
         shards, size = done.shards, [count / 1e6 for count in done.bytes]

@@ -24,7 +24,7 @@ from store.contents import Kind, Problem
 from store.datasets import dataset_videos
 from store.errors import ConfigError, StoreError, first_of
 from store.format import FAILURES, VIDEOS, read_records, shards_in
-from store.inventory import Summary, store_folders, summarise
+from store.inventory import Summary, some_store_folders, store_folders, summarise
 from store.plain import size_of
 from store.read import FeatureStore
 
@@ -63,20 +63,6 @@ def store_list(features: Path) -> None:
             ]
             weights = f"weights {store.index['run'].get('weights', 'unknown')}"
             say("  " + ", ".join([str(config.get("backbone")), weights, *made]))
-
-
-def _stores_in(folder: Path) -> list[Path]:
-    """The stores in a folder, or that it is itself.
-
-    Raises:
-        StoreError: there is none.
-    """
-    folders = store_folders(folder)
-    if not folders:
-        raise StoreError(
-            f"There is no feature store in {folder}. Run extract, or name another folder."
-        )
-    return list(folders)
 
 
 def _contents(store: Summary) -> str:
@@ -131,7 +117,7 @@ def store_verify(
         raise ConfigError("--sample extracts videos again: name their folder with --videos DIR.")
     checks = [*CHECKS, sources_in(videos)] if videos else CHECKS
     bad = 0
-    for store in _stores_in(folder):
+    for store in some_store_folders(folder):
         with CountProgress(
             store.name, _bytes_to_read(store, videos), "MB", scale=MEGABYTE
         ) as progress:
@@ -214,7 +200,7 @@ def store_prune(folder: Path, dry_run: bool, root: Path) -> None:
     """
     from store.rewrite import drop_videos
 
-    for path in _stores_in(folder):
+    for path in some_store_folders(folder):
         with FeatureStore(path) as store:
             listed = dataset_videos(store.index["dataset"], root)
             stored = sorted(store.records.keys() - listed.keys())

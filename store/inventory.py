@@ -47,6 +47,20 @@ def store_folders(root: Path) -> list[Path]:
     return list(_store_folders(root, depth=2))
 
 
+def some_store_folders(root: Path) -> list[Path]:
+    """Return what `store_folders` finds, which is at least one store.
+
+    Raises:
+        StoreError: there is none, or `root` is not a folder.
+    """
+    folders = store_folders(root)
+    if not folders:
+        raise StoreError(
+            f"There is no feature store in {root}. Run extract, or name another folder."
+        )
+    return folders
+
+
 def _store_folders(folder: Path, depth: int) -> Iterator[Path]:
     names = {path.name for path in folder.iterdir()}
     if (

@@ -163,7 +163,7 @@ def _in_blocks(
     ended: list[Future[bool]] = []
     opened: list[_Part] = []
     readers = ThreadPoolExecutor(remote.workers, thread_name_prefix="download")
-    place = folder / f"{entries[0]['file']}"
+    place = folder / entries[0]["file"]
     try:
         with (
             explained(place, StoreError, "Make room, then run the same command again."),
@@ -213,7 +213,7 @@ def _in_order(
 
 def _stream(remote: HttpRemote, folder: Path, entry: Mapping[str, Any], tick: Tick) -> bool:
     """Download one shard from its beginning, for a server that ignores ranges."""
-    place = folder / f"{entry['file']}"
+    place = folder / entry["file"]
     with explained(place, StoreError, "Make room, then run the same command again."):
         part = _Part(folder, entry)
         try:
