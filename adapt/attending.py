@@ -19,6 +19,7 @@ from adapt.loading import Loaded
 from adapt.loop import TrainingState
 from adapt.methods import Networks, TimeWeights
 from adapt.prediction import as_source, as_target
+from adapt.rows import Rows
 from adapt.run_files import write_json
 from adapt.runs import RunFolder
 from store.manifest import Video
@@ -72,15 +73,15 @@ def weights_over_time(
     """
     attention = methods.find(config.method).function("attention")
     networks.eval()
-    parts: list[TimeWeights] = []
+    weights, found = Rows(len(bank)), None
     for videos_B in torch.arange(len(bank)).split(_BATCH):
         features_BTD = bank.gather(videos_B, sample(bank, videos_B, config.frames, None))
-        found: TimeWeights | None = attention(networks, features_BTD, config, source=source)
+        found = attention(networks, features_BTD, config, source=source)
         if found is None:
             return None
-        parts.append(found)
-    weights_VT = torch.cat([part.weights_BT.cpu() for part in parts])
-    return TimeWeights(what=parts[0].what, weights_BT=weights_VT, even_T=parts[0].even_T.cpu())
+        weights.add(found.weights_BT)
+    assert found is not None
+    return TimeWeights(what=found.what, weights_BT=weights.all(), even_T=found.even_T.cpu())
 
 
 def _summary(found: TimeWeights, videos: Sequence[Video]) -> dict[str, Any]:

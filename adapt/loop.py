@@ -25,6 +25,7 @@ from adapt.methods import Networks, Progress, StepLosses
 from adapt.recolour import check_recoloured, recolouring_for
 from adapt.schedule import generator, learning_rate, named_seed, reversal_coefficient
 from adapt.watch import LossWatch, check_parameters
+from store.machine import return_freed_memory
 
 
 class TrainingState:
@@ -175,6 +176,7 @@ def train(
         state.epoch += 1
         means = watch.means(state.epoch)
         check_parameters(state.model, state.epoch, config)
+        return_freed_memory()
         seconds = time.monotonic() - begin
         on_epoch({"epoch": state.epoch, **means, **first, "seconds": seconds})
 

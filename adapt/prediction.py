@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +17,10 @@ from adapt.config import AdaptConfig
 from adapt.data import TrainingData
 from adapt.domain_norm import DomainBatchNorm
 from adapt.methods import Networks
+from adapt.rows import Rows
 from adapt.schedule import generator
 from store.errors import RunError
+from store.machine import return_freed_memory
 
 _BATCH = 256
 
@@ -42,15 +45,19 @@ def predict_with_features(model: nn.Module, bank: Bank, config: AdaptConfig) -> 
     classifier = getattr(model, "classifier", None)
     if not isinstance(classifier, nn.Module):
         return Predicted(predict(model, bank, config), None)
-    seen: list[Tensor] = []
-    handle = classifier.register_forward_pre_hook(lambda _, x: seen.append(x[0].double().cpu()))
+    features = Rows(len(bank))
+    seen: list[Tensor] = []  # of the draws of one batch
+
+    def after_batch() -> None:
+        features.add(torch.stack(seen).mean(dim=0))
+        seen.clear()
+
+    handle = classifier.register_forward_pre_hook(lambda _, x: seen.append(x[0].double()))
     try:
-        logits_VN = predict(model, bank, config)
+        logits_VN = _predict(model, bank, config, after_batch)
     finally:
         handle.remove()
-    draws = max(1, config.eval_draws)
-    batches = [torch.stack(seen[i : i + draws]).mean(dim=0) for i in range(0, len(seen), draws)]
-    return Predicted(logits_VN, torch.cat(batches).numpy())
+    return Predicted(logits_VN, features.all().numpy())
 
 
 def as_target(config: AdaptConfig, networks: Networks, data: TrainingData) -> nn.Module:
@@ -79,22 +86,30 @@ def as_source(config: AdaptConfig, networks: Networks, data: TrainingData) -> nn
     return model.eval()
 
 
-@torch.inference_mode()
 def predict(model: nn.Module, bank: Bank, config: AdaptConfig) -> Tensor:
     """Logits (V, N) on the CPU: at segment centres, or the mean over `eval_draws` seeded random draws.
 
     The draws depend on the seed only, so the same checkpoint always gives the same answer. Always in float32.
     """
+    return _predict(model, bank, config, lambda: None)
+
+
+@torch.inference_mode()
+def _predict(
+    model: nn.Module, bank: Bank, config: AdaptConfig, after_batch: Callable[[], None]
+) -> Tensor:
     model.eval()
+    return_freed_memory()
     chosen = generator(config.seed, "evaluate") if config.eval_draws else None
-    logits = []
+    logits = Rows(len(bank))
     for videos_B in torch.arange(len(bank)).split(_BATCH):
         draws = [
             model(bank.gather(videos_B, sample(bank, videos_B, config.frames, chosen)))
             for _ in range(max(1, config.eval_draws))
         ]
-        logits.append(torch.stack(draws).mean(dim=0).cpu())
-    return torch.cat(logits)
+        logits.add(torch.stack(draws).mean(dim=0))
+        after_batch()
+    return logits.all()
 
 
 @torch.no_grad()
@@ -108,26 +123,31 @@ def take_statistics(model: nn.Module, bank: Bank, frames: int) -> None:
         RunError: there is only a single value, which has no variance.
     """
     model.eval()
+    batches = torch.arange(len(bank)).split(_BATCH)
     for norm in [m for m in model.modules() if isinstance(m, nn.BatchNorm1d)]:
+        return_freed_memory()
         seen: list[Tensor] = []
         handle = norm.register_forward_pre_hook(lambda _, x, seen=seen: seen.append(x[0]))
-        sums, count = [], 0
-        for videos_B in torch.arange(len(bank)).split(_BATCH):
+        sums: Tensor | None = None
+        count = 0
+        for number, videos_B in enumerate(batches):
             model(bank.gather(videos_B, sample(bank, videos_B, frames, None)))
             if not seen:
                 break
             x = seen.pop().double()
             count += len(x)  # of frames or of videos, whatever this norm sees
-            sums.append(torch.stack([x.sum(0), x.square().sum(0)]))
+            if sums is None:
+                sums = x.new_zeros((len(batches), 2, x.shape[1]))
+            sums[number, 0], sums[number, 1] = x.sum(0), x.square().sum(0)
         handle.remove()
-        if not sums:
+        if sums is None:
             continue
         if count < 2:
             raise RunError(
                 "--statistics target needs more than one value of the target per batch norm, and "
                 "there is one video of one frame. Use --statistics running."
             )
-        mean_C, square_C = torch.stack(sums).sum(0) / count
+        mean_C, square_C = sums.sum(0) / count
         assert norm.running_mean is not None and norm.running_var is not None
         norm.running_mean.copy_(mean_C)
         norm.running_var.copy_((square_C - mean_C.square()) * (count / (count - 1)))

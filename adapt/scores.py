@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from store.machine import return_freed_memory
+
 Array = NDArray[np.float64]
 
 TEMPERATURE = 0.05
@@ -117,19 +119,29 @@ def density_ratios(source_VC: Array, target_VC: Array, held_out_VC: Array) -> Ar
         return np.ones(len(held_out_VC))  # too few to tell the domains apart and to check it
     x = np.concatenate([source_VC, target_VC])
     mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
-    x, held_out = (x - mean) / scale, (held_out_VC - mean) / scale
+    x -= mean  # in place, and divided once: with many source videos every copy is gigabytes
+    x /= scale
     domain = np.repeat([0, 1], [len(source_VC), len(target_VC)])
     fifth = np.arange(len(x)) % 5 == 4
+    fitted_on, judged_on, fitted_domain, judged_domain = (
+        x[~fifth],
+        x[fifth],
+        domain[~fifth],
+        domain[fifth],
+    )
+    del x
     found = []
     for penalty in np.logspace(-1, -5, 9):
-        model = LogisticRegression(C=1 / (penalty * len(x)), max_iter=1000)
+        return_freed_memory()
+        model = LogisticRegression(C=1 / (penalty * len(domain)), max_iter=1000)
         with warnings.catch_warnings():
             # One that is stopped early is a classifier too, and judged on videos it has not seen.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(x[~fifth], domain[~fifth])
-        found.append((log_loss(domain[fifth], model.predict_proba(x[fifth]), labels=[0, 1]), model))
+            model.fit(fitted_on, fitted_domain)
+        loss = log_loss(judged_domain, model.predict_proba(judged_on), labels=[0, 1])
+        found.append((loss, model))
     best = min(found, key=lambda pair: pair[0])[1]
-    source_V, target_V = best.predict_proba(held_out).T
+    source_V, target_V = best.predict_proba((held_out_VC - mean) / scale).T
     ratio: Array = len(source_VC) / len(target_VC) * target_V / np.maximum(source_V, 1e-12)
     return ratio
 

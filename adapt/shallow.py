@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from adapt.bank import Bank, sample
 from adapt.config import AdaptConfig
 from adapt.data import TrainingData
+from adapt.rows import Rows
 from store.errors import RunError
 from store.options import option
 
@@ -178,9 +179,9 @@ def pooled(data: TrainingData, config: ShallowOptions) -> Pooled:
 
 def mean_features(bank: Bank, frames: int) -> np.ndarray:
     """The mean of each video's frames at segment centres, (V, D) float64."""
-    means = [
-        bank.gather(videos_B, sample(bank, videos_B, frames, None)).mean(dim=1).double().cpu()
-        for videos_B in torch.arange(len(bank)).split(_BATCH)
-    ]
-    result: np.ndarray = torch.cat(means).numpy()
+    means = Rows(len(bank))
+    for videos_B in torch.arange(len(bank)).split(_BATCH):
+        x_BTD = bank.gather(videos_B, sample(bank, videos_B, frames, None))
+        means.add(x_BTD.mean(dim=1).double())
+    result: np.ndarray = means.all().numpy()
     return result

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +208,39 @@ def test_the_benchmarked_loop_computes_what_the_step_does() -> None:
     assert step_benchmark.check_equal(config, data) < 1e-10
     variants = step_benchmark.steps(config, data, TrainingState(config, data))
     assert [run() for run in variants.values()] == [None] * 5
+
+
+FRAGMENTS = """
+import sys
+import numpy as np
+from store.machine import keep_freed_memory, return_freed_memory
+
+def held():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) * 1024
+
+keep_freed_memory()
+before = held()
+small = []
+for size in range(20, 40):  # each block is larger than the holes left by those before it
+    block = np.ones(size * 1_000_000, np.uint8)
+    del block
+    small.append(np.ones(100_000, np.uint8))
+kept = held() - before
+return_freed_memory(above=10**9)
+unchanged = held() - before
+return_freed_memory(above=10**6)
+print(kept, unchanged, held() - before, all(x.all() for x in small))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_freed_memory_is_returned_where_much_is_kept() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FRAGMENTS], capture_output=True, text=True, check=True
+    )
+    kept, unchanged, left, whole = done.stdout.split()
+    assert whole == "True"
+    assert int(kept) > 30_000_000
+    assert int(unchanged) > 0.9 * int(kept)
+    assert int(left) < 15_000_000
