@@ -107,7 +107,8 @@ def test_a_sound_store_has_no_problem(folder: Path, cli) -> None:
         )
 
 
-def test_every_flipped_byte_is_found(folder: Path, cli) -> None:
+@pytest.mark.parametrize("flips", [36, pytest.param(360, marks=pytest.mark.slow)])
+def test_every_flipped_byte_is_found(folder: Path, cli, flips: int) -> None:
     random = np.random.default_rng(0)
     files = sorted(folder.iterdir())
     assert len(files) == 6
@@ -119,9 +120,9 @@ def test_every_flipped_byte_is_found(folder: Path, cli) -> None:
                 spans = [(d.get_offset(), d.get_storage_size()) for d in datasets]
             inside = {i for start, size in spans for i in range(start, start + size)}
             metadata += [(path, i) for i in range(path.stat().st_size) if i not in inside]
-    picked = [metadata[i] for i in random.integers(len(metadata), size=28)]
-    picked += [(p, int(random.integers(p.stat().st_size))) for p in files for _ in range(12)]
-    assert len(picked) == 100
+    picked = [metadata[i] for i in random.integers(len(metadata), size=flips // 3)]
+    picked += [(p, int(random.integers(p.stat().st_size))) for p in files for _ in range(flips // 9)]
+    assert len(picked) == flips
     for path, position in picked:
         clean = path.read_bytes()
         damaged = bytearray(clean)

@@ -92,7 +92,7 @@ def test_every_method_with_any_number_of_frames_and_videos(cli, problem: Path, c
     reads = methods.find(
         more[more.index("--method") + 1] if "--method" in more else "ma2l-td"
     ).reads
-    small = {"epochs": 3, "batch_size": 8, "width": 16, "compute": "float32", "levels": 3}
+    small = {"epochs": 1, "batch_size": 8, "width": 16, "compute": "float32", "levels": 3}
     trained = cli(
         *("adapt", "--source", "left", "--target", "right", "--device", "cpu", *more),
         *("--features", problem / "features", "--manifests", problem / "manifests"),

@@ -51,7 +51,7 @@ def contents(run: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in run.iterdir()}
 
 
-LONG = ("--epochs", 120, "--checkpoint-every", 7)
+LONG = ("--epochs", 80, "--checkpoint-every", 7)
 
 
 def start(problem: Path, run: str) -> subprocess.Popen[bytes]:
@@ -74,7 +74,7 @@ def test_killed_at_random_moments_and_resumed_is_as_undisturbed(cli, problem: Pa
     assert cli(*toy_arguments(problem, "calm", *LONG)).exit_code == 0
     moments = random.Random(0)
     went_on = False
-    for _ in range(4):
+    for _ in range(3):
         goal = epochs_logged(problem / "killed") + moments.randrange(25)
         process = start(problem, "killed")
         while process.poll() is None and epochs_logged(problem / "killed") < goal:
