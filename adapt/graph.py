@@ -10,61 +10,18 @@ Letters here: S, T nodes of the source and of the target, D their width, O the w
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from adapt.dropout import Dropout
 from adapt.losses import exact
+from adapt.pairs import SLOPE, LinearOfDifferences, NormalisedLinear, batch_statistics
 
 EDGE_WIDTHS = (1024, 512)
 NODE_WIDTH, OUTPUT_WIDTH = 1024, 512
-SLOPE, DROPOUT = 0.01, 0.2
-BLOCK = 16_384
-"""Pairs that are computed at a time: |x_i - x_j| of all pairs of 640 and 640 frames would take 3.4 GB."""
-
-
-class _LinearOfDifferences(torch.autograd.Function):
-    """W |x_i - x_j| for all pairs, (S, D), (T, D), (O, D) -> (S T, O); the differences are never kept."""
-
-    @staticmethod
-    def forward(ctx: Any, source_SD: Tensor, target_TD: Tensor, weight_OD: Tensor) -> Tensor:
-        ctx.save_for_backward(source_SD, target_TD, weight_OD)
-        kind = weight_OD.device.type
-        ctx.dtype = weight_OD.dtype
-        if torch.is_autocast_enabled(kind):
-            ctx.dtype = torch.get_autocast_dtype(kind)
-        W = weight_OD.to(ctx.dtype)
-        return torch.cat(
-            [
-                (block[:, None] - target_TD).abs().flatten(0, 1).to(ctx.dtype) @ W.T
-                for block in _blocks(source_SD, target_TD)
-            ]
-        )
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        source_SD, target_TD, weight_OD = ctx.saved_tensors
-        W, T = weight_OD.to(ctx.dtype), len(target_TD)
-        d_source, d_target, d_weight = [], torch.zeros_like(target_TD), torch.zeros_like(weight_OD)
-        begin = 0
-        for block in _blocks(source_SD, target_TD):
-            G = gradient[begin * T : (begin + len(block)) * T].to(ctx.dtype)
-            difference = block[:, None] - target_TD
-            d_weight += G.T @ difference.abs().flatten(0, 1).to(ctx.dtype)
-            along = (G @ W).view_as(difference) * difference.sign()
-            d_source.append(along.sum(dim=1))
-            d_target -= along.sum(dim=0)
-            begin += len(block)
-        return torch.cat(d_source), d_target, d_weight
-
-
-def _blocks(source_SD: Tensor, target_TD: Tensor) -> tuple[Tensor, ...]:
-    return source_SD.split(max(1, BLOCK // len(target_TD)))
+DROPOUT = 0.2
 
 
 class Edges(nn.Module):
@@ -84,55 +41,24 @@ class Edges(nn.Module):
 
     def forward(self, source_SD: Tensor, target_TD: Tensor) -> Tensor:
         """(S, D), (T, D) -> m (S, T), float32."""
-        h = _LinearOfDifferences.apply(source_SD, target_TD, self.first.weight)
+        h = LinearOfDifferences.apply(source_SD, target_TD, self.first.weight)
         h = self._activated(h, self.first_norm, self.second)
         m = exact(self._activated(h, self.second_norm, self.last)).sigmoid()
         return m.view(len(source_SD), len(target_TD))
 
     def _activated(self, h: Tensor, norm: nn.BatchNorm1d, then: nn.Linear) -> Tensor:
-        """Norm, LeakyReLU, Dropout2d and the next product, block by block: what is between is not kept."""
+        """Norm, LeakyReLU, Dropout2d and the next product."""
         keep_O = F.dropout(h.new_ones(h.shape[1]), DROPOUT, self.training)
         assert norm.running_mean is not None and norm.running_var is not None
         mean_O, variance_O = norm.running_mean, norm.running_var
         if norm.training:
-            mean_O, variance_O = _statistics(norm, h)
-
-        def block(part: Tensor, mean_O: Tensor, variance_O: Tensor) -> Tensor:
-            normal = (exact(part) - mean_O) * (variance_O + norm.eps).rsqrt()
-            active = F.leaky_relu(normal * norm.weight + norm.bias, SLOPE)
-            result: Tensor = then(active.to(part.dtype) * keep_O)
-            return result
-
-        return torch.cat([_recomputed(block, x, mean_O, variance_O) for x in h.split(BLOCK)])
-
-
-def _recomputed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-    """The function's value; the backward pass computes again what is in between. It draws nothing random."""
-    if not torch.is_grad_enabled():
-        return function(*arguments)
-    result: Tensor = checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
-    return result
-
-
-def _squares(part: Tensor, mean_O: Tensor) -> Tensor:
-    return (exact(part) - mean_O).square().sum(dim=0)
-
-
-def _statistics(norm: nn.BatchNorm1d, h: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over all pairs; the running ones move as those of torch's batch norm do."""
-    rows = len(h)
-    sums = torch.stack([exact(part).sum(dim=0) for part in h.split(BLOCK)])
-    mean_O = sums.sum(dim=0) / rows
-    squares = torch.stack([_recomputed(_squares, part, mean_O) for part in h.split(BLOCK)])
-    variance_O = squares.sum(dim=0) / rows
-    with torch.no_grad():
-        assert norm.running_mean is not None and norm.running_var is not None
-        assert norm.num_batches_tracked is not None and norm.momentum is not None
-        norm.num_batches_tracked += 1
-        norm.running_mean.lerp_(mean_O.to(norm.running_mean.dtype), norm.momentum)
-        unbiased = variance_O * rows / max(1, rows - 1)
-        norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
-    return mean_O, variance_O
+            mean_O, variance_O = batch_statistics(norm, h)
+        scale_O = (variance_O + norm.eps).rsqrt()
+        result: Tensor = NormalisedLinear.apply(
+            *(h, norm.weight, norm.bias, then.weight, then.bias),
+            *(mean_O, scale_O, keep_O, norm.training),
+        )
+        return result
 
 
 class Nodes(nn.Module):

@@ -121,7 +121,9 @@ def test_every_flipped_byte_is_found(folder: Path, cli, flips: int) -> None:
             inside = {i for start, size in spans for i in range(start, start + size)}
             metadata += [(path, i) for i in range(path.stat().st_size) if i not in inside]
     picked = [metadata[i] for i in random.integers(len(metadata), size=flips // 3)]
-    picked += [(p, int(random.integers(p.stat().st_size))) for p in files for _ in range(flips // 9)]
+    picked += [
+        (p, int(random.integers(p.stat().st_size))) for p in files for _ in range(flips // 9)
+    ]
     assert len(picked) == flips
     for path, position in picked:
         clean = path.read_bytes()
