@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from adapt import checkpoint, experiment
+from adapt import experiment
 from adapt.accuracy import Accuracy
 from adapt.alongside import Beside
 from adapt.checkpoint import CheckpointPolicy
 from adapt.compute import pick_device, resolve
 from adapt.config import DEFAULT_METHOD, AdaptConfig
+from adapt.ensemble import Ensemble, load_seeds
 from adapt.loading import DataOptions, Loaded
 from adapt.loading import load as load_data
 from adapt.runs import RunFolder
-from adapt.whole import WholeVideos, classify
 from store.datasets import OWN_MANIFESTS, choose_benchmark
 from store.errors import StoreError
 from store.format import stored_dtype
@@ -152,7 +152,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a run's model says of V videos."""
+    """What a run says of V videos, or several seeds of it together."""
 
     classes: tuple[str, ...]
     """The names of the N classes."""
@@ -173,16 +173,17 @@ def predict(
     Each video is predicted on its own: the others beside it change nothing (see `WholeVideos`).
 
     Args:
+        run: its folder, or a folder of runs that differ in their seed alone, which answer together.
         features: of each video an array (frames, D), made as the run's features were; they are rounded to
             the number type of the run's store, which is float16 unless it was imported as float32.
 
     Raises:
-        Ma2lError: the run did not finish, or an array is not such a matrix of finite numbers.
+        Ma2lError: a run did not finish, the runs differ in more, or an array is not such a matrix of
+            finite numbers.
     """
-    folder = RunFolder(Path(run))
-    config, _ = folder.read()
     where = pick_device(device)
-    trained = checkpoint.load_model(folder, config)
+    seeds = load_seeds(Path(run))
+    trained = seeds[0]
     width = trained.backbone_width
     if not len(features):
         raise StoreError("There are no features to predict from.")
@@ -199,6 +200,6 @@ def predict(
             raise StoreError(
                 f"Video {number} of {len(rounded)} has features that are not finite in {dtype.name}."
             )
-    whole = WholeVideos(trained.model, config).to(where)
-    probabilities_VN = np.stack([classify(whole, x, where) for x in rounded])
+    answer = Ensemble(seeds, where)
+    probabilities_VN = np.stack([answer.classify_all(x) for x in rounded])
     return Predictions(tuple(trained.classes), probabilities_VN)

@@ -50,17 +50,6 @@ class WholeVideos(nn.Module):
 
 
 @torch.inference_mode()
-def classify(whole: WholeVideos, features_FD: np.ndarray, device: torch.device) -> np.ndarray:
-    """All features of one video, as stored, (F, D) -> probabilities (N,) float32.
-
-    Args:
-        device: where the model is.
-    """
-    frames_KT = whole.pick(len(features_FD)).numpy()
-    return classify_picked(whole, features_FD[frames_KT], device)
-
-
-@torch.inference_mode()
 def classify_picked(whole: WholeVideos, picked_KTD: np.ndarray, device: torch.device) -> np.ndarray:
     """Features of the frames that `WholeVideos.pick` named, (K, T, D) -> probabilities (N,)."""
     picked_BKTD = torch.from_numpy(picked_KTD)[None].float().to(device)

@@ -6,14 +6,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from adapt import checkpoint
 from adapt.checkpoint import Trained
 from adapt.compute import pick_device
+from adapt.ensemble import Ensemble, folders_of, load_seeds
 from adapt.recorded import target_store
 from adapt.runs import RunFolder
-from adapt.whole import WholeVideos, classify, classify_picked
 from commands.bar import CountProgress
 from commands.labels import Labelled
 from extract.again import backbone_by, kind_of
@@ -40,13 +38,22 @@ def load_run(run: Path) -> Trained:
     """
     if run.is_file():
         return checkpoint.load_file(run)
-    inner = sorted(path.parent for path in run.glob("*/config.json"))
-    if inner and not (run / "config.json").exists():
+    inner = folders_of(run)
+    if inner != [run]:
         raise RunError(
             f"{run} holds {len(inner)} runs and is none itself. Name one of them {first_of(inner)}."
         )
     folder = RunFolder(run)
     return checkpoint.load_model(folder, folder.read()[0])
+
+
+def load_runs(run: Path) -> list[Trained]:
+    """As `load_run`; of a folder of runs that differ in their seed alone, the models of all of them.
+
+    Raises:
+        RunError: there is no finished run, one of several is not finished, or they differ in more.
+    """
+    return [checkpoint.load_file(run)] if run.is_file() else load_seeds(run)
 
 
 def recipe_of(run: Path, trained: Trained) -> Recipe:
@@ -59,7 +66,7 @@ def recipe_of(run: Path, trained: Trained) -> Recipe:
     recipe = trained.recipe
     if recipe is None:
         try:
-            with target_store(*RunFolder(run).read(), None, None) as (store, _):
+            with target_store(*RunFolder(folders_of(run)[0]).read(), None, None) as (store, _):
                 recipe = Recipe.of(store)
         except (RunError, StoreError) as error:
             raise RunError(
@@ -71,11 +78,17 @@ def recipe_of(run: Path, trained: Trained) -> Recipe:
 
 
 def classify_target(
-    run: Path, trained: Trained, features: Path | None, manifests: Path | None, *, device: str
+    run: Path,
+    trained: Sequence[Trained],
+    features: Path | None,
+    manifests: Path | None,
+    *,
+    device: str,
 ) -> Labels:
     """Predict every listed video of the run's target domain that has features.
 
     Args:
+        trained: the models that answer together (`load_runs`).
         features, manifests: where they lie now, None if they have not moved.
 
     Raises:
@@ -86,9 +99,8 @@ def classify_target(
             f"{run} does not say where the features of its target are. Name the run's folder, or name "
             "videos to predict."
         )
-    config, record = RunFolder(run).read()
-    where = pick_device(device)
-    whole = WholeVideos(trained.model, trained.config).to(where)
+    config, record = RunFolder(folders_of(run)[0]).read()
+    answer = Ensemble(trained, pick_device(device))
     with target_store(config, record, features, manifests) as (store, options):
         listed = read_manifest(manifest_path(config.benchmark, config.target, options.manifests))
         there = [video for video in listed if video.id in store]
@@ -103,7 +115,7 @@ def classify_target(
         rows = []
         with CountProgress("predict", len(there), "videos") as progress:
             for video in there:
-                probabilities_N = classify(whole, store.read(video.id), where)
+                probabilities_N = answer.classify_all(store.read(video.id))
                 rows.append(Labelled(video.id, probabilities_N, video.split))
                 progress(len(rows))
     return rows, len(missing)
@@ -111,7 +123,7 @@ def classify_target(
 
 def classify_files(
     run: Path,
-    trained: Trained,
+    trained: Sequence[Trained],
     paths: Sequence[Path],
     *,
     device: str,
@@ -124,41 +136,36 @@ def classify_files(
     Of a video only the features of the frames that the run looks at are computed and kept.
 
     Args:
+        trained: the models that answer together (`load_runs`).
         weights, nearest, keep_damaged: see `backbone_by`.
 
     Raises:
         Ma2lError: there are no videos, none of them can be read, or features cannot be made as those of
             the run were.
     """
-    recipe = recipe_of(run, trained)
+    recipe = recipe_of(run, trained[0])
     videos = _videos_in(paths, kind_of(recipe))
     backbone = backbone_by(
         recipe, weights=weights, device=device, nearest=nearest, keep_damaged=keep_damaged
     )
-    if backbone.width != trained.backbone_width:
+    if backbone.width != trained[0].backbone_width:
         raise RunError(
-            f"{run} expects features of {trained.backbone_width} numbers, and its recipe makes "
+            f"{run} expects features of {trained[0].backbone_width} numbers, and its recipe makes "
             f"{backbone.width}. It is damaged: train again."
         )
     if backbone.device.type == "cpu":
         keep_freed_memory()
-    whole = WholeVideos(trained.model, trained.config).to(backbone.device)
-
-    def wanted(count: int) -> np.ndarray:
-        return np.unique(whole.pick(count).numpy())
-
+    answer = Ensemble(trained, backbone.device)
     found: dict[str, Labelled] = {}
     failed = 0
     workers = min(worker_count(backbone.device), len(videos))
     with CountProgress("predict", len(videos), "videos") as progress:
-        for result in stream(backbone, videos.items(), wanted, workers=workers):
+        for result in stream(backbone, videos.items(), answer.frames, workers=workers):
             if isinstance(result, Unreadable):
                 log.warning("%s: %s", result.video, result.reason)
                 failed += 1
             else:
-                numbers_KT = np.searchsorted(result.numbers_K, whole.pick(result.frames).numpy())
-                picked_KTD = result.features_KD[numbers_KT]
-                probabilities_N = classify_picked(whole, picked_KTD, backbone.device)
+                probabilities_N = answer.classify(result.features_KD, result.frames)
                 found[result.video] = Labelled(result.video, probabilities_N)
             progress(len(found) + failed)
     if not found:

@@ -148,7 +148,7 @@ def test_stopped_by_the_user_it_writes_nothing(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("commands.classify.classify_picked", stop)
+    monkeypatch.setattr("adapt.ensemble.classify_picked", stop)
     result = cli("predict", road.run, road.root / "night", *CPU, "--out", tmp_path / "labels.csv")
     assert result.exit_code == 130 and "Stopped; nothing was written." in result.output
     assert not list(tmp_path.iterdir())
@@ -194,9 +194,9 @@ def test_a_recipe_that_says_too_little(cli, problem: Path, road: Road) -> None:
     assert "does not say preset, frames_per_video, decoder, compute_dtype." in result.output
 
 
-def test_a_folder_of_seeds_is_no_run(cli, problem: Path) -> None:
+def test_a_folder_of_seeds_is_no_run_to_export(cli, problem: Path) -> None:
     assert cli(*toy_arguments(problem, "seeds", "--seeds", "0,1")).exit_code == 0
-    result = cli("predict", problem / "seeds", *CPU)
+    result = cli("export", problem / "seeds", "--out", problem / "model.pt2")
     assert result.exit_code == 1
     assert f"holds 2 runs and is none itself. Name one of them (first: {problem / 'seeds'}" in (
         result.output

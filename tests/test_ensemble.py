@@ -1,0 +1,84 @@
+"""Several seeds answer together: the mean of what each of them says, and only if nothing else differs."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import Result
+from conftest import Road, toy_arguments
+
+import adapt
+from store.errors import RunError
+
+CPU = ("--device", "cpu")
+
+
+def table_of(result: Result) -> pd.DataFrame:
+    assert result.exit_code == 0, result.output
+    return pd.read_csv(io.StringIO(result.stdout)).drop(columns=["split"], errors="ignore")
+
+
+@pytest.fixture
+def seeds(cli, problem: Path) -> Path:
+    """Three seeds with random draws of frames, which differ from seed to seed."""
+    for seed in (0, 1, 2):
+        more = ("--seed", seed, "--eval-draws", 3)
+        result = cli(*toy_arguments(problem, f"seeds/seed{seed}", *more))
+        assert result.exit_code == 0, result.output
+    return problem / "seeds"
+
+
+def test_together_is_the_mean_of_each(cli, seeds: Path) -> None:
+    each = [table_of(cli("predict", seeds / f"seed{n}", *CPU, "--all")) for n in (0, 1, 2)]
+    together = table_of(cli("predict", seeds, *CPU, "--all"))
+    columns = together.filter(like="p(").columns
+    assert len(columns) > 1
+    expected = np.mean([table[columns].to_numpy() for table in each], axis=0)
+    np.testing.assert_allclose(together[columns], expected, atol=1e-4)
+    assert not np.allclose(each[0][columns], each[1][columns], atol=1e-2)
+    classes = together[columns].to_numpy().argmax(axis=1)
+    assert together["class"].tolist() == [columns[i][2:-1] for i in classes]
+
+
+def test_python_and_the_command_say_the_same(seeds: Path) -> None:
+    random = np.random.default_rng(0)
+    features = [random.normal(size=(n, 16)).astype(np.float16) for n in (1, 4, 30)]
+    each = [adapt.predict(seeds / f"seed{n}", features, device="cpu") for n in (0, 1, 2)]
+    found = adapt.predict(seeds, features, device="cpu")
+    expected = np.mean([one.probabilities for one in each], axis=0)
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
+    assert found.classes == each[0].classes
+
+
+def test_files_are_decoded_once_for_all_seeds(cli, road: Road, tmp_path: Path) -> None:
+    """Two copies of one run say what it says, from files and from features."""
+    for seed in (0, 1):
+        shutil.copytree(road.run, tmp_path / "seeds" / f"seed{seed}")
+    video = road.root / "night" / "spin" / "spin_01.mp4"
+    alone = table_of(cli("predict", road.run, video, *CPU, "--all"))
+    pd.testing.assert_frame_equal(
+        table_of(cli("predict", tmp_path / "seeds", video, *CPU, "--all")), alone
+    )
+
+
+def test_runs_that_differ_in_more_are_refused(cli, seeds: Path, problem: Path) -> None:
+    more = ("--seed", 3, "--eval-draws", 2)
+    assert cli(*toy_arguments(problem, "seeds/seed3", *more)).exit_code == 0
+    result = cli("predict", seeds, *CPU)
+    assert result.exit_code == 1
+    assert f"The 4 runs in {seeds} differ in more than their seed" in result.stderr
+    assert "seed0 holds a run with other options, eval_draws: 3 or 2." in result.stderr
+    with pytest.raises(RunError, match="differ in more than their seed"):
+        adapt.predict(seeds, [np.zeros((3, 16))], device="cpu")
+
+
+def test_a_seed_that_is_not_finished_is_named(cli, seeds: Path) -> None:
+    (seeds / "seed1" / "done.json").unlink()
+    result = cli("predict", seeds, *CPU)
+    assert result.exit_code == 1
+    assert f"1 of 3 runs in {seeds} are not finished (first: {seeds / 'seed1'})" in result.stderr
