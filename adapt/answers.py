@@ -52,10 +52,14 @@ class LaterLabels:
     def what(self) -> str:
         """Which labels they are: the rest of a sentence."""
         known = sum(name is not None for name in self.truth)
-        had = f"had labels of {self.then}" if self.then else "had none"
+        had = f"labels of {self.then:,}" if self.then else "none"
+        here = Path.cwd()
+        path = (
+            self.manifest.relative_to(here) if self.manifest.is_relative_to(here) else self.manifest
+        )
         return (
-            f"the labels that {known:,} of {len(self.truth):,} videos have in {printable(self.manifest)} now "
-            f"(sha256 {self.sha256[:16]}); when the run ended it {had}"
+            f"the labels that {known:,} of {len(self.truth):,} videos have in {printable(path)} now "
+            f"(sha256 {self.sha256[:16]}); the run ended with {had}"
         )
 
 

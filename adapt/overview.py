@@ -18,7 +18,8 @@ from store.errors import Ma2lError, RunError, first_of, printable
 
 _MARKS = frozenset(("config.json", "metrics.jsonl", "checkpoint.pt", "done.json"))
 """A folder with any of these is a run, whole or not."""
-_SEED = re.compile(r"seed(\d+)")
+SEED = re.compile(r"seed(\d+)")
+"""The name of a run's folder in a folder of seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +125,7 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
     """Join the runs seed<N> of a folder that agree in all but their seeds."""
     by_folder: dict[tuple[Path, bool], list[Run]] = defaultdict(list)
     for run in runs:
-        several = _SEED.fullmatch(run.folder.name) is not None
+        several = SEED.fullmatch(run.folder.name) is not None
         by_folder[run.folder.parent if several else run.folder, several].append(run)
     groups = []
     for (folder, several), members in by_folder.items():

@@ -142,14 +142,14 @@ def compared_by_class(subjects: Sequence[Subject]) -> tuple[int, Subject | None]
 
 
 def seeds_text(subjects: Sequence[Subject]) -> str:
-    """`seeds 0, 1: mean 70.00 %, sample deviation 5.00`; empty where the first run has no other seed."""
+    """`2 seeds: mean 70.00 %, sample deviation 5.00`; empty where the first run has no other seed."""
     runs = seeds_of_first(subjects)
     overall = [one.result.overall for one in runs if one.result is not None]
     if len(overall) < 2:
         return ""
     return (
-        f"seeds {', '.join(one.run.seed for one in runs)}: mean {statistics.fmean(overall):.2f} %, sample "
-        f"deviation {statistics.stdev(overall):.2f}. This page is of seed {subjects[0].run.seed}"
+        f"{len(runs)} seeds: mean {statistics.fmean(overall):.2f} %, sample deviation "
+        f"{statistics.stdev(overall):.2f}"
     )
 
 

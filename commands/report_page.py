@@ -94,19 +94,19 @@ class Report:
             "date": run.date,
             "folder": str(run.folder),
         }
-        result = subject.result
+        result, seeds = subject.result, seeds_text(self.subjects)
         if result is None:
             large = f"{NO_LABELS}, so no accuracy: {len(subject.videos):,} videos of the target"
         else:
-            large = accuracy_text(result)
+            large = f"seed {run.seed}: " * bool(seeds) + accuracy_text(result)
             facts = {
                 "accuracy on": result.what,
                 "class mean": f"{result.class_mean:.2f} %",
-                **({"seeds": seeds} if (seeds := seeds_text(self.subjects)) else {}),
                 **facts,
             }
         rows = "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in facts.items())
-        return f'<section><p class="large">{_text(large)}</p><dl>{rows}</dl></section>'
+        heads = "".join(f'<p class="large">{_text(line)}</p>' for line in (seeds, large) if line)
+        return f"<section>{heads}<dl>{rows}</dl></section>"
 
     def _differences(self) -> str:
         items = "".join(f"<li>{_text(line)}</li>" for line in unlike(self.subjects))

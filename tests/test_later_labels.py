@@ -71,7 +71,7 @@ def test_a_run_is_listed_by_the_labels_of_now(cli, problem: Path) -> None:
         assert shown in output.splitlines()[1]
         assert output.splitlines()[2] == (
             f"* by the labels that {len(known)} of 36 videos have in {manifest(problem)} now "
-            f"(sha256 {sha256(manifest(problem))[:16]}); when the run ended it had none"
+            f"(sha256 {sha256(manifest(problem))[:16]}); the run ended with none"
         )
         assert "Accuracies on right are transductive" in output.splitlines()[3]
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
@@ -98,7 +98,7 @@ def test_what_a_run_recorded_is_beside_what_it_has_now(cli, problem: Path) -> No
     assert row["overall"] == pytest.approx(sum(shares) / 2) and row["videos"] == 36
     assert row["overall_recorded"] == recorded
     assert "* by the labels that 36 of 36 videos" in output
-    assert output.count("when the run ended it had labels of 12") == 1
+    assert output.count("the run ended with labels of 12") == 1
 
     rows = read_manifest(manifest(problem))
     take_labels_away(problem)  # as by `from-folder` again: what was recorded is all that is known
@@ -161,9 +161,9 @@ def test_runs_are_compared_by_the_labels_of_now(cli, problem: Path) -> None:
         "9 videos that have a label and that both predicted (labels of 9 of 36 in A and of 9 of 36 in B): "
         f"{only[0]} only A has right, {only[1]} only B; McNemar's exact test, two-sided: p = {p:.2g}"
     ) in result.output
-    for had in ("it had none", "it had labels of 3"):
+    for had in ("none", "labels of 3"):
         assert (
-            f"(sha256 {sha256(manifest(problem))[:16]}); when the run ended {had}\n"
+            f"(sha256 {sha256(manifest(problem))[:16]}); the run ended with {had}\n"
             in result.output
         )
 
@@ -258,11 +258,12 @@ def test_a_folder_of_seeds_is_reported_as_its_runs(cli, problem: Path) -> None:
     _, page, _ = write(cli, problem / "page.html", problem / "a", problem / "b")
     rows = page.rows("The runs compared", 2)
     assert [row[0] for row in rows] == [
-        *("1  seed0", "2  seed2", "3  seed10", "4  seed0", "5  seed1")
+        *("1  a/seed0", "2  a/seed2", "3  a/seed10", "4  b/seed0", "5  b/seed1")
     ]
     summary = json.loads((problem / "a" / "seeds.json").read_text())["overall"]
     said = f"mean {summary['mean']:.2f} %, sample deviation {summary['deviation']:.2f}"
-    assert f"seeds 0, 2, 10: {said}. This page is of seed 0" in page.texts
+    assert f"3 seeds: {said}" in page.texts
+    assert any(text.startswith("seed 0: ") and "(95 % interval" in text for text in page.texts)
     assert "Run 4 is source-only (paper)." in page.texts  # gains are over another method
     shares = []
     for run in (problem / "a" / "seed0", problem / "b" / "seed0"):
@@ -279,3 +280,13 @@ def test_a_folder_of_seeds_is_reported_as_its_runs(cli, problem: Path) -> None:
     assert stopped.exit_code == 1 and "seed2 is unfinished: 3 of 3 epochs" in stopped.output
     mixed = cli("report", problem, "--out", problem / "c.html")
     assert mixed.exit_code == 1 and "holds 2 runs that are not seeds of one another" in mixed.output
+
+
+def test_the_manifest_is_named_from_where_one_is(
+    cli, problem: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = take_labels_away(problem)
+    assert cli(*toy_arguments(problem, "runs/a", "--epochs", 1)).exit_code == 0
+    label(cli, problem, truth)
+    monkeypatch.chdir(problem)
+    assert "36 of 36 videos have in manifests/toy/right.csv now" in cli("runs").output
