@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _RIGHT, _WRONG = COLOURS[0], COLOURS[1]
+_BESIDE = 1.7
+"""How much further than the longest bar an axis of gains reaches: room for its value, `-100.0`."""
 _DARKEST = 0.6
 """Opacity of a full cell: text in the page's ink can be read on it, on a light and on a dark page."""
 
@@ -121,7 +123,7 @@ def class_bars(
         panel.set_ylim(len(values) - 0.4, -0.6)
         panel.tick_params(axis="y", length=0)
         largest = max([abs(v) for v in numbers], default=0) or 1.0
-        panel.set_xlim(-1.35 * largest if signed else 0, 1.35 * largest if signed else 118)
+        panel.set_xlim(-_BESIDE * largest if signed else 0, _BESIDE * largest if signed else 118)
         if signed:
             panel.axvline(0, color=INK, linewidth=0.8)
         panel.set_title(title, fontsize=9, loc="left")

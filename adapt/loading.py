@@ -20,18 +20,10 @@ from adapt.config import AdaptConfig
 from adapt.data import TrainingData, labels_of
 from adapt.rules import NEED_SOURCE_VIDEOS
 from adapt.runs import DataRecord
-from adapt.sources import check_bound, check_sources, warn_of_untaught
+from adapt.sources import check_bound, check_sources, listed_videos, warn_of_untaught
 from store.datasets import dataset_of, manifest_path
 from store.errors import StoreError, first_of
-from store.manifest import (
-    Video,
-    chosen_classes,
-    classes_of,
-    has_no_labels,
-    read_manifest,
-    with_classes,
-)
-from store.options import parse_names
+from store.manifest import Video, classes_of, has_no_labels
 from store.read import FeatureStore
 from store.recipe import Recipe
 
@@ -282,19 +274,6 @@ def _source_held_out(
 
 
 def _manifest(config: AdaptConfig, options: DataOptions, domain: str) -> Sequence[Video]:
-    """A domain's videos, of the chosen classes alone if there is a choice.
-
-    Raises:
-        ManifestError: the manifest breaks a rule, or a domain with labels lacks a chosen class.
-    """
-    videos = read_manifest(manifest_path(config.benchmark, domain, options.manifests))
-    if not config.classes:
-        return videos
-    names = parse_names(config.classes, "--classes")
-    if not has_no_labels(videos):
-        chosen_classes(videos, names, domain)
-    first = config.sources[0]
-    source = read_manifest(manifest_path(config.benchmark, first, options.manifests))
-    if has_no_labels(source):  # refused where the data are loaded
-        return videos
-    return with_classes(videos, chosen_classes(source, names, first))
+    return listed_videos(
+        config.benchmark, domain, config.sources[0], config.classes, options.manifests
+    )

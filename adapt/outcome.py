@@ -2,47 +2,57 @@
 
 from __future__ import annotations
 
-import csv
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapt.overview import Run, but_seed, find_runs, grouped
+from adapt.answers import Answers, read_answers
+from adapt.overview import Run, but_seed, seeds_of
 from store.errors import RunError, first_of, printable
 from store.format import config_differences
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the finished runs of one or several seeds said of the same evaluation videos."""
+    """What the finished runs of one or several seeds said of the same V evaluation videos."""
 
     videos: Sequence[tuple[str, str]]
-    """Ids and true classes."""
+    """Ids and true classes of those that have a label."""
     correct_V: Sequence[float]
     """Of each video the share of runs that have it right."""
     runs: Sequence[Run]
+    predicted: int
+    """How many videos were predicted, with a label or without."""
+
+    @property
+    def partly(self) -> bool:
+        """Whether some of the videos that were predicted have no label."""
+        return len(self.videos) < self.predicted
+
+    def on(self, videos: Sequence[tuple[str, str]]) -> Outcome:
+        """The same of some of its videos alone, in their order."""
+        share = dict(zip(self.videos, self.correct_V))
+        return dataclasses.replace(self, videos=videos, correct_V=[share[v] for v in videos])
 
 
-def outcome(folder: Path) -> Outcome:
-    """Read the predictions of a run, or of all runs of a folder of seeds.
+def outcome(folder: Path, manifests: Path | None = None) -> Outcome:
+    """Read the predictions of a run, or of all runs of a folder of seeds, on the videos that have a label.
+
+    Args:
+        manifests: the folder of the user's own benchmarks, None if it has not moved since the runs.
 
     Raises:
         RunError: there is no run, one has not finished or is damaged, the runs differ in more than
-            their seeds, or a video has no label.
+            their seeds, or no video has a label.
     """
-    groups = grouped(find_runs(folder))
-    if len(groups) != 1:
-        raise RunError(
-            f"{printable(folder)} holds {len(groups)} runs that are not seeds of one another"
-            f"{' ' + first_of([g.folder for g in groups]) if groups else ''}. Name a run's folder, or one "
-            "of seeds."
-        )
-    runs = groups[0].runs
+    runs = seeds_of(folder, manifests)
     for run in runs:
         if not run.finished:
             raise RunError(f"{printable(run.folder)} is {run.state}. Finish it, or remove it.")
-    tables = [_right(run.folder) for run in runs]
+    every = [read_answers(run.folder) for run in runs]
+    tables = [_right(run, answers) for run, answers in zip(runs, every)]
     videos = list(tables[0])
     unlike = [run.folder for run, table in zip(runs, tables) if table.keys() != tables[0].keys()]
     if unlike:
@@ -51,7 +61,45 @@ def outcome(folder: Path) -> Outcome:
             f"than the first {first_of(unlike)}."
         )
     shares = [sum(table[v] for table in tables) / len(tables) for v in videos]
-    return Outcome(videos, shares, runs)
+    return Outcome(videos, shares, runs, len(every[0].videos))
+
+
+def in_common(one: Outcome, other: Outcome) -> tuple[Outcome, Outcome]:
+    """Restrict two outcomes to the labelled videos that both predicted, where a target is partly labelled.
+
+    Raises:
+        RunError: they have other videos, though all of them have labels, or other classes of one video,
+            other targets, or no labelled video in common.
+    """
+    partly = one.partly or other.partly
+    targets = [str(found.runs[0].config.get("target")) for found in (one, other)]
+    if partly and targets[0] != targets[1]:  # ids of two domains may be equal by chance
+        raise RunError(
+            f"The targets are {printable(' and '.join(targets))}, of which one has labels of some videos "
+            "alone: such runs are compared only on one target."
+        )
+    classes, theirs = dict(one.videos), dict(other.videos)
+    both = [video for video in classes if video in theirs]
+    unlike = [video for video in both if classes[video] != theirs[video]]
+    if unlike:
+        raise RunError(
+            f"{len(unlike):,} of {len(both):,} videos have another true class in B than in A "
+            f"{first_of(unlike)}, so the runs cannot be compared. Train the one with the old labels again."
+        )
+    alone = [sorted(classes.keys() - theirs.keys()), sorted(theirs.keys() - classes.keys())]
+    if any(alone) and not partly:
+        name, lacking = ("A", alone[0]) if alone[0] else ("B", alone[1])
+        raise RunError(
+            f"The runs were not evaluated on the same videos: {len(lacking):,} are only in {name} "
+            f"{first_of(lacking)}."
+        )
+    if not both:
+        raise RunError(
+            f"A has labels of {len(classes):,} videos and B of {len(theirs):,}, and no video is among both. "
+            "Label some that both predicted, with manifest label."
+        )
+    videos = [(video, classes[video]) for video in both]
+    return one.on(videos), other.on(videos)
 
 
 def differences(a: Run, b: Run) -> str:
@@ -66,16 +114,18 @@ def _described(run: Run) -> dict[str, Any]:
     return {**but_seed(run), "selection": run.selection, **features}
 
 
-def _right(folder: Path) -> dict[tuple[str, str], bool]:
-    """Whether each video, by id and true class, is predicted rightly."""
-    path = folder / "predictions.csv"
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
-        unlabelled = [row["video"] for row in rows if not row["class"]]
-        table = {(r["video"], r["class"]): r["class"] == r["predicted"] for r in rows}
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise RunError(f"{printable(path)} is damaged: {error}. Train again.") from error
-    if unlabelled or not table:
-        raise RunError(f"{printable(folder)} was not evaluated on videos with labels.")
+def _right(run: Run, answers: Answers) -> dict[tuple[str, str], bool]:
+    """Whether each video that has a label, by id and true class, is predicted rightly."""
+    truth = run.later.truth if run.later else answers.truth
+    table = {
+        (video, name): name == predicted
+        for video, name, predicted in zip(answers.videos, truth, answers.predicted)
+        if name is not None
+    }
+    if not table:
+        seen = f" ({run.unseen})" if run.unseen else ""
+        raise RunError(
+            f"None of the {len(answers.videos):,} videos that {printable(run.folder)} predicted has a "
+            f"label{seen}. Label some with manifest label."
+        )
     return table

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from adapt.accuracy import Accuracy
+from adapt.answers import LaterLabels, accuracy_now, later_labels, read_answers
 from adapt.run_files import read_json
-from store.errors import RunError, printable
+from store.errors import Ma2lError, RunError, first_of, printable
 
 _MARKS = frozenset(("config.json", "metrics.jsonl", "checkpoint.pt", "done.json"))
 """A folder with any of these is a run, whole or not."""
-_SEED = re.compile(r"seed(\d+)")
+SEED = re.compile(r"seed(\d+)")
+"""The name of a run's folder in a folder of seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,13 @@ class Run:
     data: Mapping[str, Any]
     """Which features it was trained on; empty likewise."""
     result: Accuracy | None = None
-    """None unless finished on a target with labels."""
+    """By the labels that are known now; None unless finished on a target with labels."""
+    recorded: Accuracy | None = None
+    """What the run itself ended with: the same, unless there are `later` labels."""
+    later: LaterLabels | None = None
+    """Labels that came after the run had ended, by which `result` is."""
+    unseen: str = ""
+    """Why it could not be looked up whether there are later labels; empty where it could."""
     selection: str = ""
     """The rule that chose the epoch."""
     date: str = ""
@@ -42,6 +50,11 @@ class Run:
     def finished(self) -> bool:
         """Whether it ended and nothing of it is missing."""
         return self.state == "finished"
+
+    @property
+    def name(self) -> str:
+        """`dann (own)`."""
+        return f"{self.config.get('method', '?')} ({self.config.get('preset', '?')})"
 
     @property
     def seed(self) -> str:
@@ -62,8 +75,11 @@ class Group:
         return [run for run in self.runs if run.finished]
 
 
-def find_runs(root: Path) -> list[Run]:
+def find_runs(root: Path, manifests: Path | None = None) -> list[Run]:
     """Summarise every run at or below a folder, in the order of their names.
+
+    Args:
+        manifests: the folder of the user's own benchmarks, None if it has not moved since a run.
 
     Raises:
         RunError: there is no such folder.
@@ -74,15 +90,20 @@ def find_runs(root: Path) -> list[Run]:
     for folder, inner, files in os.walk(root):
         inner.sort(key=_natural)
         if _MARKS & set(files):
-            found.append(summarise(Path(folder)))
+            found.append(summarise(Path(folder), manifests))
     return found
 
 
-def summarise(folder: Path) -> Run:
-    """Summarise one run; damage is said in its state and is no error."""
+def summarise(folder: Path, manifests: Path | None = None) -> Run:
+    """Summarise one run; damage is said in its state and is no error.
+
+    Args:
+        manifests: as `find_runs`.
+    """
     config: dict[str, Any] = {}
     data: dict[str, Any] = {}
-    result, selection, state = None, "", "finished"
+    ended: dict[str, Any] = {}
+    state = "finished"
     try:
         record = read_json(folder, "config.json")
         config, data = record.get("config", {}), record.get("data", {})
@@ -92,26 +113,19 @@ def summarise(folder: Path) -> Run:
         if not (folder / "done.json").exists():
             state = f"unfinished: {_epochs(folder)} of {config.get('epochs', 1)} epochs"
         else:
-            result, selection = _done(folder)
+            ended = _ended(folder, config, manifests or Path(str(data.get("manifests", ""))))
     except RunError as error:
         state = f"damaged: {error}"
     name = "done.json" if state == "finished" else "config.json"
-    return Run(
-        folder=folder,
-        state=state,
-        config=config,
-        data=data,
-        result=result,
-        selection=selection,
-        date=_date(folder / name),
-    )
+    date = _date(folder / name)
+    return Run(folder=folder, state=state, config=config, data=data, date=date, **ended)
 
 
 def grouped(runs: Iterable[Run]) -> list[Group]:
     """Join the runs seed<N> of a folder that agree in all but their seeds."""
     by_folder: dict[tuple[Path, bool], list[Run]] = defaultdict(list)
     for run in runs:
-        several = _SEED.fullmatch(run.folder.name) is not None
+        several = SEED.fullmatch(run.folder.name) is not None
         by_folder[run.folder.parent if several else run.folder, several].append(run)
     groups = []
     for (folder, several), members in by_folder.items():
@@ -123,21 +137,61 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
     return groups
 
 
+def seeds_of(folder: Path, manifests: Path | None = None) -> Sequence[Run]:
+    """Summarise the run in a folder, or the runs of a folder of seeds.
+
+    Args:
+        manifests: as `find_runs`.
+
+    Raises:
+        RunError: there is no run, or there are several that differ in more than their seeds.
+    """
+    groups = grouped(find_runs(folder, manifests))
+    if not groups:
+        raise RunError(f"There is no run in {printable(folder)}. Name the folder of a run.")
+    if len(groups) > 1:
+        raise RunError(
+            f"{printable(folder)} holds {len(groups)} runs that are not seeds of one another "
+            f"{first_of([group.folder for group in groups])}. Name a run's folder, or one of seeds."
+        )
+    return groups[0].runs
+
+
 def but_seed(run: Run) -> dict[str, Any]:
     """Return the options of a run without its seed."""
     return {name: value for name, value in run.config.items() if name != "seed"}
 
 
-def _done(folder: Path) -> tuple[Accuracy | None, str]:
+def _ended(folder: Path, config: Mapping[str, Any], manifests: Path) -> dict[str, Any]:
+    """The fields of `Run` that a finished run has."""
     record = read_json(folder, "done.json")
     lacking = [
         name for name in ("checkpoint.pt", "predictions.csv") if not (folder / name).exists()
     ]
     if lacking:
         raise RunError(f"{', '.join(lacking)} is not there any more")
-    accuracies = record.get("target_eval")
-    if accuracies is None:  # a target without labels
-        return None, str(record.get("selection", ""))
+    recorded = _recorded(record.get("target_eval"))
+    found = {
+        "selection": str(record.get("selection", "")),
+        "recorded": recorded,
+        "result": recorded,
+    }
+    if recorded is not None and not recorded.transductive:
+        return found  # a target with labels of its own
+    answers = read_answers(folder)
+    try:
+        later = later_labels(config, manifests, answers, record.get("predicted", {}))
+    except (Ma2lError, KeyError, OSError) as error:
+        return {**found, "unseen": str(error)}
+    if later is None:
+        return found
+    return {**found, "later": later, "result": accuracy_now(answers, later)}
+
+
+def _recorded(accuracies: Any) -> Accuracy | None:
+    """What done.json has as accuracies; None where the target had no labels."""
+    if accuracies is None:
+        return None
     try:
         result = Accuracy(**accuracies)
         good = all(type(getattr(result, n)) in (int, float) for n in ("overall", "low", "high"))
@@ -145,7 +199,7 @@ def _done(folder: Path) -> tuple[Accuracy | None, str]:
         good = False
     if not good:
         raise RunError("done.json does not hold the accuracies")
-    return result, str(record.get("selection", ""))
+    return result
 
 
 def _epochs(folder: Path) -> int:

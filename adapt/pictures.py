@@ -28,6 +28,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's colours, which the colour-blind can tell apart, without black and yellow, which do not
 stand out from a dark or a white page."""
 _DPI = 150
+_SMALLEST = 0.75
+"""How far a picture shrinks on a narrow page, so that its letters can be read; then it is scrolled."""
 _SVG = "{http://www.w3.org/2000/svg}"
 _SETTINGS = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and the browser has its letters
@@ -86,7 +88,8 @@ def inline_svg(picture: Picture) -> str:
     width = float(root.get("width", "0pt").removesuffix("pt"))
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
-    root.set("style", f"width:{width * 4 / 3:.0f}px")
+    pixels = width * 4 / 3
+    root.set("style", f"width:{pixels:.0f}px;min-width:{_SMALLEST * pixels:.0f}px;max-width:100%")
     root.set("role", "img")
     root.set("aria-label", picture.title)
     return ET.tostring(root, encoding="unicode")

@@ -10,6 +10,7 @@ import numpy as np
 from adapt.accuracy import NO_LABELS, Accuracy
 from adapt.details import Details
 from adapt.outcome import differences
+from adapt.overview import SEED
 from adapt.paired import bootstrap_interval, holm, sign_flip
 from adapt.rules import LAST, RULES, by_rule
 from adapt.score_table import p_text
@@ -18,6 +19,7 @@ from adapt.table_text import Table
 from store.errors import printable
 
 _SURE = 0.05
+_TESTED = ("points", "95 % interval", "p", "corrected")
 LISTED = 20
 """Videos in the list of mistakes."""
 
@@ -41,10 +43,7 @@ def comparison(subjects: Sequence[Subject]) -> Table:
         title="The runs compared",
         groups=[
             ("", ["run", "method", "overall, %"]),
-            (
-                "run 1 minus this run",
-                ["points", "95 % interval", "p", "corrected", "same predictions"],
-            ),
+            ("run 1 minus this run", [*_TESTED, "same predictions"]),
             ("", ["class mean, %", "seed", "pair", "epoch chosen by"]),
         ],
         rows=rows,
@@ -70,17 +69,17 @@ def unlike(subjects: Sequence[Subject]) -> list[str]:
 
 
 def _begun(number: int, subject: Subject) -> list[str]:
-    result = subject.result
-    overall = NO_LABELS
+    result, overall = subject.result, NO_LABELS
     if result is not None:
         overall = f"{result.overall:.2f} ({result.low:.1f} to {result.high:.1f})"
-    return [f"{number}  {printable(subject.run.folder.name)}", printable(subject.name), overall]
+    folder = subject.run.folder
+    name = "/".join(folder.parts[-2:]) if SEED.fullmatch(folder.name) else folder.name
+    return [f"{number}  {printable(name)}", printable(subject.name), overall]
 
 
 def _ended(subject: Subject) -> list[str]:
-    result = subject.result
     return [
-        f"{result.class_mean:.2f}" if result else "-",
+        f"{subject.result.class_mean:.2f}" if subject.result else "-",
         subject.run.seed,
         printable(subject.pair),
         f"{subject.run.selection}: {subject.epoch}",

@@ -1,14 +1,42 @@
-"""What the labelled domains must have, and what they do not teach."""
+"""The videos that a domain lists, what the labelled domains must have, and what they do not teach."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from store.datasets import manifest_path
 from store.errors import ConfigError, ManifestError, first_of
-from store.manifest import Video, has_no_labels
+from store.manifest import Video, chosen_classes, has_no_labels, read_manifest, with_classes
+from store.options import parse_names
 
 log = logging.getLogger(__name__)
+
+
+def listed_videos(
+    benchmark: str, domain: str, source: str, classes: str, manifests: Path
+) -> Sequence[Video]:
+    """Return a domain's videos, of the chosen classes alone if there is a choice.
+
+    Args:
+        source: the first source domain, whose labels number the chosen classes.
+        classes: as the option --classes; all if empty.
+        manifests: the folder of the user's own benchmarks.
+
+    Raises:
+        ManifestError: the manifest breaks a rule, or a domain with labels lacks a chosen class.
+    """
+    videos = read_manifest(manifest_path(benchmark, domain, manifests))
+    if not classes:
+        return videos
+    names = parse_names(classes, "--classes")
+    if not has_no_labels(videos):
+        chosen_classes(videos, names, domain)
+    teaching = read_manifest(manifest_path(benchmark, source, manifests))
+    if has_no_labels(teaching):  # refused where the data are loaded
+        return videos
+    return with_classes(videos, chosen_classes(teaching, names, source))
 
 
 def check_sources(benchmark: str, manifests: Mapping[str, Sequence[Video]]) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import json
-import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.accuracy import Accuracy, accuracy_on
+from adapt.accuracy import Accuracy
+from adapt.answers import read_answers
 from adapt.attention import Attention, read_attention
 from adapt.baselines import Baselines, read_baselines
 from adapt.details import ClassDetail, of_classes
+from adapt.outcome import differences
 from adapt.overview import Run, summarise
 from adapt.run_files import read_json
-from store.errors import RunError, first_of, printable
+from store.errors import RunError, printable
 from store.manifest import Video
 
 
@@ -39,7 +39,7 @@ class Subject:
     videos: Sequence[str]
     """Ids."""
     truth: Sequence[str | None]
-    """The class of each video; None where nobody knew it when the run ended."""
+    """The class of each video, by the labels that are known now; None where nobody knows it."""
     predicted: Sequence[str]
     probability: Sequence[float]
     """How probable the model took what it predicted."""
@@ -52,7 +52,7 @@ class Subject:
     @property
     def name(self) -> str:
         """`dann (own)`."""
-        return f"{self.run.config['method']} ({self.run.config.get('preset', '?')})"
+        return self.run.name
 
     @property
     def pair(self) -> str:
@@ -85,26 +85,23 @@ class Subject:
         return of_classes(self.confusion(), self.classes)
 
 
-def read_subject(folder: Path) -> Subject:
+def read_subject(folder: Path, manifests: Path | None = None) -> Subject:
     """Read a finished run.
+
+    Args:
+        manifests: the folder of the user's own benchmarks, None if it has not moved since the run.
 
     Raises:
         RunError: there is none, it did not finish, or it is damaged.
     """
-    if not folder.is_dir():
-        raise RunError(f"There is no folder {printable(folder)}. Name the folder of a run.")
-    if not (folder / "config.json").exists():
-        inner = sorted(path.parent for path in folder.glob("*/config.json"))
-        what = f"{len(inner)} runs and is" if inner else "no config.json: it is"
-        which = f"Name one of them {first_of(inner)}." if inner else "Name the folder of a run."
-        raise RunError(f"{printable(folder)} holds {what} no run itself. {which}")
-    run = summarise(folder)
+    run = summarise(folder, manifests)
     if not run.finished:
         raise RunError(f"{printable(folder)} is {run.state}. Finish it, or name another run.")
     done = read_json(folder, "done.json")
     metrics = _metrics(folder)
-    videos, truth, predicted, probability = _predictions(folder / "predictions.csv")
-    named = {*predicted, *(name for name in truth if name is not None)}
+    answers = read_answers(folder)
+    truth = run.later.truth if run.later else answers.truth
+    named = {*answers.predicted, *(name for name in truth if name is not None)}
     classes = [*done.get("predicted", {})]  # in the order of their labels
     if not named <= set(classes):  # a run of an older version
         classes = sorted(named)
@@ -114,13 +111,45 @@ def read_subject(folder: Path) -> Subject:
         epoch=int(done.get("epoch", metrics[-1]["epoch"] if metrics else 1)),
         metrics=metrics,
         classes=classes,
-        videos=videos,
+        videos=answers.videos,
         truth=truth,
-        predicted=predicted,
-        probability=probability,
+        predicted=answers.predicted,
+        probability=answers.probability,
         environment=read_json(folder, "environment.json"),
         baselines=read_baselines(folder),
         attention=read_attention(folder),
+    )
+
+
+def seeds_of_first(subjects: Sequence[Subject]) -> list[Subject]:
+    """The first run, and of each other seed one that differs from it in nothing else."""
+    first, by_seed = subjects[0], dict[str, Subject]()
+    for one in subjects:
+        if one.truth == first.truth and not differences(first.run, one.run):
+            by_seed.setdefault(one.run.seed, one)
+    return list(by_seed.values())
+
+
+def compared_by_class(subjects: Sequence[Subject]) -> tuple[int, Subject | None]:
+    """The run that the first is compared with class by class, and its number, counted from 1.
+
+    It is the first that is no other seed of run 1, or the second where all are; 0 and None of a single run.
+    """
+    numbered = list(enumerate(subjects, 1))[1:]
+    seeds = [id(one) for one in seeds_of_first(subjects)]
+    others = [(number, one) for number, one in numbered if id(one) not in seeds]
+    return next(iter(others or numbered), (0, None))
+
+
+def seeds_text(subjects: Sequence[Subject]) -> str:
+    """`2 seeds: mean 70.00 %, sample deviation 5.00`; empty where the first run has no other seed."""
+    runs = seeds_of_first(subjects)
+    overall = [one.result.overall for one in runs if one.result is not None]
+    if len(overall) < 2:
+        return ""
+    return (
+        f"{len(runs)} seeds: mean {statistics.fmean(overall):.2f} %, sample deviation "
+        f"{statistics.stdev(overall):.2f}"
     )
 
 
@@ -136,50 +165,8 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _predictions(path: Path) -> tuple[list[str], list[str | None], list[str], list[float]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
-        probability = [float(row["probability"]) for row in rows]
-        found = (
-            [row["video"] for row in rows],
-            [row["class"] or None for row in rows],
-            [row["predicted"] for row in rows],
-            probability,
-        )
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise RunError(f"{printable(path)} is damaged: {error}. Train again.") from error
-    if not rows or not all(math.isfinite(p) for p in probability):
-        raise RunError(
-            f"{printable(path)} is damaged: it holds no prediction, or a probability that is not finite. "
-            "Train again."
-        )
-    return found
-
-
-def relabelled(subject: Subject, videos: Sequence[Video], notes: list[str]) -> Subject:
-    """The run with the labels that its target's videos have by now, if it ended without any.
-
-    A run that ended with labels keeps those; `notes` gets a sentence where they are others by now.
-    """
+def otherwise_labelled(subject: Subject, videos: Sequence[Video]) -> list[str]:
+    """The videos of a target with labels of its own that have another one now than when the run ended."""
     now = {video.id: video.class_name for video in videos}
-    truth = [now.get(video) for video in subject.videos]
-    if subject.known:
-        unlike = [
-            v for v, then, t in zip(subject.videos, subject.truth, truth) if t not in (then, None)
-        ]
-        if unlike:
-            notes.append(
-                f"{len(unlike)} of {len(truth)} videos have another label now than when the run ended "
-                f"{first_of(unlike)}. The accuracies here are of then."
-            )
-        return subject
-    place = {name: number for number, name in enumerate(subject.classes)}
-    ours = [video for video in videos if video.id in set(subject.videos)]
-    predicted = dict(zip(subject.videos, subject.predicted))
-    result = accuracy_on([place[predicted[video.id]] for video in ours], ours)
-    if result is not None:
-        notes.append(
-            "The labels were added after the run had ended: it recorded no accuracy itself."
-        )
-    return dataclasses.replace(subject, truth=truth, result=result)
+    pairs = zip(subject.videos, subject.truth)
+    return [v for v, name in pairs if name is not None and now.get(v) not in (name, None)]

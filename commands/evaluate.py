@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from commands.bar import CountProgress
-from commands.options import DEVICE, QUIET, GivenPath
+from commands.options import DEVICE, MOVED_FEATURES, MOVED_MANIFESTS, QUIET, GivenPath
 from commands.output import refuse_standing, write_result
 from commands.results import say_accuracy, say_details
 from commands.text import say
@@ -24,17 +24,8 @@ if TYPE_CHECKING:
 
 @click.command("evaluate")
 @click.argument("run", type=GivenPath(folder=True))
-@click.option(
-    "--features",
-    type=GivenPath(folder=True),
-    help="Where the features lie now, if they have moved.",
-)
-@click.option(
-    "--manifests",
-    "root",
-    type=GivenPath(folder=True),
-    help="Where your own benchmarks lie now, if they have moved.",
-)
+@MOVED_FEATURES
+@MOVED_MANIFESTS
 @click.option(
     "--confusion",
     type=GivenPath(),

@@ -52,5 +52,5 @@ def manifest_label(file: Path, benchmark: str, domain: str, root: Path) -> None:
         f"({added.new} new, {added.changed} changed)\n"
         "  All of them train as before, without labels. The accuracy is that of the labelled ones, and it is "
         "transductive: these videos were in training.\n"
-        f"Next:\n  {program()} evaluate RUN"
+        f"Next:\n  {program()} evaluate RUN\n  {program()} runs list"
     )

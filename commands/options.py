@@ -145,6 +145,17 @@ MANIFESTS = click.option(
     show_default=True,
     help="Folder of your own benchmarks; it need not exist. The built-in ones are always there.",
 )
+MOVED_FEATURES = click.option(
+    "--features",
+    type=GivenPath(folder=True),
+    help="Where the features lie now, if they have moved.",
+)
+MOVED_MANIFESTS = click.option(
+    "--manifests",
+    "root",
+    type=GivenPath(folder=True),
+    help="Where your own benchmarks lie now, if they have moved.",
+)
 DEVICE = click.option(
     "--device",
     type=DeviceName(),

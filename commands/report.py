@@ -1,4 +1,4 @@
-"""`report`: one HTML page of a finished run, and of runs that it is compared with."""
+"""`report`: one HTML page of a finished run, or of seeds, and of runs that it is compared with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from commands.bar import StageProgress
-from commands.options import DEVICE, QUIET, GivenPath
+from commands.options import DEVICE, MOVED_FEATURES, MOVED_MANIFESTS, QUIET, GivenPath
 from commands.output import refuse_standing, write_result
 from commands.text import say
 from store.errors import (
@@ -44,17 +44,8 @@ if TYPE_CHECKING:
     help="Folder with the target's videos: the middle frame of each listed video is shown. Several: give "
     "it several times.",
 )
-@click.option(
-    "--features",
-    type=GivenPath(folder=True),
-    help="Where the features lie now, if they have moved.",
-)
-@click.option(
-    "--manifests",
-    "root",
-    type=GivenPath(folder=True),
-    help="Where your own benchmarks lie now, if they have moved.",
-)
+@MOVED_FEATURES
+@MOVED_MANIFESTS
 @DEVICE
 @QUIET
 def report_command(
@@ -72,8 +63,10 @@ def report_command(
     the classes, t-SNE of both domains before and after adaptation, which moments of a video weigh, all
     curves, and the most confident mistakes; of a target without labels the scores, the predicted classes
     and the least certain videos. Of several runs the first is reported and compared with the others on
-    the same videos. Its gain per class is that over the second run, and over source only. Where features
-    are gone, the page is made without what needs them and says so.
+    the same videos; a folder of seeds stands for its runs, and their mean and deviation are said. The
+    gain per class is that over source only, and over the first run that differs in more than its seed.
+    Labels that were added to the target after a run are used, and named. Where features are gone, the
+    page is made without what needs them and says so.
 
     \b
     Example:
@@ -82,16 +75,18 @@ def report_command(
     """
     refuse_standing(out, "--out")
     _refuse_used(plots)
+    from adapt.overview import seeds_of
     from adapt.pictures import write_files
     from adapt.report_tables import telling
     from adapt.subject import read_subject
     from commands.report_page import Report
 
-    subjects = [read_subject(run) for run in runs]
-    notes: list[str] = []
+    run_folders = [run.folder for path in runs for run in seeds_of(path, root)]
+    subjects = [read_subject(folder, root) for folder in run_folders]
+    notes = [note for number, one in enumerate(subjects, 1) for note in _later(number, one)]
     with StageProgress("report", 3 + bool(folders)) as stage:
         stage("predicting from features")
-        review = _reviewed(runs[0], device, features, root, notes)
+        review = _reviewed(run_folders[0], device, features, root, notes)
         if review is not None:
             subjects[0] = _checked(subjects[0], review, notes)
         listed, frames = telling(subjects[0]), {}
@@ -148,12 +143,12 @@ def _reviewed(
 
 
 def _checked(subject: Subject, review: Review, notes: list[str]) -> Subject:
-    """Add labels that became known, and say where the model predicts otherwise than the run recorded.
+    """Say where the model predicts otherwise than the run recorded, and where labels are others.
 
     Raises:
         RunError: what the run recorded has classes that its model does not know.
     """
-    from adapt.subject import relabelled
+    from adapt.subject import otherwise_labelled
 
     foreign = sorted(set(subject.classes) - set(review.classes))
     if foreign:
@@ -179,7 +174,22 @@ def _checked(subject: Subject, review: Review, notes: list[str]) -> Subject:
         notes.append(
             f"{other} videos are not both in the run's predictions and in the manifest of now."
         )
-    return relabelled(subject, review.videos, notes)
+    labelled = otherwise_labelled(subject, review.videos)
+    if labelled:
+        notes.append(
+            f"{len(labelled)} of {len(now)} videos have another label now than when the run ended "
+            f"{first_of(labelled)}. The accuracies here are of then."
+        )
+    return subject
+
+
+def _later(number: int, subject: Subject) -> list[str]:
+    """Where the labels of a run came after it, which they are, and what the run itself recorded."""
+    run = subject.run
+    if run.later is None:
+        return [f"Labels that came after run {number}: {run.unseen}"] if run.unseen else []
+    recorded = f"{run.recorded.overall:.2f} %" if run.recorded else "no accuracy"
+    return [f"Run {number} is measured by {run.later.what}, so that it recorded {recorded} itself."]
 
 
 def _frames(

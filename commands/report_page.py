@@ -29,7 +29,7 @@ from adapt.report_tables import (
     unlike,
 )
 from adapt.review import Review
-from adapt.subject import Subject
+from adapt.subject import Subject, compared_by_class, seeds_text
 from adapt.table_text import Table, html_page, html_table
 from commands import report_plots
 from commands.report_style import STYLE
@@ -80,9 +80,7 @@ class Report:
         parts += [self._list(), self._beyond(), self._folded()]
         notes = "".join(f"<li>{_text(note)}</li>" for note in self.notes)
         if notes:
-            parts.insert(
-                1, f'<section class="notes"><h2>Not shown, and why</h2><ul>{notes}</ul></section>'
-            )
+            parts.insert(1, f'<section class="notes"><h2>Notes</h2><ul>{notes}</ul></section>')
         title = f"{subject.name}, {subject.pair}"
         return html_page(printable(title), [part for part in parts if part], STYLE)
 
@@ -96,18 +94,19 @@ class Report:
             "date": run.date,
             "folder": str(run.folder),
         }
-        result = subject.result
+        result, seeds = subject.result, seeds_text(self.subjects)
         if result is None:
             large = f"{NO_LABELS}, so no accuracy: {len(subject.videos):,} videos of the target"
         else:
-            large = accuracy_text(result)
+            large = f"seed {run.seed}: " * bool(seeds) + accuracy_text(result)
             facts = {
                 "accuracy on": result.what,
                 "class mean": f"{result.class_mean:.2f} %",
                 **facts,
             }
         rows = "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in facts.items())
-        return f'<section><p class="large">{_text(large)}</p><dl>{rows}</dl></section>'
+        heads = "".join(f'<p class="large">{_text(line)}</p>' for line in (seeds, large) if line)
+        return f"<section>{heads}<dl>{rows}</dl></section>"
 
     def _differences(self) -> str:
         items = "".join(f"<li>{_text(line)}</li>" for line in unlike(self.subjects))
@@ -126,7 +125,7 @@ class Report:
 
     def _classes(self) -> list[str]:
         subject = self.subject
-        other = next((s for s in self.subjects[1:2] if s.known), None)
+        number, other = compared_by_class(self.subjects)
         found = [
             self._draw(
                 charts.confusion(subject.confusion(), subject.classes),
@@ -139,10 +138,10 @@ class Report:
         ]
         recall = {detail.name: detail.recall for detail in subject.by_class()}
         bars = [charts.class_bars("class-accuracy", "accuracy, %", recall)]
-        others = {"run 2": other} if other else {}
-        if len(self.subjects) > 1 and not other:
-            self.notes.append("Gain per class: run 2 has no video with a label.")
-        notes = [f"Run 2 is {printable(other.name)}."] if other else []
+        others = {f"run {number}": other} if other and other.known else {}
+        if other and not others:
+            self.notes.append(f"Gain per class: run {number} has no video with a label.")
+        notes = [f"Run {number} is {printable(one.name)}." for one in others.values()]
         baselines = baseline_subjects(subject)
         if SOURCE_ONLY in baselines:
             others[SOURCE_ONLY] = baselines[SOURCE_ONLY]

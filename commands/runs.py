@@ -11,12 +11,12 @@ from typing import Any
 
 import click
 
-from adapt.outcome import Outcome, differences, outcome
+from adapt.outcome import Outcome, differences, in_common, outcome
 from adapt.overview import Group, Run, find_runs, grouped
-from commands.options import GivenPath
+from commands.options import MOVED_MANIFESTS, GivenPath
 from commands.output import refuse_standing, write_result
 from commands.text import say
-from store.errors import RunError, first_of, printable
+from store.errors import RunError, printable
 
 DEFAULT = Path("runs")
 _HEADS = ("method", "pair", "benchmark", "seeds", "overall", "class mean", "rule", "date", "folder")
@@ -41,13 +41,15 @@ def runs_group() -> None:
 @click.option(
     "--csv", "out", type=GivenPath(), help="Write the table here too; nothing is replaced."
 )
-def runs_list(folders: tuple[Path, ...], out: Path | None) -> None:
+@MOVED_MANIFESTS
+def runs_list(folders: tuple[Path, ...], out: Path | None, root: Path | None) -> None:
     """List the runs below folders: method, settings, pair, seeds, accuracy, rule, date.
 
     Of one run the interval says what the finite number of videos leaves open (95 %, Wilson); several
     seeds of one folder stand in one line, with mean and sample deviation. Runs that are unfinished or
     damaged are listed too, with what is wrong. Only tables are read; `evaluate` checks a checkpoint.
-    Without DIR: the folder runs.
+    Where labels were added to a target after a run, its accuracy is by those: such an accuracy has a *,
+    and below the table stands which labels they are. Without DIR: the folder runs.
 
     \b
     Example:
@@ -56,7 +58,9 @@ def runs_list(folders: tuple[Path, ...], out: Path | None) -> None:
     """
     refuse_standing(out, "--csv")
     found = {
-        run.folder.resolve(): run for folder in folders or (DEFAULT,) for run in find_runs(folder)
+        run.folder.resolve(): run
+        for folder in folders or (DEFAULT,)
+        for run in find_runs(folder, root)
     }
     groups = grouped(found.values())
     if not groups:
@@ -69,6 +73,7 @@ def runs_list(folders: tuple[Path, ...], out: Path | None) -> None:
     for run in (run for group in groups for run in group.runs):
         if not run.finished:
             say(f"{run.folder} is {run.state}")
+    _say_labels([run for group in groups for run in group.finished], "* by")
     if out is not None:
         write_result(out, _csv(rows))
 
@@ -76,45 +81,64 @@ def runs_list(folders: tuple[Path, ...], out: Path | None) -> None:
 @runs_group.command("compare")
 @click.argument("a", type=GivenPath(folder=True))
 @click.argument("b", type=GivenPath(folder=True))
-def runs_compare(a: Path, b: Path) -> None:
+@MOVED_MANIFESTS
+def runs_compare(a: Path, b: Path, root: Path | None) -> None:
     """Compare two runs, or two folders of seeds, on the same evaluation videos.
 
     Two runs: McNemar's exact test on the videos that one of them alone has right. Where one is a folder of
     several seeds: the difference of the mean accuracies, with a 95 % interval by drawing the videos again
     (10,000 times); other seeds would change it further. Then what differs in their options and features.
+    Of a target with labels of some videos alone, by the labels of now: those that both runs predicted.
 
     \b
     Example:
       python cli.py runs compare runs/source-only runs/infomax
     """
-    one, other = outcome(a), outcome(b)
-    alone = [
-        sorted(set(one.videos) - set(other.videos)),
-        sorted(set(other.videos) - set(one.videos)),
-    ]
-    if any(alone):
-        name, unlike = ("A", alone[0]) if alone[0] else ("B", alone[1])
-        raise RunError(
-            f"The runs were not evaluated on the same videos with the same classes: {len(unlike):,} are "
-            f"only in {name} {first_of([video for video, _ in unlike])}."
-        )
-    order = {video: place for place, video in enumerate(other.videos)}
-    correct_b = [other.correct_V[order[video]] for video in one.videos]
+    whole = outcome(a, root), outcome(b, root)
+    one, other = in_common(*whole)
     for name, folder, found in (("A", a, one), ("B", b, other)):
-        say(f"{name}: {_mean(found):.2f} %  {_described(found)}  {folder}")
-    say(f"{len(one.videos):,} videos: {_compared(one, correct_b, other)}")
+        say(f"{name}: {_mean(found):.2f} %  {found.runs[0].name}, {_seeds(found.runs)}  {folder}")
+    say(f"{_videos(*whole, len(one.videos))}: {_compared(one, other)}")
+    _say_labels([run for found in whole for run in found.runs], "by")
     unlike_options = differences(one.runs[0], other.runs[0])
     say(
         f"they differ in {unlike_options}" if unlike_options else "their options and features agree"
     )
 
 
-def _compared(one: Outcome, correct_b: Sequence[float], other: Outcome) -> str:
+def _say_labels(runs: Sequence[Run], by: str) -> None:
+    """Print by which labels accuracies are, where they came after the runs, and which are transductive."""
+    for run in runs:
+        if run.unseen:
+            say(f"{run.folder}: labels that were added after it are not seen: {run.unseen}")
+    for what in sorted({run.later.what for run in runs if run.later}):
+        say(f"{by} {what}")
+    results = [(run.config.get("target"), run.result) for run in runs]
+    seen = sorted({str(target) for target, result in results if result and result.transductive})
+    if seen:
+        say(
+            f"Accuracies on {printable(', '.join(seen))} are transductive: these videos were in training "
+            "too, without labels."
+        )
+
+
+def _videos(one: Outcome, other: Outcome, common: int) -> str:
+    """How many videos are compared, and of how many where some have no label."""
+    if not (one.partly or other.partly):
+        return f"{common:,} videos"
+    labels = [
+        f"of {len(found.videos):,} of {found.predicted:,} in {name}"
+        for name, found in (("A", one), ("B", other))
+    ]
+    return f"{common:,} videos that have a label and that both predicted (labels {' and '.join(labels)})"
+
+
+def _compared(one: Outcome, other: Outcome) -> str:
     import numpy as np  # a second with scipy, which listing runs need not wait for
 
     from adapt.paired import bootstrap_interval, sign_flip
 
-    gain_V = np.asarray(correct_b) - np.asarray(one.correct_V)
+    gain_V = np.asarray(other.correct_V) - np.asarray(one.correct_V)
     if len(one.runs) == len(other.runs) == 1:
         return (
             f"{int((gain_V < 0).sum()):,} only A has right, {int((gain_V > 0).sum()):,} only B; "
@@ -129,11 +153,6 @@ def _compared(one: Outcome, correct_b: Sequence[float], other: Outcome) -> str:
 
 def _mean(found: Outcome) -> float:
     return 100 * sum(found.correct_V) / len(found.correct_V)
-
-
-def _described(found: Outcome) -> str:
-    first = found.runs[0]
-    return f"{_method(first)}, {_seeds(found.runs)}"
 
 
 def _row(group: Group) -> dict[str, Any]:
@@ -157,6 +176,9 @@ def _row(group: Group) -> dict[str, Any]:
         "class_mean": class_mean,
         "class_mean_deviation": class_deviation,
         "videos": done[0].videos if done else None,
+        "labels": next((str(run.later.manifest) for run in group.finished if run.later), None),
+        "labels_sha256": next((run.later.sha256 for run in group.finished if run.later), None),
+        "overall_recorded": _spread([r.recorded.overall for r in group.finished if r.recorded])[0],
         "selection": ", ".join(sorted({run.selection for run in group.finished})),
         "date": max(run.date for run in group.runs),
     }
@@ -176,6 +198,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
             class_mean += f" ± {row['class_mean_deviation']:.2f}"
         elif row["low"] is not None:
             overall += f" ({row['low']:.1f} to {row['high']:.1f})"
+        overall += "*" if row["labels"] else ""
     elif row["finished"]:
         overall = "no labels"
     return [
@@ -196,10 +219,6 @@ def _spread(values: Sequence[float]) -> tuple[float | None, float | None]:
     if not values:
         return None, None
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def _method(run: Run) -> str:
-    return f"{run.config['method']} ({run.config.get('preset', '?')})"
 
 
 def _seeds(runs: Sequence[Run]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import csv
 import dataclasses
+import hashlib
 import html
 import io
 import json
@@ -321,7 +322,7 @@ def test_without_features_the_page_is_made_and_says_what_it_lacks(
     whole, *_ = write(cli, tmp_path / "b.html", run)
     assert "tsne-after-" in whole and "tsne-" not in text
     assert words(svg(text, "confusion")) == words(svg(whole, "confusion"))
-    assert "Not shown, and why" in page.texts
+    assert "Notes" in page.texts
     [note] = [t for t in page.texts if "are not there any more" in t]
     assert note.startswith("The videos as points") and "--features and --manifests" in note
     assert "Note: The videos as points" in output
@@ -368,7 +369,9 @@ def test_a_target_without_labels(cli, problem: Path, tmp_path: Path) -> None:
     base = [rows["source only"]["predicted"][video] == name for video, name in classes.items()]
     beside = {row[0]: row[1] for row in page.rows("Beside the result", 2)}
     assert beside["source only"].startswith(f"{100 * np.mean(base):.2f} (")
-    assert "The labels were added after the run had ended" in output
+    digest = hashlib.sha256((problem / "manifests" / "toy" / "right.csv").read_bytes()).hexdigest()
+    assert f"the labels that 36 of 36 videos have in {problem}" in output
+    assert f"(sha256 {digest[:16]}); the run ended with none, so that it recorded no" in output
     assert {row[0] for row in page.rows("Accuracy per class")} == {"c0", "c1", "c2"}
 
 
@@ -423,7 +426,7 @@ def test_nothing_is_replaced_and_what_is_no_run_is_refused(cli, toy: Path, tmp_p
     refused = cli("report", run, "--out", tmp_path / "b.html", "--plots", tmp_path / "plots")
     assert refused.exit_code == 2 and "plots is not empty" in refused.output
     seeds = cli("report", toy, "--out", tmp_path / "b.html")
-    assert seeds.exit_code == 1 and "holds 2 runs and is no run itself" in seeds.output
+    assert seeds.exit_code == 1 and "holds 2 runs that are not seeds of" in seeds.output
     assert f"(first: {run})" in seeds.output
     half = Path(shutil.copytree(run, tmp_path / "half"))
     (half / "done.json").unlink()
@@ -530,8 +533,10 @@ def test_no_width_scrolls_the_page_sideways(cli, toy: Path, hostile: Path, tmp_p
             for w in widths
         )
         measure = (
-            "onload = () => document.title = [...document.querySelectorAll('iframe')].map(f => "
-            "f.contentDocument.documentElement.scrollWidth + '/' + f.clientWidth).join(' ')"
+            "onload = () => { const all = [...document.querySelectorAll('iframe')]; document.title = "
+            "all.map(f => f.contentDocument.documentElement.scrollWidth + '/' + f.clientWidth).join(' ')"
+            " + '|' + [...all[0].contentDocument.querySelectorAll('.plot')]"
+            ".filter(p => p.scrollWidth > p.clientWidth).length }"
         )
         outer = tmp_path / f"outer{number}.html"
         outer.write_text(f"<title>-</title><script>{measure}</script>{frames}", encoding="utf-8")
@@ -545,6 +550,9 @@ def test_no_width_scrolls_the_page_sideways(cli, toy: Path, hostile: Path, tmp_p
             timeout=120,
         ).stdout
         [title] = re.findall("<title>(.*?)</title>", shown)[:1]
-        pairs = [tuple(map(int, pair.split("/"))) for pair in title.split()]
+        measured, cut = title.split("|")
+        pairs = [tuple(map(int, pair.split("/"))) for pair in measured.split()]
         assert [inner for _, inner in pairs] == list(widths)
         assert all(page_width <= inner for page_width, inner in pairs), pairs
+        if number == 0:  # three classes: every picture can be seen whole, on a phone too
+            assert cut == "0"

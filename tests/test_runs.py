@@ -153,13 +153,13 @@ def test_what_cannot_be_compared(cli, tmp_path: Path) -> None:
     (stopped / "done.json").unlink()
     unlabelled = make_run(tmp_path / "unlabelled")
     table = unlabelled / "predictions.csv"
-    table.write_text(table.read_text().replace(f",{RIGHT},{RIGHT},", f",,{RIGHT},"))
+    table.write_text(table.read_text().replace(f",{RIGHT},", ",,"))
     damaged = make_run(tmp_path / "damaged")
     (damaged / "predictions.csv").write_text("a,b\n1,2\n")
     for folder, message in (
         (other, "1 are only in B (first: v2)"),
         (stopped, "is unfinished: 3 of 3 epochs. Finish it, or remove it."),
-        (unlabelled, "was not evaluated on videos with labels"),
+        (unlabelled, "None of the 2 videos that"),
         (damaged, "predictions.csv is damaged"),
         (tmp_path, "holds 5 runs that are not seeds of one another"),
     ):
