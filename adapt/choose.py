@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from store.datasets import OWN_MANIFESTS, dataset_of
@@ -11,6 +11,7 @@ from store.errors import StoreError, first_of, printable
 from store.format import FAILURES, config_differences, read_records
 from store.manifest import Video
 from store.program import program
+from store.pull import left_behind
 from store.read import FeatureStore, find_stores
 from store.recipe import names_published
 
@@ -109,9 +110,18 @@ def _same_config(a: FeatureStore, b: FeatureStore) -> bool:
 
 
 def available(
-    videos: Sequence[Video], store: FeatureStore, what: str, command: str, *, allow_missing: bool
+    videos: Sequence[Video],
+    store: FeatureStore,
+    what: str,
+    remedy: Callable[[Sequence[str]], str],
+    *,
+    allow_missing: bool,
 ) -> list[Video]:
     """The videos that the store has.
+
+    Args:
+        what: what they are called in a message, for example `ucf train`.
+        remedy: gives the sentences that say how to get some missing videos.
 
     Raises:
         StoreError: some are missing and that is not allowed, or all are.
@@ -120,7 +130,7 @@ def available(
     if missing and (not allow_missing or len(missing) == len(videos)):
         raise StoreError(
             f"{len(missing)} of {len(videos)} {what} videos have no features in {store.folder} "
-            f"{first_of(missing)}.{_reason(store, missing)}\nRun: {command}\n"
+            f"{first_of(missing)}.{_reason(store, missing)}\n{remedy(missing)}\n"
             "or go on without them: --allow-missing"
         )
     return [video for video in videos if video.id in store]
@@ -136,6 +146,41 @@ def _reason(store: FeatureStore, missing: Sequence[str]) -> str:
     if not known:
         return ""
     return f" {FAILURES} says of {len(known)} of them why, e.g. {printable(known[0].error)}."
+
+
+def how_to_get(
+    missing: Sequence[str],
+    store: FeatureStore,
+    benchmark: str,
+    dataset: str,
+    features: Path,
+    manifests: Path,
+) -> str:
+    """Say by which commands a store gets videos that it lacks, for a message.
+
+    A video that stayed behind when the store was pulled is pulled; the others are extracted.
+
+    Args:
+        missing: their ids.
+    """
+    urls = [left_behind(store.absent.get(video)) for video in missing]
+    lines = []
+    for url in sorted(set(urls) - {""}):
+        words = ["store", "pull", url]
+        if features != Path("features"):
+            words.append(str(features))
+        words += ["--benchmark", benchmark]
+        if manifests != OWN_MANIFESTS:
+            words += ["--manifests", str(manifests)]
+        count = f"{urls.count(url):,} of {len(missing):,} were left in {url}"
+        secret = "with your user and password in place of ***" if "***" in url else ""
+        lines.append(
+            f"{count}. Run{f', {secret}' if secret else ''}: {program()} {shlex.join(words)}"
+        )
+    if "" in urls:
+        others = f"For the other {urls.count(''):,}, run" if lines else "Run"
+        lines.append(f"{others}: {extract_command(dataset, features, manifests, store)}")
+    return "\n".join(lines)
 
 
 def extract_command(

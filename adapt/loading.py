@@ -15,7 +15,7 @@ import torch
 
 from adapt import methods
 from adapt.bank import Bank, choose_bank, joined, load_bank, needed_bytes
-from adapt.choose import available, extract_command, stores_of
+from adapt.choose import available, how_to_get, stores_of
 from adapt.config import AdaptConfig
 from adapt.data import TrainingData, labels_of
 from adapt.rules import NEED_SOURCE_VIDEOS
@@ -241,9 +241,16 @@ def videos_of(
             f"column split of {manifest_path(config.benchmark, domain, options.manifests)}."
         )
     dataset = dataset_of(domain, options.manifests)
-    command = extract_command(dataset, options.features, options.manifests, store)
+    remedy = functools.partial(
+        how_to_get,
+        store=store,
+        benchmark=config.benchmark,
+        dataset=dataset,
+        features=options.features,
+        manifests=options.manifests,
+    )
     what = f"{domain} {split}"
-    found = available(listed, store, what, command, allow_missing=options.allow_missing)
+    found = available(listed, store, what, remedy, allow_missing=options.allow_missing)
     if len(found) < len(listed):
         lacking = len(listed) - len(found)
         log.warning(f"Continuing without {lacking} of {len(listed)} {what} videos.")

@@ -12,11 +12,11 @@ from commands.options import MANIFESTS, QUIET, SOME_FAILED, GivenPath, GivenText
 from commands.progress import ExchangeProgress
 from commands.stopping import StopSignals
 from commands.text import say
+from store.datasets import manifests_of
 from store.errors import ConfigError, StoreError, first_of
 from store.exporting import FRAMES_FOLDER, Exporter
 from store.format import STORED_DTYPES
 from store.ids import check_plain_name
-from store.import_lists import manifests_of
 from store.list_files import lists_of
 from store.read import FeatureStore
 

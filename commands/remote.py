@@ -26,7 +26,12 @@ _REPLACE = "Where the same shards are there with other contents, put {} in their
 @click.command("push")
 @click.argument("source", metavar="SRC", type=GivenPath(folder=True))
 @click.argument("place", metavar="URL", type=GivenPlace(folder=True))
-@click.option("--licence", default="unknown", show_default=True, help="For the card (README.md).")
+@click.option(
+    "--licence",
+    type=GivenText(),
+    help="For the card (README.md).",
+    show_default="what the card there says, or unknown",
+)
 @click.option("--replace", is_flag=True, help=_REPLACE.format("yours"))
 @click.option(
     "--take-over",
@@ -35,14 +40,15 @@ _REPLACE = "Where the same shards are there with other contents, put {} in their
 )
 @QUIET
 def push_command(
-    source: Path, place: Path | RemoteUrl, licence: str, replace: bool, take_over: bool
+    source: Path, place: Path | RemoteUrl, licence: str | None, replace: bool, take_over: bool
 ) -> None:
     """Upload feature stores, or what is missing of them: to S3, Google Cloud, the Hub, SFTP or a folder.
 
     SRC is a store, the folder of a data set, or the folder of all features. URL is the folder of all
     features there: a store goes to URL/DATASET/STORE, and is merged with what is there. Only shards that
     are missing are sent, each is checked after it arrived, and the index is written last and read again.
-    A README.md is written beside it. Credentials are found where the tools of each service keep them.
+    A README.md is written beside it, and on the Hub one that lists all stores at the root of the
+    repository, which is what the Hub shows. Credentials are found where the tools of each service keep them.
 
     \b
     Example:
@@ -50,9 +56,11 @@ def push_command(
       python cli.py store push features/ucf101 hf://datasets/our-team/ucf101-features --licence cc-by-4.0
     """
     from store.push import check_licence, push, writable
+    from store.root_card import write_root_card
 
     keep_freed_memory()  # the blocks of a file, whose memory would be faulted in anew each time
-    check_licence(licence)
+    if licence is not None:
+        check_licence(licence)
     folders = some_store_folders(source)
     root = writable(_url(place))
     with TransferProgress("push") as progress:
@@ -67,6 +75,7 @@ def push_command(
             )
             sent = f"{done.shards:,} of {done.listed:,} shards sent, {done.bytes / 1e6:,.1f} MB"
             say(f"{done.url}: {sent if done.changed or done.shards else 'nothing to send'}")
+    write_root_card(root)
 
 
 @click.command("pull")

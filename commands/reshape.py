@@ -10,11 +10,10 @@ from commands.options import MANIFESTS, QUIET, GivenPath, GivenText
 from commands.progress import MoveProgress
 from commands.text import say
 from extract.videos import VIDEO_SUFFIXES
-from store.datasets import benchmarks, domain_of, manifest_path
+from store.datasets import manifests_of
 from store.errors import ConfigError, ManifestError, shortened
 from store.ids import near_ids
 from store.inventory import some_store_folders
-from store.manifest import read_manifest
 from store.merge import Written, merge, subset
 from store.read import FeatureStore
 from store.rewrite import repack
@@ -102,16 +101,7 @@ def _of_file(folder: Path, listing: Path) -> set[str]:
 def _of_benchmark(folder: Path, benchmark: str, root: Path) -> set[str]:
     with FeatureStore(folder) as store:
         dataset = store.index["dataset"]
-    having = {
-        name for name, domains in benchmarks(root).items() if domain_of(dataset, root) in domains
-    }
-    if benchmark not in having:
-        raise ManifestError(
-            f"No benchmark {shortened(benchmark)} lists videos of {dataset}. Those that do: "
-            f"{', '.join(sorted(having))}."
-        )
-    rows = read_manifest(manifest_path(benchmark, domain_of(dataset, root), root))
-    return {video.id for video in rows}
+    return {video.id for video in manifests_of(dataset, benchmark, root)[benchmark]}
 
 
 def _say_written(written: Written, twice: str) -> None:

@@ -18,7 +18,7 @@ from commands.progress import MoveProgress
 from commands.remote import pull_command, push_command
 from commands.reshape import merge_command, repack_command, subset_command
 from commands.text import say
-from extract.check_sources import sources_in
+from extract.check_sources import nothing_to_compare, sources_in
 from store.check import CHECKS, verify
 from store.contents import Kind, Problem
 from store.datasets import dataset_videos
@@ -105,8 +105,9 @@ def store_verify(
     and sha256 of every file, compares the tables with each other and with the shards, and checks the
     record, shape, crc32 and values of every video. It also names foreign files and leftovers of killed
     runs. If anything is wrong, the exit code is 1, and every kind of problem is listed with what to do.
-    Videos that were never stored are no problem, and an extraction may go on meanwhile. With --sample
-    the exit code is also 1 if a video now has another number of frames, or an error of 0.5 or more.
+    Videos that were never stored are no problem, and an extraction may go on meanwhile. An imported store
+    records no source videos: --videos says so and checks the rest. With --sample the exit code is also 1
+    if a video now has another number of frames, or an error of 0.5 or more, or cannot be made again.
 
     \b
     Example:
@@ -115,9 +116,10 @@ def store_verify(
     """
     if sample and not videos:
         raise ConfigError("--sample extracts videos again: name their folder with --videos DIR.")
-    checks = [*CHECKS, sources_in(videos)] if videos else CHECKS
     bad = 0
     for store in some_store_folders(folder):
+        unknown = nothing_to_compare(store) if videos else ""
+        checks = [*CHECKS, sources_in(videos)] if videos and not unknown else CHECKS
         with CountProgress(
             store.name, _bytes_to_read(store, videos), "MB", scale=MEGABYTE
         ) as progress:
@@ -127,7 +129,10 @@ def store_verify(
         say(f"{store}: {found} ({_contents(summarise(store))})")
         for kind in Kind:
             _say_problems(kind, [problem for problem in problems if problem.kind is kind])
-        if sample and not problems:
+        if unknown:
+            say(f"  {unknown}{' So none can be extracted again for --sample.' if sample else ''}")
+            bad += bool(sample and not problems)
+        elif sample and not problems:
             bad += not _say_sample(store, videos, sample, weights, device)
     if bad:
         sys.exit(1)

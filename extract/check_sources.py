@@ -8,7 +8,29 @@ from pathlib import Path
 from extract.sources import size_and_sha256_of, source_path
 from store.check import Check
 from store.contents import Contents, Kind, Problem
+from store.errors import StoreError, shortened
+from store.format import VIDEOS, read_index, read_records
 from store.records import VideoRecord
+
+
+def nothing_to_compare(folder: Path) -> str:
+    """Return why no source video of a store can be checked, as a sentence; empty if one can.
+
+    The `source` of an imported video is a file of features, whose video nobody recorded. Tables that cannot
+    be read are left to the other checks.
+    """
+    try:
+        origin = read_index(folder)["config"].get("origin")
+        stored = [row for row in read_records(folder / VIDEOS) if row.stored]
+    except StoreError:
+        return ""
+    if not stored or any(row.source_sha256 for row in stored):
+        return ""
+    imported = f" (they were imported, from {shortened(str(origin))})" if origin else ""
+    return (
+        f"Source videos were not checked: the store does not record which files its {len(stored):,} videos "
+        f"were made from{imported}."
+    )
 
 
 def sources_in(roots: Sequence[Path]) -> Check:

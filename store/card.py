@@ -6,23 +6,40 @@ A card is Markdown after a block of YAML. Every text in the YAML is written as J
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from store.format import stored_dtype
 from store.remote_tables import Tables
 from store.remote_url import RemoteUrl
 
-_OURS = "<!-- Written by `store push`. Remove this line to keep your own text here. -->"
+OURS = "<!-- Written by `store push`. Remove this line to keep your own text here. -->"
+CARD_BYTES = 1_000_000
+"""The largest size at which a card is read."""
+_LICENCE = re.compile(r'\A---\n(?:.*\n)*?license: "?([A-Za-z0-9.+-]{1,60})"?\n')
 _SIZES = (
     *((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K")),
     (1_000_000, "100K<n<1M"),
 )
-_FACTS = ("preset", "stride", "frames_per_video", "decoder", "compute_dtype", "weights_sha256")
+_FACTS = (
+    *("origin", "description", "modality", "layer"),
+    *("preset", "stride", "frames_per_video", "decoder", "compute_dtype", "weights_sha256"),
+)
+_IMPORTED = """
+The features were imported: the name of the backbone is whoever imported them's, and how they were made
+(weights, layer, preparation of the frames) is not known, so none can be made of other videos.
+"""
 
 
 def is_ours(data: bytes) -> bool:
     """Return whether a README.md was written here and not by a person."""
-    return _OURS.encode() in data
+    return OURS.encode() in data
+
+
+def licence_of(data: bytes) -> str:
+    """Return the licence in the first lines of a card; `unknown` if there is none that can be read."""
+    found = _LICENCE.search(data.decode("utf-8", "replace"))
+    return found[1] if found else "unknown"
 
 
 def card_of(tables: Tables, url: RemoteUrl, licence: str, date: str) -> str:
@@ -35,7 +52,6 @@ def card_of(tables: Tables, url: RemoteUrl, licence: str, date: str) -> str:
     """
     index = tables.index
     config, totals = index["config"], _totals(tables)
-    size = next((name for limit, name in _SIZES if totals["stored"] < limit), "n>1M")
     backbone, dataset = str(config.get("backbone", "unknown")), index["dataset"]
     weights = str(index["run"].get("weights", "unknown"))
     head = {
@@ -43,7 +59,7 @@ def card_of(tables: Tables, url: RemoteUrl, licence: str, date: str) -> str:
         "pretty_name": f"{dataset}: {backbone} frame features",
         "task_categories": ["video-classification"],
         "tags": ["video", "domain-adaptation", "feature-extraction", backbone],
-        "size_categories": [size],
+        "size_categories": [size_category(totals["stored"])],
     }
     root = str(url).rsplit("/", 2)[0]
     dtype = stored_dtype(config).name
@@ -58,18 +74,18 @@ def card_of(tables: Tables, url: RemoteUrl, licence: str, date: str) -> str:
         "shards": f"{len(index['shards']):,}",
         "config sha256": index["config_sha256"],
     }
-    rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts.items())
+    rows = "\n".join(f"| {name} | {cell(value)} |" for name, value in facts.items())
     return f"""---
-{_yaml(head)}
+{front_matter(head)}
 ---
-{_OURS}
+{OURS}
 
-# {_cell(dataset)}: {_cell(backbone)} frame features
+# {cell(dataset)}: {cell(backbone)} frame features
 
 | | |
 |---|---|
 {rows}
-
+{_IMPORTED if "origin" in config else ""}
 ## Use
 
     ma2l-td store pull {root} --dataset {dataset}
@@ -95,7 +111,13 @@ def _totals(tables: Tables) -> dict[str, int]:
     }
 
 
-def _yaml(head: dict[str, Any]) -> str:
+def size_category(videos: int) -> str:
+    """Return the Hub's name for a number of examples."""
+    return next((name for limit, name in _SIZES if videos < limit), "n>1M")
+
+
+def front_matter(head: dict[str, Any]) -> str:
+    """Return lines of YAML: each name with a text, or with a list of texts."""
     lines = []
     for name, value in head.items():
         if isinstance(value, list):
@@ -105,7 +127,7 @@ def _yaml(head: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cell(value: object) -> str:
-    """A text for a table, on one line and without what Markdown would read as its own."""
+def cell(value: object) -> str:
+    """Return a text for a table, on one line and without what Markdown would read as its own."""
     text = " ".join(str(value).split())[:200]
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from store.errors import ManifestError, printable, shortened
 from store.ids import check_plain_name, clash_of
-from store.manifest import read_manifest
+from store.manifest import Video, read_manifest
 from store.plain_csv import read_table
 from store.program import program
 
@@ -107,6 +107,28 @@ def dataset_videos(
             "of one of them."
         )
     return dict(sorted(union.items()))
+
+
+def manifests_of(
+    dataset: str, benchmark: str | None, root: Path = OWN_MANIFESTS, *, remedy: str = ""
+) -> dict[str, tuple[Video, ...]]:
+    """Return the rows of a data set's domain, by benchmark: of all that have it, or of the named one.
+
+    Args:
+        remedy: a sentence that is added where the named one does not have it, after a space.
+
+    Raises:
+        ManifestError: the named one does not have it.
+    """
+    domain = dataset_table(root).get(dataset, dataset)
+    having = [name for name, domains in benchmarks(root).items() if domain in domains]
+    if benchmark is not None and benchmark not in having:
+        raise ManifestError(
+            f"No benchmark {shortened(benchmark)} lists videos of {printable(dataset)}. Those that do: "
+            f"{', '.join(having) or 'none'}.{remedy}"
+        )
+    chosen = having if benchmark is None else [benchmark]
+    return {name: read_manifest(manifest_path(name, domain, root)) for name in chosen}
 
 
 def choose_benchmark(

@@ -10,8 +10,9 @@ from store.datasets import (
     dataset_table,
     dataset_videos,
     manifest_path,
+    manifests_of,
 )
-from store.errors import ConfigError, ManifestError, first_of, printable
+from store.errors import ManifestError, first_of, printable
 from store.ids import check_id, clash_of
 from store.list_files import Listed, ListFile, manifest_rows, read_list
 from store.manifest import Video, classes_of, read_manifest, write_manifest
@@ -91,17 +92,12 @@ def listed_elsewhere(
 
     Raises:
         ManifestError: the benchmark has no such domain, or a name cannot be an id.
-        ConfigError: the benchmark is unknown.
     """
-    domain, known = dataset_table(root).get(dataset, dataset), benchmarks(root)
     if benchmark is not None:
-        if domain not in known.get(benchmark, ()):
-            raise ConfigError(
-                f"No benchmark {benchmark!r} has the domain {domain}. Give its lists: --list FILE"
-            )
-        rows = read_manifest(manifest_path(benchmark, domain, root))
-        return {video.id: video.frames for video in rows}
-    if any(domain in domains for domains in known.values()):
+        rows = manifests_of(dataset, benchmark, root, remedy=" Or give its lists: --list FILE.")
+        return {video.id: video.frames for video in rows[benchmark]}
+    domain = dataset_table(root).get(dataset, dataset)
+    if any(domain in domains for domains in benchmarks(root).values()):
         return dataset_videos(dataset, root)
     for video in found:
         check_id(video, f"The features to import as {dataset}")
@@ -111,23 +107,6 @@ def listed_elsewhere(
             f"{clash.shown(clash.other)}. Rename one of them."
         )
     return dict.fromkeys(sorted(found))
-
-
-def manifests_of(dataset: str, benchmark: str | None, root: Path) -> dict[str, tuple[Video, ...]]:
-    """Return the rows of a data set's domain, by benchmark: of all that have it, or of the named one.
-
-    Raises:
-        ConfigError: the named one does not have it.
-    """
-    domain, known = dataset_table(root).get(dataset, dataset), benchmarks(root)
-    having = [name for name, domains in known.items() if domain in domains]
-    if benchmark is not None and benchmark not in having:
-        raise ConfigError(
-            f"No benchmark {benchmark!r} has the domain {domain}. These have it: "
-            f"{', '.join(having) or 'none'}."
-        )
-    chosen = having if benchmark is None else [benchmark]
-    return {name: read_manifest(manifest_path(name, domain, root)) for name in chosen}
 
 
 def more_than_listed(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from store.errors import StoreError, first_of
+from store.errors import ConfigError, StoreError, first_of
 from store.files import explained, replacing
 from store.format import INDEX, shards_in
 from store.locks import folder_lock, is_live
@@ -26,9 +26,12 @@ from store.records import VideoRecord
 from store.remote import Progress
 from store.remote_stores import Found
 from store.remote_tables import Tables, check_same_config, index_at
+from store.remote_url import RemoteUrl, is_url
 from store.transfer import check_room, download
 
 log = logging.getLogger(__name__)
+_NOT_PULLED = "its shard was not pulled from "
+"""What failures.csv says of a video that stayed where its store was pulled from, before that URL."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +114,21 @@ def _pull(
     )
 
 
+def left_behind(row: VideoRecord | None) -> str:
+    """Return the URL of the store that a video was not pulled from; empty if it is absent for another reason.
+
+    Args:
+        row: what the tables of the store here say of the video, None if they do not name it.
+    """
+    if row is None or row.status != "pending" or not row.error.startswith(_NOT_PULLED):
+        return ""
+    url = row.error.removeprefix(_NOT_PULLED)
+    try:  # the row may be a stranger's
+        return str(RemoteUrl.of(url)) if is_url(url) and url.isprintable() else ""
+    except ConfigError:
+        return ""
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other pull or index is written in a folder, and keep others out."""
@@ -156,7 +174,7 @@ def _write(folder: Path, theirs: Tables, here: Collection[str], url: str) -> Non
     """Write the tables of the shards that are here."""
     tables = theirs
     if len(here) < len(theirs.shards):
-        error = f"its shard was not pulled from {url}"
+        error = f"{_NOT_PULLED}{url}"
         rows = [
             row
             if not row.stored or row.shard in here

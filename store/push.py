@@ -16,7 +16,7 @@ from typing import Any
 
 from store import checksums
 from store.arrival import check_arrival, has_arrived
-from store.card import card_of, is_ours
+from store.card import CARD_BYTES, card_of, is_ours, licence_of
 from store.claim import claimed
 from store.errors import ConfigError, StoreError
 from store.format import CARD, LARGEST, is_shard_name, renamed
@@ -28,7 +28,6 @@ from store.remote_url import RemoteUrl
 
 _UPLOADS = 4
 """How many shards are uploaded at the same time, where the backend allows it."""
-_CARD_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +65,7 @@ def push(
     *,
     replace: bool = False,
     take_over: bool = False,
-    licence: str = "unknown",
+    licence: str | None = None,
     progress: Progress | None = None,
 ) -> Pushed:
     """Upload what a store elsewhere lacks of this one.
@@ -75,7 +74,7 @@ def push(
         root: the folder of features there; the store goes to `<data set>/<folder>` in it.
         replace: make the store there what this one is, instead of adding to it.
         take_over: ignore that another push holds the store there.
-        licence: for the card, an identifier of the Hub.
+        licence: for the card, an identifier of the Hub; None keeps that of a card that is there.
 
     Raises:
         UnreachableError: the server does not answer. What arrived is found by the next push.
@@ -197,11 +196,12 @@ def _check_tables(tables: Tables, remote: FsspecRemote) -> None:
         )
 
 
-def _write_card(tables: Tables, remote: FsspecRemote, licence: str) -> None:
+def _write_card(tables: Tables, remote: FsspecRemote, licence: str | None) -> None:
     """Write README.md, unless somebody wrote one of his own."""
-    standing = remote.table(CARD, _CARD_BYTES)
+    standing = remote.table(CARD, CARD_BYTES)
     if standing is not None and not is_ours(standing):
         return
+    licence = licence or licence_of(standing or b"")
     text = card_of(tables, remote.url, licence, time.strftime("%Y-%m-%d", time.gmtime()))
     if standing != text.encode():
         remote.write(CARD, text.encode())

@@ -15,8 +15,14 @@ from store.errors import ConfigError
 PROTOCOLS = ("file", "s3", "gs", "hf", "ssh", "sftp", "http", "https")
 _USER = re.compile(r"(?<=://)[^/\s'\"]*@")
 _QUERY = re.compile(r"(://[^\s'\"?#]*)[?#][^\s'\"]*")
+_REPOSITORY = re.compile(r"hf://datasets/[^/@]+/[^/@]+(@(refs/(pr|convert)/)?[^/]+)?")
 _WITH_USER = ("ssh", "sftp", "http", "https")
 """Protocols whose URLs may hold a user and a password; the others find theirs where their tools do."""
+
+
+def is_repository(url: RemoteUrl) -> bool:
+    """Return whether a URL is the root of a repository of data sets on the Hub, perhaps at a revision."""
+    return _REPOSITORY.fullmatch(url.secret) is not None
 
 
 def is_url(text: str) -> bool:

@@ -25,6 +25,7 @@ from store import compare as comparing
 from store.check import CHECKS, verify
 from store.contents import Kind
 from store.format import store_folder
+from store.origin import config_of
 from store.records import VideoRecord
 from store.tables import write_index
 from store.write import ShardWriter
@@ -401,6 +402,35 @@ def test_source_that_was_not_recorded_is_said(folder: Path, tmp_path: Path) -> N
     assert [str(problem) for problem in problems] == [
         "naïve+: the store does not say which file it was made from"
     ]
+
+
+def test_a_store_that_records_no_sources_is_said_and_the_rest_is_checked(
+    tmp_path: Path, folder: Path, cli
+) -> None:
+    """Imported features, and those of a program that records none: their videos cannot be compared."""
+    videos = {video: matrix(i, 3) for i, video in enumerate(("a", "b"))}
+    imported = config_of("rgb", "RGB-feature", "t7", WIDTH, "float16")
+    imported_folder = make_store(tmp_path / "i", "toy", videos, imported)
+    for path, how in (
+        (imported_folder, "its 2 videos were made from (they were imported, from 'RGB-feature')."),
+        (make_store(tmp_path / "o", "toy", videos), "its 2 videos were made from."),
+    ):
+        assert "not checked" not in cli("store", "verify", path).output
+        found = cli("store", "verify", path, "--videos", tmp_path / "videos")
+        assert found.exit_code == 0 and "no problem found" in found.output
+        said = f"Source videos were not checked: the store does not record which files {how}"
+        assert said in " ".join(found.output.split()) and Kind.SOURCE.label not in found.output
+        sampled = cli("store", "verify", path, "--videos", tmp_path / "videos", "--sample", 1)
+        assert sampled.exit_code == 1
+        assert "So none can be extracted again for --sample." in " ".join(sampled.output.split())
+    shard = imported_folder / "shard-00000.h5"
+    shard.write_bytes(shard.read_bytes()[:-8])
+    damaged = cli("store", "verify", imported_folder, "--videos", tmp_path / "videos")
+    assert damaged.exit_code == 1 and Kind.SHARD.label in damaged.output
+    (tmp_path / "videos" / f"{IDS[0]}.avi").write_bytes(b"other")
+    both = cli("store", "verify", folder, "--videos", tmp_path / "videos")
+    assert both.exit_code == 1 and "1 x source that is not the extracted one" in both.output
+    assert "not checked" not in both.output
 
 
 def test_source_may_be_a_folder_of_images(folder: Path, tmp_path: Path) -> None:

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pytest
+from conftest import CONFIG, make_store
 from fsspec import AbstractFileSystem
 from remotes import contents, make_shards
+
+from store.remote_url import RemoteUrl, is_repository
 
 FILES: dict[str, bytes] = {}
 COMMITS: list[str] = []
@@ -76,6 +80,7 @@ def _hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 URL = "hf://datasets/team/features"
+ROOT = URL.removeprefix("hf://")
 
 
 def test_there_and_back(cli, tmp_path: Path) -> None:
@@ -84,11 +89,140 @@ def test_there_and_back(cli, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     written = [name for name in COMMITS if not name.startswith(".push.")]
     assert sorted(written[:3]) == [f"shard-0000{n}.h5" for n in range(3)]
-    assert written[3:] == ["videos.csv", "failures.csv", "index.json", "SHA256SUMS", "README.md"]
+    assert written[3:] == ["videos.csv", "failures.csv", "index.json", "SHA256SUMS"] + 2 * [
+        "README.md"
+    ]
     assert not [name for name in FILES if ".push." in name]
     result = cli("store", "pull", URL, tmp_path / "back")
     assert result.exit_code == 0, result.output
     assert contents(tmp_path / "back" / "mine" / mine.name) == contents(mine)
+
+
+def other_store(root: Path, dataset: str = "other", **config: Any) -> Path:
+    """A store of another data set, of one video."""
+    values = np.ones((2, 3), np.float16)
+    return make_store(root, dataset, {"v": values}, {**CONFIG, "backbone": "resnet18", **config})
+
+
+def head_of(card: bytes) -> dict[str, Any]:
+    """The front matter, as the Hub reads it."""
+    begin, head, _ = card.decode().split("---\n", 2)
+    assert begin == ""
+    return dict(pytest.importorskip("yaml").safe_load(head))
+
+
+def test_the_repository_has_a_card_of_all_stores(cli, tmp_path: Path) -> None:
+    mine, other = make_shards(tmp_path / "a"), other_store(tmp_path / "b", origin="x|y")
+    assert cli("store", "push", mine, URL, "--licence", "mit").exit_code == 0
+    first = FILES[f"{ROOT}/README.md"]
+    head = head_of(first)
+    assert head["license"] == "mit" and head["size_categories"] == ["n<1K"]
+    assert f"| mine/{mine.name} | fake | weights none, stride 1 | 9 of 9 | " in first.decode()
+    assert other.name not in first.decode()
+    COMMITS.clear()
+    assert cli("store", "push", mine, URL).exit_code == 0  # keeps the licence
+    assert not [name for name in COMMITS if not name.startswith(".push.")]
+    assert FILES[f"{ROOT}/README.md"] == first
+    assert cli("store", "push", other, URL, "--licence", "cc-by-4.0").exit_code == 0
+    both = FILES[f"{ROOT}/README.md"]
+    head = head_of(both)
+    assert head["license"] == ["cc-by-4.0", "mit"] and {"fake", "resnet18"} <= {*head["tags"]}
+    rows = [line for line in both.decode().splitlines() if line.startswith("| ")][1:]
+    assert [row.split(" | ")[0] for row in rows] == [f"| mine/{mine.name}", f"| other/{other.name}"]
+    assert "origin x\\|y" in rows[1] and rows[1].endswith("| cc-by-4.0 |")
+    assert f"ma2l-td store pull {URL}" in both.decode()
+    hub = pytest.importorskip("huggingface_hub")
+    assert hub.DatasetCard(both.decode()).data.license == ["cc-by-4.0", "mit"]
+    assert cli("store", "pull", URL, tmp_path / "back").exit_code == 0
+    assert contents(tmp_path / "back" / "other" / other.name) == contents(other)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_two_that_push_two_stores_at_once_are_both_listed(
+    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Another push runs from beginning to end just before, or just after, the card of this one is written."""
+    mine, other = make_shards(tmp_path / "a"), other_store(tmp_path / "b")
+    pipe, begun = Hub.pipe_file, []
+
+    def meanwhile() -> None:
+        begun.append(True)
+        assert cli("store", "push", other, URL, "--licence", "mit").exit_code == 0
+
+    def racing(self: Hub, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
+        now = path == f"{ROOT}/README.md" and not begun
+        if now and when == "before":
+            meanwhile()
+        pipe(self, path, value)
+        if now and when == "after":
+            meanwhile()
+
+    monkeypatch.setattr(Hub, "pipe_file", racing)
+    assert cli("store", "push", mine, URL).exit_code == 0
+    card = FILES[f"{ROOT}/README.md"].decode()
+    assert begun and f"| mine/{mine.name} |" in card and f"| other/{other.name} |" in card
+
+
+def test_a_card_that_others_keep_changing_is_said(
+    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = Hub.pipe_file
+
+    def changing(self: Hub, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
+        pipe(self, path, value + b"more" if path == f"{ROOT}/README.md" else value)
+
+    monkeypatch.setattr(Hub, "pipe_file", changing)
+    found = cli("store", "push", make_shards(tmp_path / "a"), URL)
+    assert found.exit_code == 1 and "others keep changing README.md" in found.output
+
+
+def test_a_persons_own_card_stays_and_what_it_lacks_is_said(cli, tmp_path: Path) -> None:
+    mine, other = make_shards(tmp_path / "a"), other_store(tmp_path / "b")
+    own = f"---\nlicense: mit\n---\nSee {mine.parent.name}/{mine.name}.\n".encode()
+    FILES[f"{ROOT}/README.md"] = own
+    first = cli("store", "push", mine, URL)
+    assert first.exit_code == 0 and "was not written by store push" not in first.output
+    second = cli("store", "push", other, URL)
+    said = f"does not name 1 of the 2 stores (first: other/{other.name})"
+    assert second.exit_code == 0 and said in second.output
+    assert FILES[f"{ROOT}/README.md"] == own
+
+
+def test_a_damaged_store_in_the_repository_does_not_stop_a_push(cli, tmp_path: Path) -> None:
+    mine, other = make_shards(tmp_path / "a"), other_store(tmp_path / "b")
+    FILES[f"{ROOT}/third/x-01234567/index.json"] = b"{"
+    FILES[f"{ROOT}/..%2f/x-01234567/index.json"] = FILES[f"{ROOT}/third/x-01234567/index.json"]
+    FILES[f"{ROOT}/fourth/x-01234567/shard-00000.h5"] = b"a push that has just begun"
+    first = cli("store", "push", mine, URL)
+    assert first.exit_code == 0
+    assert "third/x-01234567 is not listed in the card of the repository" in first.output
+    assert cli("store", "push", other, URL).exit_code == 0
+    assert FILES[f"{ROOT}/README.md"].decode().count("x-01234567") == 0
+
+
+@pytest.mark.parametrize("place", [f"{URL}/sub", "hf://team/model"])
+def test_elsewhere_no_card_of_all_is_written(cli, tmp_path: Path, place: str) -> None:
+    mine = make_shards(tmp_path / "a")
+    assert cli("store", "push", mine, place).exit_code == 0
+    assert [name for name in FILES if name.endswith("README.md")] == [
+        f"{place.removeprefix('hf://')}/mine/{mine.name}/README.md"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("hf://datasets/a/b", True),
+        ("hf://datasets/a/b@main", True),
+        ("hf://datasets/a/b@refs/pr/3", True),
+        ("hf://datasets/a/b@main/c", False),
+        ("hf://datasets/a/b/c", False),
+        ("hf://a/b", False),
+        ("s3://datasets/a/b", False),
+    ],
+)
+def test_which_urls_are_repositories(url: str, expected: bool) -> None:
+    assert is_repository(RemoteUrl.of(url)) is expected
 
 
 def test_the_servers_sha256_is_believed_when_it_differs(

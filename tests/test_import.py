@@ -600,7 +600,7 @@ def test_features_of_unlike_origins_are_not_mixed(imported, cli, tmp_path) -> No
         (("--list", "train.txt"), "name its benchmark"),
         (("--classes", "c.txt"), "give them with --list"),
         (("--modality", "RGB"), "is read with --format epic or video-features"),
-        (("--benchmark", "nothing"), "has the domain d. Give its lists"),
+        (("--benchmark", "nothing"), "lists videos of d. Those that do: none. Or give its lists"),
     ],
 )
 def test_wrong_options_are_refused(cli, tmp_path, monkeypatch, options, message) -> None:

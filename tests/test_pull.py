@@ -21,8 +21,9 @@ from store.check import CHECKS, verify
 from store.datasets import manifest_path
 from store.errors import StoreError
 from store.manifest import Video, write_manifest
-from store.pull import pull
+from store.pull import left_behind, pull
 from store.read import FeatureStore
+from store.records import VideoRecord
 from store.remote import open_remote
 from store.remote_stores import stores_at
 from store.remote_url import RemoteUrl
@@ -462,3 +463,23 @@ def test_two_pulls_at_once_fetch_every_byte_once(there: Path, tmp_path: Path) ->
     assert fetched == [0, 3]
     assert server.sent == sum(path.stat().st_size for path in there.glob("*.h5"))
     assert contents(tmp_path / "here" / "mine" / there.name) == contents(there)
+
+
+@pytest.mark.parametrize(
+    ("status", "where", "expected"),
+    [
+        ("pending", "s3://bucket/f/d/x-1", "s3://bucket/f/d/x-1"),
+        ("pending", "https://***@host/f", "https://***@host/f"),
+        ("pending", "https://me:s3cr3t@host/f", "https://***@host/f"),
+        ("pending", "evil://host/f", ""),
+        ("pending", "s3://bucket/f\nrm -r x", ""),
+        ("pending", "s3://bucket/\x1b[2J", ""),
+        ("pending", "here", ""),
+        ("failed", "s3://bucket/f", ""),
+    ],
+)
+def test_where_a_video_stayed_is_a_url_or_nothing(status: str, where: str, expected: str) -> None:
+    """A stranger's table may say anything, and what it says is proposed as a command."""
+    error = f"its shard was not pulled from {where}"
+    assert left_behind(VideoRecord(video="v", status=status, error=error)) == expected
+    assert left_behind(None) == left_behind(VideoRecord(video="v", status="pending")) == ""

@@ -416,6 +416,26 @@ def test_the_card_says_the_number_type_of_the_store(tmp_path: Path, dtype: str) 
     assert f"3 {dtype} values each" in text and f"one {dtype} dataset" in text and other not in text
 
 
+def test_the_card_of_imported_features_says_where_they_are_from(tmp_path: Path) -> None:
+    from store.card import card_of
+    from store.origin import config_of
+    from store.remote_tables import tables_here
+
+    config = config_of("i3d", "RGB|feature", "t7", 3, "float16", "RGB,Flow")
+    folder = make_store(tmp_path, "mine", {"one": np.ones((2, 3))}, config)
+    text = card_of(tables_here(folder), RemoteUrl("s3://a/b/c/d"), "mit", "today")
+    for row in (
+        *("| origin | RGB\\|feature |", "| description | imported from the layout t7 |"),
+        *("| modality | RGB,Flow |", "| layer | unknown |"),
+    ):
+        assert f"\n{row}\n" in text
+    said = "how they were made (weights, layer, preparation of the frames) is not known"
+    assert said in " ".join(text.split())
+    made = make_store(tmp_path, "mine", {"one": np.ones((2, 3))}, {**CONFIG, "layer": "avgpool"})
+    text = card_of(tables_here(made), RemoteUrl("s3://a/b/c/d"), "mit", "today")
+    assert "| layer | avgpool |" in text and "imported" not in text and "origin" not in text
+
+
 def test_a_card_cannot_be_steered_by_a_store(tmp_path: Path) -> None:
     from store.card import card_of
     from store.remote_tables import Tables, tables_here

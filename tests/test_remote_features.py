@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -14,8 +15,12 @@ from remotes import serving
 
 from adapt.environment import environment
 from store import remote
+from store.read import FeatureStore
+from store.records import VideoRecord
 from store.remote_cache import cache_of
 from store.remote_url import RemoteUrl
+from store.tables import write_index
+from store.write import ShardWriter
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +118,87 @@ def test_no_such_data_set_is_said(cli, problem: Path) -> None:
     arguments = from_url(problem, "run", f"file://{problem / 'features' / 'left'}")
     result = cli(*arguments)
     assert result.exit_code == 1 and "There is no store of left in" in result.output
+
+
+def in_two_shards(folder: Path, first: str) -> None:
+    """Write a store again, with the videos whose ids begin with `first` in a shard of their own."""
+    with FeatureStore(folder) as store:
+        rows = {video: store.read(video) for video in store}
+        config, dataset, width = store.config, store.index["dataset"], store.width
+    shutil.rmtree(folder)
+    folder.mkdir()
+    records = []
+    for number, there in enumerate((True, False)):
+        with ShardWriter(folder, number, config) as writer:
+            for video, x_TD in rows.items():
+                if video.startswith(first) is there:
+                    records.append(writer.add(VideoRecord(video=video), x_TD))
+    write_index(folder, dataset=dataset, config=config, width=width, records=records, run={})
+
+
+def small_benchmark(root: Path, first: str) -> None:
+    """A benchmark of the target, and of the source's videos whose ids begin with `first`."""
+    (root / "manifests" / "small").mkdir()
+    shutil.copy(root / "manifests" / "toy" / "right.csv", root / "manifests" / "small")
+    head, *lines = (root / "manifests" / "toy" / "left.csv").read_text().splitlines()
+    kept = [line for line in lines if line.startswith(first)]
+    (root / "manifests" / "small" / "left.csv").write_text("\n".join([head, *kept, ""]))
+
+
+def proposed(output: str, command: str) -> list[str]:
+    """The words of the one command of that name that a message proposes, after the program's."""
+    [line] = [line for line in output.splitlines() if f"python cli.py {command} " in line]
+    return shlex.split(line.partition("python cli.py ")[2])
+
+
+@pytest.mark.parametrize("how", ["pulled", "cached"])
+def test_what_stayed_behind_is_pulled_and_not_extracted(cli, problem: Path, how: str) -> None:
+    """The command that the message proposes brings the videos, and the same training works then."""
+    [left] = (problem / "features" / "left").iterdir()
+    in_two_shards(left, "left_0")
+    small_benchmark(problem, "left_0")
+    with serving(problem / "features") as (_, web):
+        url = f"file://{problem / 'features'}"
+        if how == "cached":
+            url = web.replace("http://", "http://me:s3cr3t@")
+            first = cli(*from_url(problem, "first", url, "--benchmark", "small"))
+            assert first.exit_code == 0, first.output
+            features = cache_of(RemoteUrl.of(url))
+        else:
+            features = problem / "some features"
+            pull = ("store", "pull", url, features, "--benchmark", "small")
+            assert cli(*pull, "--manifests", problem / "manifests").exit_code == 0
+        arguments = from_url(problem, "run", str(features), "--benchmark", "toy")
+        lacking = cli(*arguments)
+        assert lacking.exit_code == 1 and "cli.py extract" not in lacking.output
+        shown = RemoteUrl.of(f"{url}/left/{left.name}")
+        assert f"16 of 16 were left in {shown}. Run" in lacking.output, lacking.output
+        assert ("place of ***" in lacking.output) is (how == "cached")
+        assert "s3cr3t" not in lacking.output
+        words = proposed(lacking.output, "store pull")
+        assert words[:4] == ["store", "pull", str(shown), str(features)]
+        pulled = cli(*(word.replace("***", "me:s3cr3t") for word in words))
+        assert pulled.exit_code == 0, pulled.output
+        trained = cli(*arguments)
+        assert trained.exit_code == 0, trained.output
+    assert cli(*toy_arguments(problem, "here", "--method", "infomax")).exit_code == 0
+    assert metrics(problem / "run") == metrics(problem / "here")
+
+
+def test_without_the_server_what_stayed_behind_is_said(cli, problem: Path) -> None:
+    """Videos that the store there has not either are extracted, the others are pulled."""
+    [left] = (problem / "features" / "left").iterdir()
+    in_two_shards(left, "left_0")
+    small_benchmark(problem, "left_0")
+    with (problem / "manifests/toy/left.csv").open("a") as file:
+        file.write("left_9_9,0,c0,train,\n")
+    with serving(problem / "features") as (_, url):
+        assert cli(*from_url(problem, "first", url, "--benchmark", "small")).exit_code == 0
+    offline = cli(*from_url(problem, "run", url, "--benchmark", "toy"))
+    assert offline.exit_code == 1 and "16 of 17 were left in" in offline.output, offline.output
+    assert proposed(offline.output, "store pull")[2] == f"{url}/left/{left.name}"
+    assert "For the other 1, run: python cli.py extract" in offline.output
+    assert "--allow-missing" in offline.output
 
 
 @pytest.mark.slow

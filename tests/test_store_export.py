@@ -159,7 +159,10 @@ def test_what_is_refused(made, cli, tmp_path) -> None:
     refused = cli(*export, other, "--out", "out")
     assert refused.exit_code == 1 and "the export of another store" in refused.output
     assert "--dtype is read with" in cli(*export, folder, "--out", "x", "--dtype", "float16").output
-    assert "These have it: mine" in cli(*export, folder, "--out", "x", "--benchmark", "no").output
+    foreign = cli(*export, folder, "--out", "x", "--benchmark", "no")
+    subset = cli("store", "subset", folder, "--out", "x", "--benchmark", "no")
+    assert foreign.exit_code == subset.exit_code == 1 and foreign.output == subset.output
+    assert "No benchmark 'no' lists videos of left. Those that do: mine." in foreign.output
 
 
 @pytest.mark.parametrize("video", ["../../stolen", "/tmp/stolen", "a/../../b", "a\\b"])
