@@ -2,8 +2,11 @@
 
 A video is one vector: the mean of its frames, with or without roots and deviations (`exercises.INPUTS`).
 Each domain is standardised by itself and both are projected on their common principal components; classes are
-Gaussians with one covariance, started on the source's labels. No target label is used but in the
-last column. Everything is deterministic and takes a minute or two; docs/closer.md says what it means.
+Gaussians with one covariance, started on the source's labels. "With prior" pulls the frequencies of the
+classes that are guessed for the target towards the source's. The last row of a problem averages the
+probabilities of all inputs and of several numbers of components. No target label is used but in the last
+column. Everything is deterministic; the exercises take a minute, each planted gap one or two. docs/closer.md
+says what it means.
 
     OMP_NUM_THREADS=1 python -m benchmarks.closer
 """
@@ -19,11 +22,13 @@ import numpy as np
 
 from benchmarks.exercises import DOMAINS, INPUTS, RULE, read_exercises
 from benchmarks.options import npz_option
-from benchmarks.planted_gap import halves, read_features, target_features
-from benchmarks.presets import CHOOSE
+from benchmarks.planted_gap import Gap, halves, read_features, target_features
+from benchmarks.presets import SETS
 
 COMPONENTS, SHRINKAGE, TARGET_WEIGHT, ROUNDS = 60, 0.3, 2.0, 5
 """Chosen on real -> render, on which docs/closer.md therefore counts them as chosen."""
+STRENGTH, TOGETHER = 10.0, (40, 70, 100)
+"""Of the prior, and components whose models are averaged: chosen on real -> render and planted gaps."""
 
 Frames = Sequence[np.ndarray]
 """Of each video its features (F, D)."""
@@ -64,57 +69,103 @@ class Gaussians:
         identity_kk = np.trace(S_kk) / len(S_kk) * np.eye(len(S_kk))
         return cls(means_Nk, (1 - SHRINKAGE) * S_kk + SHRINKAGE * identity_kk)
 
+    def logits(self, x_Vk: np.ndarray) -> np.ndarray:
+        """log p(x | class) up to what all classes share, (V, N)."""
+        directions_kN = np.linalg.solve(self.covariance_kk, self.means_Nk.T)
+        found: np.ndarray = x_Vk @ directions_kN
+        return found - 0.5 * (self.means_Nk.T * directions_kN).sum(axis=0)
+
     def probabilities(self, x_Vk: np.ndarray) -> np.ndarray:
         """p(class | x), (V, N)."""
-        directions_kN = np.linalg.solve(self.covariance_kk, self.means_Nk.T)
-        logits_VN = x_Vk @ directions_kN - 0.5 * (self.means_Nk.T * directions_kN).sum(axis=0)
-        p_VN: np.ndarray = np.exp(logits_VN - logits_VN.max(axis=1, keepdims=True))
-        return p_VN / p_VN.sum(axis=1, keepdims=True)
+        return softmax(self.logits(x_Vk))
 
 
-def fitted(source_Vk: np.ndarray, onehot_VN: np.ndarray, target_Vk: np.ndarray) -> Gaussians:
-    """`ROUNDS` rounds on both domains; all of the target weighs `TARGET_WEIGHT` times all of the source."""
-    found = Gaussians.of(source_Vk, onehot_VN)
+def softmax(logits_VN: np.ndarray) -> np.ndarray:
+    """Probabilities, (V, N)."""
+    p_VN: np.ndarray = np.exp(logits_VN - logits_VN.max(axis=1, keepdims=True))
+    return p_VN / p_VN.sum(axis=1, keepdims=True)
+
+
+def balanced(logits_VN: np.ndarray, prior_N: np.ndarray, strength: float) -> np.ndarray:
+    """p = softmax(logits + b), (V, N), with the biases b (N,) for which b = strength log(prior / mean_v p).
+
+    They minimise mean_v log sum_n exp(logits + b) + strength sum_n prior exp(-b / strength), which is convex.
+    Strength 0 is the softmax. With infinite strength the mean is the prior, as in Sinkhorn's assignment;
+    in between the videos may overrule it.
+    """
+    b_N = np.zeros(len(prior_N))
+    for _ in range(200):
+        frequencies_N = np.maximum(softmax(logits_VN + b_N).mean(axis=0), 1e-9)
+        b_N += (strength * np.log(prior_N / frequencies_N) - b_N) / (1 + strength)
+    return softmax(logits_VN + b_N)
+
+
+def fitted(
+    source_Vk: np.ndarray, onehot_VN: np.ndarray, target_Vk: np.ndarray, strength: float = 0.0
+) -> Gaussians:
+    """`ROUNDS` rounds on both domains; all of the target weighs `TARGET_WEIGHT` times all of the source.
+
+    Args:
+        strength: how much the source's classes' frequencies count for the target, see `balanced`.
+    """
+    found, prior_N = Gaussians.of(source_Vk, onehot_VN), onehot_VN.mean(axis=0)
     share = TARGET_WEIGHT * len(source_Vk) / len(target_Vk)
     for _ in range(ROUNDS):
-        guessed_VN = share * found.probabilities(target_Vk)
+        guessed_VN = share * balanced(found.logits(target_Vk), prior_N, strength)
         found = Gaussians.of(
             np.concatenate([source_Vk, target_Vk]), np.concatenate([onehot_VN, guessed_VN])
         )
     return found
 
 
-def projected(*domains: tuple[np.ndarray, ...]) -> list[list[np.ndarray]]:
-    """Standardise each domain's arrays by its first, and project all on the first ones' components."""
+def projected(*domains: tuple[np.ndarray, ...], count: int) -> list[list[np.ndarray]]:
+    """Standardise each domain's arrays by its first; project all on `count` components of the first ones."""
     standardised = []
     for arrays in domains:
         mean_D, scale_D = arrays[0].mean(axis=0), arrays[0].std(axis=0)
         scale_D = scale_D + 1e-3 * arrays[0].std() + 1e-9
         standardised.append([(x - mean_D) / scale_D for x in arrays])
     both = np.concatenate([arrays[0] for arrays in standardised])
-    components_kD = np.linalg.svd(both, full_matrices=False)[2][:COMPONENTS]
+    components_kD = np.linalg.svd(both, full_matrices=False)[2][:count]
     return [[x @ components_kD.T for x in arrays] for arrays in standardised]
 
 
-def accuracies(problem: Problem, inputs: str) -> tuple[float, float, float]:
-    """In percent on the target's evaluation videos: from the source alone, adapted, from target labels."""
+def probabilities(problem: Problem, inputs: str) -> dict[int, np.ndarray]:
+    """Of each number of components, the classes' probabilities of the evaluation videos (4, V, N).
+
+    From the source alone, adapted, adapted with the source's prior, and from the target's labels.
+    """
 
     def vectors(videos: Frames) -> np.ndarray:
         return np.stack([INPUTS[inputs](x.astype(np.float32)).mean(axis=0) for x in videos])
 
-    [[source], [target, held_out]] = projected(
-        (vectors(problem.source),), (vectors(problem.target), vectors(problem.held_out))
+    [[all_source], [all_target, all_held_out]] = projected(
+        (vectors(problem.source),),
+        (vectors(problem.target), vectors(problem.held_out)),
+        count=max(COMPONENTS, *TOGETHER),
     )
     onehot = np.eye(1 + int(problem.source_labels.max()))
-    labels = onehot[problem.source_labels]
-    models = (
-        Gaussians.of(source, labels),
-        fitted(source, labels, target),
-        Gaussians.of(target, onehot[problem.target_labels]),
-    )
-    right = [m.probabilities(held_out).argmax(axis=1) == problem.held_out_labels for m in models]
-    alone, adapted, bound = (100 * float(r.mean()) for r in right)
-    return alone, adapted, bound
+    labels, found = onehot[problem.source_labels], {}
+    for k in (COMPONENTS, *TOGETHER):
+        source, target, held_out = all_source[:, :k], all_target[:, :k], all_held_out[:, :k]
+        models = (
+            Gaussians.of(source, labels),
+            fitted(source, labels, target),
+            fitted(source, labels, target, STRENGTH),
+            Gaussians.of(target, onehot[problem.target_labels]),
+        )
+        found[k] = np.stack([model.probabilities(held_out) for model in models])
+    return found
+
+
+def rows(problem: Problem) -> dict[str, list[float]]:
+    """Accuracies in percent on the evaluation videos of each kind of input, and of all together."""
+    every = {inputs: probabilities(problem, inputs) for inputs in INPUTS}
+    found = {inputs: by_count[COMPONENTS] for inputs, by_count in every.items()}
+    members = [by_count[k] for by_count in every.values() for k in TOGETHER]
+    found["together"] = np.mean(members, axis=0)
+    right = {n: p_4VN.argmax(axis=2) == problem.held_out_labels for n, p_4VN in found.items()}
+    return {n: [100 * float(x) for x in r_4V.mean(axis=1)] for n, r_4V in right.items()}
 
 
 def exercises(npz: Path, source: str) -> Problem:
@@ -131,9 +182,9 @@ def exercises(npz: Path, source: str) -> Problem:
     return _problem(*parts)
 
 
-def planted(data: dict[str, np.ndarray], name: str) -> Problem:
-    """A gap on which the presets were chosen too."""
-    gap, labels = CHOOSE[name], data["label"].astype(int)
+def planted(data: dict[str, np.ndarray], gap: Gap) -> Problem:
+    """A gap that the presets were chosen or confirmed on too."""
+    labels = data["label"].astype(int)
     parts = halves(labels, gap.skew, gap.gap_seed)
     videos = np.concatenate([parts.target_train, parts.target_eval])
     seen = target_features(data["features"], videos, gap)
@@ -161,21 +212,37 @@ def _problem(*parts: tuple[Frames, np.ndarray]) -> Problem:
 @click.option(
     "--planted-npz",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Features of `planted_gap`, to add its choosing gaps.",
+    help="Features of `planted_gap`, to add planted gaps.",
 )
-def main(npz: Path, planted_npz: Path | None) -> None:
-    """Print, for each problem and kind of input, the three accuracies."""
-    problems = {f"{source} videos are labelled": exercises(npz, source) for source in DOMAINS}
+@click.option(
+    "--gaps",
+    type=click.Choice(list(SETS)),
+    default="choose",
+    show_default=True,
+    help="Which planted gaps: a set of benchmarks/presets.md.",
+)
+@click.option(
+    "--labelled",
+    type=click.Choice(DOMAINS),
+    multiple=True,
+    default=DOMAINS,
+    help="Of the exercises, only the direction from this domain. Default: both.",
+)
+def main(npz: Path, planted_npz: Path | None, gaps: str, labelled: tuple[str, ...]) -> None:
+    """Print, for each problem and kind of input, the accuracies on the evaluation videos."""
+    titles = "problem | inputs | source alone | adapted | with prior | target's labels"
+    click.echo(f"| {titles} |\n" + "|---" * 6 + "|")
+
+    def show(name: str, problem: Problem) -> None:
+        for inputs, values in rows(problem).items():
+            click.echo(f"| {name} | {inputs} | {' | '.join(f'{v:.1f}' for v in values)} |")
+
+    for source in labelled:
+        show(f"{source} videos are labelled", exercises(npz, source))
     if planted_npz is not None:
         data = read_features(planted_npz)
-        problems |= {f"planted {name}": planted(data, name) for name in CHOOSE}
-    click.echo(
-        "| problem | inputs | source alone | adapted | target's labels |\n" + "|---" * 5 + "|"
-    )
-    for name, problem in problems.items():
-        for inputs in INPUTS:
-            cells = " | ".join(f"{value:.1f}" for value in accuracies(problem, inputs))
-            click.echo(f"| {name} | {inputs} | {cells} |")
+        for name, gap in SETS[gaps].items():
+            show(f"planted {name}", planted(data, gap))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The Gaussians of `benchmarks.closer` against SciPy, and that both domains' videos move them."""
+"""The Gaussians and the prior of `benchmarks.closer` against SciPy; both domains' videos move them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+from scipy.special import softmax as scipy_softmax
 from scipy.stats import multivariate_normal
 
 from benchmarks import closer
@@ -52,6 +55,30 @@ def test_the_target_draws_the_means_to_its_own_clusters() -> None:
     assert adapted.means_Nk == pytest.approx(CENTRES + 2 / 3 * shift, abs=0.4)
 
 
+@pytest.mark.parametrize("strength", [0.5, 3.0, 20.0])
+def test_the_prior_is_the_penalty_that_a_minimiser_finds(strength: float) -> None:
+    logits = 3 * np.random.default_rng(3).normal(size=(60, 4)) + np.array([2.0, 0.0, 0.0, -2.0])
+    prior = np.array([0.1, 0.2, 0.3, 0.4])
+
+    def objective(b: np.ndarray) -> float:
+        penalty = strength * float(prior @ np.exp(-b / strength))
+        return float(logsumexp(logits + b, axis=1).mean()) + penalty
+
+    best = minimize(objective, np.zeros(4), tol=1e-12).x
+    expected = scipy_softmax(logits + best, axis=1)
+    assert closer.balanced(logits, prior, strength) == pytest.approx(expected, abs=1e-4)
+
+
+def test_strength_goes_from_no_prior_to_the_prior_itself() -> None:
+    logits = 3 * np.random.default_rng(3).normal(size=(60, 4)) + np.array([2.0, 0.0, 0.0, -2.0])
+    prior = np.array([0.1, 0.2, 0.3, 0.4])
+    free = closer.balanced(logits, prior, 0.0)
+    assert free == pytest.approx(scipy_softmax(logits, axis=1))
+    forced = closer.balanced(logits, prior, 1e6)
+    assert forced.mean(axis=0) == pytest.approx(prior, abs=1e-3)
+    assert abs(free.mean(axis=0) - prior).max() > 0.1
+
+
 def test_both_directions_and_all_inputs_are_printed(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     path, label = tmp_path / "features.npz", np.arange(80) % 2
@@ -66,6 +93,7 @@ def test_both_directions_and_all_inputs_are_printed(tmp_path: Path) -> None:
     )
     result = CliRunner().invoke(closer.main, ["--npz", str(path)], catch_exceptions=False)
     rows = [[cell.strip() for cell in line.split("|")] for line in result.output.splitlines()[2:]]
-    assert [row[2] for row in rows] == 2 * ["plain", "root", "deviation", "root-deviation"]
+    inputs = ["plain", "root", "deviation", "root-deviation", "together"]
+    assert [row[2] for row in rows] == 2 * inputs
     # The classes lie far apart in both domains: every model has to find them.
-    assert {tuple(row[3:6]) for row in rows} == {("100.0", "100.0", "100.0")}
+    assert {tuple(row[3:7]) for row in rows} == {4 * ("100.0",)}
