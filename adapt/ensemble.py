@@ -29,16 +29,27 @@ def load_seeds(folder: Path) -> list[Trained]:
             f"{len(open_ones)} of {len(runs)} runs in {folder} are not finished {first_of(open_ones)}. Go on "
             "with --resume, remove them, or name one run."
         )
-    first_config, _ = runs[0].read()
+    if unlike := unlike_but_for_seed(runs):
+        raise RunError(
+            f"The {len(runs)} runs in {folder} differ in more than their seed, so they have no answer in "
+            f"common: {unlike} Name one run."
+        )
+    return [checkpoint.load_model(run, run.read()[0]) for run in runs]
+
+
+def unlike_but_for_seed(runs: Sequence[RunFolder]) -> str:
+    """How the first pair of runs differs in more than the seed: part of a message, or empty.
+
+    Raises:
+        RunError: a folder holds no run.
+    """
+    seed = runs[0].read()[0].seed
     for run in runs[1:]:
         config, record = run.read()
-        unlike = runs[0].unlike(dataclasses.replace(config, seed=first_config.seed), record)
+        unlike = runs[0].unlike(dataclasses.replace(config, seed=seed), record)
         if unlike:
-            raise RunError(
-                f"The {len(runs)} runs in {folder} differ in more than their seed, so they have no answer in "
-                f"common: beside {run.path.name}, {runs[0].path.name} holds {unlike} Name one run."
-            )
-    return [checkpoint.load_model(run, run.read()[0]) for run in runs]
+            return f"beside {run.path.name}, {runs[0].path.name} holds {unlike}"
+    return ""
 
 
 def folders_of(folder: Path) -> list[Path]:

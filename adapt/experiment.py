@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from adapt import checkpoint, parallel, selection
 from adapt.accuracy import Accuracy, accuracy_on
@@ -35,6 +36,7 @@ from adapt.recorded import target_store
 from adapt.runs import RunFolder
 from store.errors import RunError
 from store.machine import keep_freed_memory
+from store.manifest import Video
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +178,8 @@ class Repeated:
     classes: Sequence[str]
     details: Details | None
     """Of the videos that have a label; None where none has."""
+    videos: Sequence[Video]
+    probabilities_VN: NDArray[np.float64]
 
 
 def evaluate(
@@ -204,11 +208,22 @@ def evaluate(
     predicted = logits_VN.argmax(dim=1).tolist()
     known = [(number, v.label) for number, v in enumerate(videos) if v.label is not None]
     rows, labels = zip(*known) if known else ((), ())
-    P_VN = logits_VN[list(rows)].double().softmax(dim=1).numpy()
+    P_VN = logits_VN.double().softmax(dim=1).numpy()
     return Repeated(
         config=config,
         result=accuracy_on(predicted, videos),
         predicted={video.id: names[p] for video, p in zip(videos, predicted)},
         classes=names,
-        details=details(P_VN, np.array(labels), names) if known else None,
+        details=details(P_VN[list(rows)], np.array(labels), names) if known else None,
+        videos=videos,
+        probabilities_VN=P_VN,
     )
+
+
+def together(seeds: Sequence[Repeated]) -> Accuracy | None:
+    """The accuracy of the mean of several runs' probabilities, None where no video has a label.
+
+    The runs differ in their seed alone (`ensemble.unlike_but_for_seed`), so their videos are the same.
+    """
+    P_VN = np.mean([seed.probabilities_VN for seed in seeds], axis=0)
+    return accuracy_on(P_VN.argmax(axis=1).tolist(), seeds[0].videos)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 import click
@@ -36,16 +38,18 @@ if TYPE_CHECKING:
 def evaluate_command(
     run: Path, features: Path | None, root: Path | None, confusion: Path | None, device: str
 ) -> None:
-    """Repeat a run's accuracy from its checkpoint; of a folder of seeds, that of every run in it.
+    """Repeat a run's accuracy from its checkpoint; of a folder of seeds, of each and of all together.
 
     Beside it stand what guessing would have, how often the class is among the most probable ones, whether
-    the probabilities can be believed and, of a single run, every class.
+    the probabilities can be believed and, of a single run, every class. Runs that differ in their seed
+    alone are also judged by the mean of their probabilities, which is what predict says of their folder.
 
     \b
     Example:
       python cli.py evaluate runs/ucf-hmdb/ma2l-td-robust-seed0-20260101-120000
     """
     from adapt.compute import pick_device
+    from adapt.ensemble import unlike_but_for_seed
     from adapt.experiment import evaluate
     from adapt.runs import RunFolder
 
@@ -58,8 +62,10 @@ def evaluate_command(
             )
         refuse_standing(confusion, "--confusion")
     progress = CountProgress("evaluate", len(folders), "runs")
+    found = []
     for number, folder in enumerate(folders, 1):
         repeated = evaluate(RunFolder(folder), pick_device(device), features, root)
+        found.append(repeated)
         if len(folders) > 1:
             progress(number)
         counts = Counter(repeated.predicted.values())
@@ -70,6 +76,22 @@ def evaluate_command(
             say_details(repeated.details, every_class=len(folders) == 1)
         if confusion is not None:
             write_result(confusion, _matrix(repeated))
+    if len(found) > 1 and not unlike_but_for_seed([RunFolder(folder) for folder in folders]):
+        _say_together(found)
+
+
+def _say_together(seeds: Sequence[Repeated]) -> None:
+    """What several seeds say by the mean of their probabilities, as `predict` does with their folder."""
+    from adapt.experiment import together
+
+    result = together(seeds)
+    if result is None:
+        return
+    overall = [seed.result.overall for seed in seeds if seed.result is not None]
+    say(
+        f"{len(seeds)} seeds: mean {mean(overall):.2f} ± {stdev(overall):.2f} %; together, by the mean of "
+        f"their probabilities: {result.overall:.2f} % (class mean {result.class_mean:.2f} %)"
+    )
 
 
 def _matrix(repeated: Repeated) -> str:

@@ -14,6 +14,7 @@ from conftest import Road, toy_arguments
 
 import adapt
 from store.errors import RunError
+from store.manifest import read_manifest
 
 CPU = ("--device", "cpu")
 
@@ -82,3 +83,33 @@ def test_a_seed_that_is_not_finished_is_named(cli, seeds: Path) -> None:
     result = cli("predict", seeds, *CPU)
     assert result.exit_code == 1
     assert f"1 of 3 runs in {seeds} are not finished (first: {seeds / 'seed1'})" in result.stderr
+
+
+def test_evaluate_says_what_the_seeds_say_together(cli, problem: Path) -> None:
+    assert cli(*toy_arguments(problem, "seeds", "--seeds", "0,1,2")).exit_code == 0
+    tables = [
+        table_of(cli("predict", run.parent, *CPU, "--all"))
+        for run in sorted((problem / "seeds").glob("*/config.json"))
+    ]
+    listed = {v.id: v for v in read_manifest(problem / "manifests" / "toy" / "right.csv")}
+    videos = tables[0]["video"]
+    held_out = [listed[v].split == "eval" for v in videos]
+    truth = np.array([listed[v].class_name for v in videos[held_out]])
+
+    def accuracy(P: np.ndarray) -> float:
+        names = [c[2:-1] for c in tables[0].filter(like="p(").columns]
+        return 100 * float((np.array(names)[P.argmax(axis=1)] == truth).mean())
+
+    each = [table.filter(like="p(").to_numpy()[held_out] for table in tables]
+    overall = [accuracy(P) for P in each]
+    result = cli("evaluate", problem / "seeds", *CPU)
+    assert result.exit_code == 0, result.output
+    assert (
+        f"3 seeds: mean {np.mean(overall):.2f} ± {np.std(overall, ddof=1):.2f} %; together, by the "
+        in (result.output)
+    )
+    assert (
+        f"mean of their probabilities: {accuracy(np.mean(each, axis=0)):.2f} % (class"
+        in result.output
+    )
+    assert "together" not in cli("evaluate", problem / "seeds" / "seed1", *CPU).output
