@@ -78,8 +78,8 @@ def predict_command(
     as those of the run were, of the frames alone that the run looks at, and nothing is stored. Files that
     cannot be read are named, the others are predicted, and the exit code is 3.
 
-    RUN is a run's folder, or a folder of several seeds, whose probabilities are averaged: on the real gap
-    that was tried this was better than one seed by 2 points on average. A checkpoint.pt is enough for paths.
+    RUN is a run's folder, or a folder of several seeds, whose probabilities are averaged: better
+    than one seed by 0.2 to 9 points on average (docs/results.md). A checkpoint.pt is enough for paths.
 
     \b
     Example:
