@@ -1,11 +1,11 @@
 """Peak memory of every method at the size of Kinetics-Gameplay, with `--bank mapped`.
 
-    python -m benchmarks.scale --folder DIR [--method NAME ...] [--settings own,shared]
+    python -m benchmarks.scale --folder DIR [--method NAME ...] [--settings own,shared] [--steps 50]
 
 Stores of the benchmark's shape are made sparse: 12.5 million frames of 2048 zeros, 51 GB of apparent size,
-that take no room on disk. Every method trains one epoch and is evaluated, in a process of its own; a
-method that has no epochs is fitted. Times say little: there is nothing to learn, and nothing is read from
-a disk.
+that take no room on disk. Every method trains the first steps of one epoch and is evaluated on all videos,
+in a process of its own; a method that has no epochs is fitted. Times say little: there is nothing to learn,
+and nothing is read from a disk.
 """
 
 from __future__ import annotations
@@ -31,10 +31,15 @@ WIDTH, VIDEOS_PER_SHARD = 2048, 1024
 CONFIG = {"backbone": "fake", "weights_sha256": "0" * 64, "stride": 1}
 GB = 1_000_000_000
 LIMIT = 8 * GB
-CODE = (
-    "import cli, resource, sys; cli.main(sys.argv[1:], standalone_mode=False); "
-    "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-)
+CODE = """
+import resource, sys
+import adapt.data, adapt.loop, cli
+steps, whole = int(sys.argv.pop(1)), adapt.data.steps_of
+if steps:
+    adapt.data.steps_of = adapt.loop.steps_of = lambda *given: min(steps, whole(*given))
+cli.main(sys.argv[1:], standalone_mode=False)
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
 
 
 def sparse_shards(folder: Path, counts: Mapping[str, int]) -> Iterator[VideoRecord]:
@@ -77,8 +82,11 @@ def write_stores(features: Path) -> int:
     return total
 
 
-def peak_memory(features: Path, run: Path, options: list[str]) -> int:
+def peak_memory(features: Path, run: Path, options: list[str], steps: int = 0) -> int:
     """Train one epoch of kinetics -> gameplay in a process of its own; its peak memory in bytes.
+
+    Args:
+        steps: stop the epoch after so many; 0: a whole one.
 
     Raises:
         RuntimeError: the process failed; its last words are the message.
@@ -89,7 +97,7 @@ def peak_memory(features: Path, run: Path, options: list[str]) -> int:
         "--no-baselines",
     )
     result = subprocess.run(
-        [sys.executable, "-c", CODE, *arguments], capture_output=True, text=True
+        [sys.executable, "-c", CODE, str(steps), *arguments], capture_output=True, text=True
     )
     peak = re.search(r"^peak (\d+)$", result.stdout, re.MULTILINE)
     if result.returncode or peak is None:
@@ -101,7 +109,8 @@ def peak_memory(features: Path, run: Path, options: list[str]) -> int:
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), required=True)
 @click.option("--method", "chosen", multiple=True, help="Default: all.")
 @click.option("--settings", default="own,shared", show_default=True, help="Presets, with commas.")
-def scale(folder: Path, chosen: tuple[str, ...], settings: str) -> None:
+@click.option("--steps", default=50, show_default=True, help="Of an epoch; 0: all.")
+def scale(folder: Path, chosen: tuple[str, ...], settings: str, steps: int) -> None:
     """Print the peak memory of every method in every one of the presets that it has."""
     if not folder.exists():
         frames = write_stores(folder / "features")
@@ -114,7 +123,7 @@ def scale(folder: Path, chosen: tuple[str, ...], settings: str) -> None:
             options = ["--method", name, "--preset", preset]
             options += ["--epochs", "1"] if "epochs" in method.reads else []
             run = folder / "runs" / f"{name}-{preset}"
-            peak = peak_memory(folder / "features", run, options)
+            peak = peak_memory(folder / "features", run, options, steps)
             over += peak > LIMIT
             click.echo(f"| {name} ({preset}) | {peak / GB:.2f} |")
     if over:
