@@ -15,6 +15,9 @@ from adapt.runs import RunFolder
 from adapt.whole import WholeVideos, classify_picked
 from store.errors import RunError, first_of
 
+_FEW = 80.0
+"""Percent of equal answers below which a warning is due (our choice)."""
+
 
 def load_seeds(folder: Path) -> list[Trained]:
     """The trained models of a run, or of a folder of runs that differ in their seed alone.
@@ -70,6 +73,7 @@ class Ensemble:
 
     def __init__(self, trained: Sequence[Trained], device: torch.device) -> None:
         self._device = device
+        self._answers = self._agreeing = 0
         self._members = [WholeVideos(one.model, one.config).to(device) for one in trained]
 
     def frames(self, count: int) -> np.ndarray:
@@ -88,7 +92,25 @@ class Ensemble:
         for whole in self._members:
             rows_KT = np.searchsorted(numbers_K, whole.pick(count).numpy())
             found.append(classify_picked(whole, features_KD[rows_KT], self._device))
-        return found[0] if len(found) == 1 else np.mean(found, axis=0)
+        together: np.ndarray = found[0] if len(found) == 1 else np.mean(found, axis=0)
+        self._answers += len(found)
+        self._agreeing += sum(one.argmax() == together.argmax() for one in found)
+        return together
+
+    def agreement(self) -> str:
+        """How far the seeds said the same of all videos so far: a sentence, empty of a single one."""
+        if len(self._members) < 2 or not self._answers:
+            return ""
+        share = 100 * self._agreeing / self._answers
+        return (
+            f"{len(self._members)} seeds answer together; a seed has the class that they name together for "
+            f"{share:.1f} % of the videos on average."
+            + (
+                " They disagree: believe none of them before some labels are known."
+                if share < _FEW
+                else ""
+            )
+        )
 
     def classify_all(self, features_FD: np.ndarray) -> np.ndarray:
         """All features of one video, as stored, (F, D) -> probabilities (N,) float32."""

@@ -118,6 +118,7 @@ def classify_target(
                 probabilities_N = answer.classify_all(store.read(video.id))
                 rows.append(Labelled(video.id, probabilities_N, video.split))
                 progress(len(rows))
+    _say_agreement(answer)
     return rows, len(missing)
 
 
@@ -170,7 +171,13 @@ def classify_files(
             progress(len(found) + failed)
     if not found:
         raise DecodeError(f"None of {failed:,} videos could be predicted; the reasons are above.")
+    _say_agreement(answer)
     return [found[name] for name in videos if name in found], failed
+
+
+def _say_agreement(answer: Ensemble) -> None:
+    if sentence := answer.agreement():
+        log.warning(sentence)
 
 
 def _videos_in(paths: Sequence[Path], kind: str) -> dict[str, Path]:

@@ -43,6 +43,14 @@ def test_together_is_the_mean_of_each(cli, seeds: Path) -> None:
     np.testing.assert_allclose(together[columns], expected, atol=1e-4)
     assert not np.allclose(each[0][columns], each[1][columns], atol=1e-2)
     classes = together[columns].to_numpy().argmax(axis=1)
+    said = np.mean([table["class"] == together["class"] for table in each])
+    result = cli("predict", seeds, *CPU)
+    assert (
+        f"3 seeds answer together; a seed has the class that they name together for {100 * said:.1f} %"
+        in (result.stderr)
+    )
+    assert ("They disagree" in result.stderr) == (said < 0.8)
+    assert "seeds" not in cli("predict", seeds / "seed0", *CPU).stderr
     assert together["class"].tolist() == [columns[i][2:-1] for i in classes]
 
 
