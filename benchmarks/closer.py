@@ -13,6 +13,7 @@ says what it means.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ Frames = Sequence[np.ndarray]
 """Of each video its features (F, D)."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Problem:
     """Training videos of both domains, and the evaluation videos of the target, with labels (V,)."""
 
@@ -168,18 +169,18 @@ def rows(problem: Problem) -> dict[str, list[float]]:
     return {n: [100 * float(x) for x in r_4V.mean(axis=1)] for n, r_4V in right.items()}
 
 
-def exercises(npz: Path, source: str) -> Problem:
-    """One direction, with the split of `benchmarks.exercises`."""
+def exercises(npz: Path, source: str, split_seed: int = RULE.seed) -> Problem:
+    """One direction, split as by `benchmarks.exercises` with that seed or another one."""
+    rule = dataclasses.replace(RULE, seed=split_seed)
     videos = read_exercises(npz)
     classes = sorted({name for rows in videos.values() for name, _ in rows.values()})
 
     def part(domain: str, split: str) -> tuple[Frames, np.ndarray]:
-        rows = [row for video, row in videos[domain].items() if RULE.split_of(video) == split]
+        rows = [row for video, row in videos[domain].items() if rule.split_of(video) == split]
         return [x for _, x in rows], np.array([classes.index(name) for name, _ in rows])
 
     [target] = set(DOMAINS) - {source}
-    parts = (part(source, "train"), part(target, "train"), part(target, "eval"))
-    return _problem(*parts)
+    return Problem(*part(source, "train"), *part(target, "train"), *part(target, "eval"))
 
 
 def planted(data: dict[str, np.ndarray], gap: Gap) -> Problem:
@@ -192,19 +193,7 @@ def planted(data: dict[str, np.ndarray], gap: Gap) -> Problem:
         ([seen[int(v)] for v in numbers], labels[numbers])
         for numbers in (parts.target_train, parts.target_eval)
     )
-    return _problem((list(data["features"][parts.source]), labels[parts.source]), train, held_out)
-
-
-def _problem(*parts: tuple[Frames, np.ndarray]) -> Problem:
-    (source, source_labels), (target, target_labels), (held_out, held_out_labels) = parts
-    return Problem(
-        source=source,
-        source_labels=source_labels,
-        target=target,
-        target_labels=target_labels,
-        held_out=held_out,
-        held_out_labels=held_out_labels,
-    )
+    return Problem(list(data["features"][parts.source]), labels[parts.source], *train, *held_out)
 
 
 @click.command()
@@ -228,7 +217,10 @@ def _problem(*parts: tuple[Frames, np.ndarray]) -> Problem:
     default=DOMAINS,
     help="Of the exercises, only the direction from this domain. Default: both.",
 )
-def main(npz: Path, planted_npz: Path | None, gaps: str, labelled: tuple[str, ...]) -> None:
+@click.option("--split-seed", default=RULE.seed, show_default=True, help="Of the exercises.")
+def main(
+    npz: Path, planted_npz: Path | None, gaps: str, labelled: tuple[str, ...], split_seed: int
+) -> None:
     """Print, for each problem and kind of input, the accuracies on the evaluation videos."""
     titles = "problem | inputs | source alone | adapted | with prior | target's labels"
     click.echo(f"| {titles} |\n" + "|---" * 6 + "|")
@@ -238,7 +230,7 @@ def main(npz: Path, planted_npz: Path | None, gaps: str, labelled: tuple[str, ..
             click.echo(f"| {name} | {inputs} | {' | '.join(f'{v:.1f}' for v in values)} |")
 
     for source in labelled:
-        show(f"{source} videos are labelled", exercises(npz, source))
+        show(f"{source} videos are labelled", exercises(npz, source, split_seed))
     if planted_npz is not None:
         data = read_features(planted_npz)
         for name, gap in SETS[gaps].items():

@@ -293,6 +293,7 @@ def test_every_option_that_a_page_names_is_there(page: Path) -> None:
         "presets",
         "darkened",
         "closer",
+        "closer_losses",
         "scale",
     ):
         for entry in vars(importlib.import_module(f"benchmarks.{module}")).values():
