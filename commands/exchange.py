@@ -54,7 +54,14 @@ WORKERS = click.option(
     type=GivenText(),
     multiple=True,
     help="A list file, 'DIR NFRAMES LABEL' a line; SPLIT is train or eval, or else the file's name says it. "
-    "Several: give it several times.",
+    "Several: give it several times. Or a .npz file with `video` and `label`, or a pandas frame (.pkl).",
+)
+@click.option(
+    "--label",
+    "column",
+    type=GivenText(),
+    help="Of a --list that is a .npz file or a frame: the array or column of the labels.",
+    show_default="label; of a frame, verb_class or noun_class if it has one of them",
 )
 @click.option(
     "--classes", type=GivenPath(), help="File of class names, 'LABEL NAME' a line, for --list."
@@ -103,6 +110,7 @@ def store_import(
     layout: str,
     dataset: str,
     lists: tuple[str, ...],
+    column: str | None,
     classes: Path | None,
     benchmark: str | None,
     origin: str | None,
@@ -132,6 +140,8 @@ def store_import(
     check_plain_name(name, "--name")
     if lists and not benchmark:
         raise ConfigError("--list makes a manifest: name its benchmark with --benchmark NAME.")
+    if column and not lists:
+        raise ConfigError("--label names the labels of lists: give them with --list FILE.")
     if classes and not lists:
         raise ConfigError("--classes names the classes of lists: give them with --list FILE.")
     if modality and layout not in ("epic", "video-features"):
@@ -142,7 +152,8 @@ def store_import(
     if lists and benchmark:
         check_plain_name(benchmark, "--benchmark")
         names = read_class_names(classes) if classes else None
-        videos = videos_of_lists([ListFile.parse(text) for text in lists], names, sources)
+        files = [ListFile.parse(text) for text in lists]
+        videos = videos_of_lists(files, names, sources, column)
         listed = {video.id: video.frames for video in videos}
         width = width_in(sources, list(listed))
         path, new = write_own_manifest(videos, benchmark, dataset, root)

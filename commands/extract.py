@@ -62,7 +62,7 @@ def extract_command(
     Every video that any benchmark lists for the data set is looked up by name anywhere below --videos.
     Finished shards are kept: running again goes on where the last run stopped. Missing, unreadable and
     damaged videos are named in failures.csv with their reasons, and the exit code is then 3. Ctrl-C
-    keeps what is complete.
+    keeps what is complete. What --redo extracts again keeps its old features until the new ones are stored.
     Several processes share the work by themselves under torchrun or SLURM.
 
     \b
@@ -93,7 +93,7 @@ def extract_command(
         say("Stopped; what was complete is stored. Run the same command to go on.", err=True)
         sys.exit(128 + signals.number)
     totals = report.index["totals"]
-    if totals["missing"] or totals["failed"] or report.changed:
+    if totals["missing"] or totals["failed"] or report.changed or report.kept:
         sys.exit(SOME_FAILED)
 
 
@@ -122,6 +122,11 @@ def _say_extracted(dataset: str, listed: Mapping[str, int | None], report: Repor
             say(f"  {len(bad):,} {what} (first: {bad[0].video}{reason})")
     if totals["missing"] or totals["failed"]:
         say(f"  all of them with their reasons: {report.folder / 'failures.csv'}")
+    if report.kept:
+        say(
+            f"  {len(report.kept):,} could not be extracted again, so their old features stay as they were "
+            f"{first_of(list(report.kept))}: {next(iter(report.kept.values()))}"
+        )
     if report.changed:
         say(
             f"  {len(report.changed):,} stored videos have another file now {first_of(report.changed)}; "

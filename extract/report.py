@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,9 @@ class Report:
     weights: str
     stopped: bool
     changed: Sequence[str] = ()
-    """Stored videos that have another file now and were not extracted again."""
+    """Stored videos that have another file now and were not to be extracted again."""
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """Stored videos that could not be extracted again -> why; their features are still the old ones."""
 
 
 def unlike_published(

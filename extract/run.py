@@ -24,7 +24,9 @@ from store.format import INDEX, folder_stem, read_index, store_folder
 from store.ids import near_ids
 from store.index import StoreIndex
 from store.machine import Process, keep_freed_memory
-from store.rewrite import drop_videos
+from store.program import program
+from store.records import VideoRecord
+from store.rewrite import drop_replaced
 from store.write import explained
 
 log = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ def extract(
         videos: listed ids -> published frame count or None.
         process: which of the processes that share the shards this one is; None: the only one.
         redo: stored videos to extract again; `CHANGED` means those that have another file now. Their old
-            features are removed first, so a file that cannot be decoded any more is a failure then.
+            features count until the new ones are in a finished shard, and stay where there are none.
         on_progress: called after every batch.
         stopped: asked often; once true, the run ends early and keeps what is complete.
 
@@ -69,10 +71,10 @@ def extract(
         folder.mkdir(parents=True, exist_ok=True)
     index = StoreIndex(folder, dataset, backbone.config, backbone.width)
     changed = changed_sources(found, (r for v, r in index.stored.items() if v in videos))
-    if again := _to_redo(redo, changed, index, videos, found, process):
-        drop_videos(folder, again, pending=True)
-        index = StoreIndex(folder, dataset, backbone.config, backbone.width)
-    session = Session(backbone, index, videos, process, _run_block(backbone, process), on_progress)
+    again = _to_redo(redo, changed, index, videos, found, process)
+    session = Session(
+        backbone, index, videos, process, _run_block(backbone, process), on_progress, again
+    )
     todo = session.plan(found, options.limit)
     with DecoderPool(
         ((video, root / path) for video, (root, path) in todo.items()),
@@ -83,6 +85,8 @@ def extract(
         stopped=stopped,
     ) as pool:
         session.work(pool)
+    if redo:
+        _remove_old(index, session.redone)
     written, records = index.write(videos, session.failures, session.run_block())
     return Report(
         folder=folder,
@@ -95,6 +99,7 @@ def extract(
         weights=backbone.weights_note,
         stopped=stopped(),
         changed=[video for video in changed if video not in again],
+        kept={v: session.failures[v].error for v in sorted(again & session.failures.keys())},
     )
 
 
@@ -106,14 +111,14 @@ def _to_redo(
     found: VideoFolder,
     process: Process,
 ) -> frozenset[str]:
-    """Return the stored videos to take out and extract again.
+    """Return the stored videos to extract again.
 
     Raises:
         ConfigError: the work is shared with other processes.
-        StoreError: a named video is not stored or could not be extracted now: it would only be lost.
+        StoreError: a named video is not stored or could not be extracted now.
     """
     if redo and process.world > 1:
-        raise ConfigError("--redo takes videos out of the store first: run it in one process.")
+        raise ConfigError("--redo replaces shards of the store at its end: run it in one process.")
     named = set(redo) - {CHANGED}
     unknown = sorted(named - index.stored.keys())
     if unknown:
@@ -132,6 +137,31 @@ def _to_redo(
             f"are {first_of([first])}: {why}. Put them where they can be found, or leave them out."
         )
     return frozenset(named | set(changed if CHANGED in redo else ()))
+
+
+def _remove_old(index: StoreIndex, redone: Mapping[str, VideoRecord]) -> None:
+    """Remove the features of which there are newer ones now, also those that a killed run has left.
+
+    Raises:
+        StoreError: another command has moved the old ones meanwhile, so that they count.
+    """
+    index.read_shards()
+    beaten = sorted(v for v, record in redone.items() if index.stored.get(v) != record)
+    if beaten:
+        raise StoreError(
+            f"Another command rewrote shards of {index.folder} meanwhile, so the old features of "
+            f"{len(beaten)} videos count {first_of(beaten)}. Run the same command again."
+        )
+    if not index.with_replaced():
+        return
+    try:
+        drop_replaced(index.folder)
+    except StoreError as error:
+        log.warning(
+            "The new features count, and the old ones still take room: %s Then remove them: %s store "
+            "repack %s",
+            *(error, program(), index.folder),
+        )
 
 
 def _warn_of_other_precision(backbone: Backbone, features: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,8 @@ class Session:
         videos: listed ids -> published frame count or None.
         run: who makes the store, and with what; see `StoreIndex.write`.
         on_progress: called after every batch.
+        again: stored videos to extract again. Their shards get numbers above all others, so they count
+            from the moment at which they are finished.
     """
 
     def __init__(
@@ -59,18 +61,19 @@ class Session:
         process: Process,
         run: dict[str, Any],
         on_progress: Callable[[Progress], None],
+        again: Collection[str] = (),
     ) -> None:
         self.begin = time.monotonic()
         self.failures: dict[str, VideoRecord] = {}
+        self.redone: dict[str, VideoRecord] = {}  # of videos that were extracted again
         self.videos_done = self.stored = self.frames_done = 0
         self._backbone, self._index, self._videos, self._process = backbone, index, videos, process
         self._run, self._on_progress = run, on_progress
+        self._old = {video: index.stored[video] for video in again}
         self._shards: dict[str, _Shard] = {}
         self._sources: dict[str, str] = {}
-        self._filled: list[_Shard] = []
-        """Shards that are being filled."""
-        self._live: dict[Attempt, int] = {}
-        """Attempts whose frames count, and how many of their rows are written."""
+        self._filled: list[_Shard] = []  # shards that are being filled
+        self._live: dict[Attempt, int] = {}  # attempts whose frames count -> rows that are written
         self._decoded: set[Attempt] = set()
         self._batches = Batches(backbone, self._append)
         self._begin_seconds = 0.0
@@ -80,11 +83,13 @@ class Session:
         """The videos that are this process's to do, in order: id -> (root, path below it)."""
         groups = plan_shards(self._videos)
         standing = shard_numbers(self._index.folder)
+        below = range(1 + max(standing, default=-1))
         todo: dict[str, tuple[Path, Any]] = {}
         for group in range(self._process.rank, len(groups), self._process.world):
-            shard = _Shard(shard_number(group, len(groups), standing), set())
+            taken = below if self._old.keys() & set(groups[group]) else standing
+            shard = _Shard(shard_number(group, len(groups), taken), set())
             for video in groups[group]:
-                if video in self._index.stored:
+                if video in self._index.stored and video not in self._old:
                     continue
                 candidates = found.candidates(video)
                 if len(candidates) != 1:
@@ -173,12 +178,16 @@ class Session:
         assert attempt.facts is not None
         if self._live[attempt] < attempt.facts.kept_frames:
             return
-        shard = self._shards[attempt.video]
-        self._writer(shard).complete(attempt.record(self._sources[attempt.video]))
+        shard, old = self._shards[attempt.video], self._old.get(attempt.video)
+        record = attempt.record(self._sources[attempt.video])
+        if old and old.status == "ok" != record.status:  # --keep-damaged keeps whole features, too
+            self._forget(attempt)
+            return self._fail(attempt, record.error)
+        record = self._writer(shard).complete(record)
+        self.redone |= {record.video: record} if old else {}
         self.frames_done += self._live.pop(attempt)
         self._decoded.discard(attempt)
-        self.videos_done += 1
-        self.stored += 1
+        self.videos_done, self.stored = self.videos_done + 1, self.stored + 1
         shard.waiting.discard(attempt.video)
 
     def _forget(self, attempt: Attempt) -> None:
@@ -234,9 +243,7 @@ class Session:
         )
 
     def _expected_frames(self) -> int | None:
-        frames = self._backbone.frames
-        if self._expected is None:
-            return None
-        if frames.frames_per_video:
-            return min(self._expected, frames.frames_per_video * len(self._shards))
-        return self._expected // frames.stride
+        frames, expected = self._backbone.frames, self._expected
+        if expected is None or not frames.frames_per_video:
+            return expected and expected // frames.stride
+        return min(expected, frames.frames_per_video * len(self._shards))

@@ -189,38 +189,45 @@ def features(contents: Contents) -> Iterator[Problem]:
         if is_shard_name(name) and digest in contents.recorded(name).values():
             try:
                 with open_shard(contents.folder / name) as file:
-                    for found in _shard_problems(contents, file, name):
-                        yield Problem(kind=Kind.SHARD, where=name, found=found)
+                    for kind, found in _shard_problems(contents, file, name):
+                        yield Problem(kind=kind, where=name, found=found)
             except _UNREADABLE as error:
                 yield Problem(kind=Kind.SHARD, where=name, found=reason_of(error))
 
 
-def _shard_problems(contents: Contents, file: h5py.File, shard: str) -> Iterator[str]:
+def _shard_problems(contents: Contents, file: h5py.File, shard: str) -> Iterator[tuple[Kind, str]]:
     if contents.index and not has_config(file, contents.index["config"]):
-        yield "it was made with another config than the index says"
+        yield Kind.SHARD, "it was made with another config than the index says"
     rows = contents.by_shard.get(shard, {})
     names = set(names_in(file))
     if contents.rows is not None:
         for video in sorted(rows.keys() - names):
-            yield f"{video} is not in it, though {VIDEOS} says so"
+            yield Kind.SHARD, f"{video} is not in it, though {VIDEOS} says so"
         for video in sorted(names - rows.keys()):
-            if not _newer_elsewhere(contents, file, shard, video):
-                yield f"{video} is in it, though {VIDEOS} does not say so"
+            yield from _unlisted_problems(contents, file, shard, video)
     for video in sorted(names):
         try:
-            yield from _video_problems(contents, file, shard, video)
+            for found in _video_problems(contents, file, shard, video):
+                yield Kind.SHARD, found
         except _UNREADABLE as error:
-            yield f"{video} cannot be read ({reason_of(error)})"
+            yield Kind.SHARD, f"{video} cannot be read ({reason_of(error)})"
 
 
-def _newer_elsewhere(contents: Contents, file: h5py.File, shard: str, video: str) -> bool:
-    """Return whether a shard of a higher number has the same features, as after a stopped rewrite."""
-    if (row := contents.by_video.get(video)) is None or row.shard <= shard:
-        return False
-    try:
-        return _read(contents, file, shard, video)[1].crc32 == row.crc32
-    except _UNREADABLE:  # reported below, where every video is read
-        return False
+def _unlisted_problems(
+    contents: Contents, file: h5py.File, shard: str, video: str
+) -> Iterator[tuple[Kind, str]]:
+    """Look at a video that no row has in this shard.
+
+    A stopped rewrite leaves the same features in a shard of a higher number, which is no problem; a stopped
+    `extract --redo` leaves newer ones there.
+    """
+    row = contents.by_video.get(video)
+    if row is None or row.shard <= shard:
+        yield Kind.SHARD, f"{video} is in it, though {VIDEOS} does not say so"
+        return
+    with contextlib.suppress(*_UNREADABLE):  # reported where every video is read
+        if _read(contents, file, shard, video)[1].crc32 != row.crc32:
+            yield Kind.REPLACED, f"{video} is in it, and with newer features in {row.shard}"
 
 
 def _video_problems(contents: Contents, file: h5py.File, shard: str, video: str) -> Iterator[str]:

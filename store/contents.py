@@ -40,6 +40,7 @@ class Kind(enum.Enum):
     SUMS = ("damaged SHA256SUMS", "Delete it and run extract again.")
     TABLE = ("damaged table", "Delete it and run extract again: it is made anew from the shards.")
     SHARD = ("damaged shard", "Delete it, then run extract again.")
+    REPLACED = ("older features beside newer ones", "Run store repack: it removes the older ones.")
     CONTRADICTION = ("contradiction", "Delete index.json, then run extract again.")
     WRITING = ("extraction in progress", "Verify again when it has ended.")
     SOURCE = ("source that is not the extracted one", "Restore it, or extract the video again.")

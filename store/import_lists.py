@@ -31,17 +31,21 @@ def id_of(row: Listed, known: Collection[str]) -> str:
 
 
 def videos_of_lists(
-    lists: Sequence[ListFile], classes: Sequence[str] | None, known: Collection[str]
+    lists: Sequence[ListFile],
+    classes: Sequence[str] | None,
+    known: Collection[str],
+    column: str | None = None,
 ) -> tuple[Video, ...]:
     """Return the manifest of list files.
 
     Args:
         known: the videos that are there.
+        column: see `read_list`.
 
     Raises:
         ManifestError: a list cannot be read, or they name a video twice.
     """
-    rows = {file: read_list(file.path) for file in lists}
+    rows = {file: read_list(file.path, column) for file in lists}
     return manifest_rows(rows, classes, lambda row: id_of(row, known))
 
 

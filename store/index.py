@@ -76,6 +76,14 @@ class StoreIndex:
         """Return the records in one shard, as last read."""
         return self._by_shard[shard][1]
 
+    def with_replaced(self) -> list[str]:
+        """Return the names of shards with features that a shard of a higher number has too, as last read."""
+        return [
+            name
+            for name, (_, records) in sorted(self._by_shard.items())
+            if any(self.stored[video] != record for video, record in records.items())
+        ]
+
     def write(
         self,
         listed: Collection[str],

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from store.errors import ManifestError, printable, shortened
 from store.ids import check_id, nfc
+from store.label_files import SUFFIXES, labels_in
 from store.manifest import SPLITS, Video
 from store.plain_csv import text_of
 
@@ -29,8 +30,9 @@ class Listed:
     where: str
     """The file and the line, for messages."""
     names: tuple[str, ...]
-    """The components of DIR, the last one last."""
+    """The components of DIR, the last one last; of a file of arrays, the id alone."""
     frames: int
+    """0 where it is not known."""
     label: int
 
 
@@ -61,18 +63,42 @@ class ListFile:
         return ListFile(path=Path(text), split=splits.pop())
 
 
-def read_list(path: Path) -> list[Listed]:
-    """Read a list file.
+def read_list(path: Path, column: str | None = None) -> list[Listed]:
+    """Read a list file, or the labels in a .npz file or a pickled frame (`labels_in`).
+
+    Args:
+        column: the array or column of the labels; None for the usual one.
 
     Raises:
+        StoreError: as `labels_in`.
         ManifestError: it is absent or no text, or a line has another form, or its last component could
             lead to another folder (the message names the line).
     """
-    lines = _lines(path)
-    rows = [_parse(line, f"{printable(path)}, line {number}") for number, line in lines]
+    if path.suffix in SUFFIXES:
+        rows = [
+            _labelled(video, label, f"{printable(path)}, video {number}")
+            for number, (video, label) in enumerate(labels_in(path, column), 1)
+        ]
+    elif column is not None:
+        raise ManifestError(
+            f"{printable(path)} is a text of lines, which have one label each. --label is for "
+            f"{' and '.join(SUFFIXES)} files: leave it out."
+        )
+    else:
+        rows = _lines_of(path)
     if not rows:
         raise ManifestError(f"{printable(path)} lists no videos.")
     return rows
+
+
+def _labelled(video: str, label: int, where: str) -> Listed:
+    check_id(nfc(video), where)
+    return Listed(where=where, names=(nfc(video),), frames=0, label=label)
+
+
+def _lines_of(path: Path) -> list[Listed]:
+    lines = _lines(path)
+    return [_parse(line, f"{printable(path)}, line {number}") for number, line in lines]
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:

@@ -21,7 +21,6 @@ from store.write import ShardWriter, explained
 FIRST_NUMBER = 50_000
 """The lowest number of a shard that is added to a standing store. An extraction, which counts up from 0
 (`plan.shard_number`), does not get there: Kinetics has 183 shards. So the two never choose one number."""
-_LAST_NUMBER = 99_999
 _ROWS = 4096
 
 
@@ -78,11 +77,6 @@ class Mover:
             StoreError: a shard that they lie in is damaged, or no shard number or no room is left.
         """
         folder = self._index.folder
-        if number > _LAST_NUMBER:
-            raise StoreError(
-                f"{folder} was rewritten so often that no shard number is left. Delete the folder and run "
-                "extract again."
-            )
         paths = {part.path for part in parts}
         checksums.check({path: self._sums[path] for path in sorted(paths) if path in self._sums})
         with ExitStack() as opened, ShardWriter(folder, number, self._index.config) as writer:

@@ -1,4 +1,5 @@
-"""Removing videos from a store, and packing what is left. Shards never change, so they are replaced.
+"""Removing videos from a store, or what newer features replaced, and packing what is left. Shards never
+change, so they are replaced.
 
 The new shard is finished before the old one is removed, and its number is higher than that of any other
 shard, so it counts while both are there (`StoreIndex`). The index is written without a shard before that
@@ -34,8 +35,6 @@ class Repacked:
 def drop_videos(
     folder: Path,
     videos: Collection[str],
-    *,
-    pending: bool = False,
     on_progress: Report = lambda moved: None,
 ) -> int:
     """Remove the features of some videos from a store; return how many of them it had.
@@ -43,7 +42,6 @@ def drop_videos(
     Args:
         videos: their ids. If a video is not stored, only its row is removed.
         on_progress: told after each video that was moved to another shard.
-        pending: keep them listed as not extracted yet, instead of removing their rows.
 
     Raises:
         StoreError: another process is filling shards there, the store is damaged, or the disk is full.
@@ -54,9 +52,20 @@ def drop_videos(
         store, index, listed = _opened(folder)
         dropped = gone & store.stored.keys()
         old = [p for p in shards_in(folder) if gone & store.records_of(p.name).keys()]
-        left = listed if pending else listed - gone
-        _replace(store, index, left, old, gone, on_progress)
+        _replace(store, index, listed - gone, old, gone, on_progress)
     return len(dropped)
+
+
+def drop_replaced(folder: Path) -> None:
+    """Remove features of videos that are in a shard of a higher number too, which is the one that counts.
+
+    Raises:
+        StoreError: as `drop_videos`.
+    """
+    with alone_in(folder):
+        store, index, listed = _opened(folder)
+        if old := [folder / name for name in store.with_replaced()]:
+            _replace(store, index, listed, old, frozenset(), lambda moved: None)
 
 
 def repack(folder: Path, on_progress: Report = lambda moved: None) -> Repacked:
@@ -92,7 +101,7 @@ def _sizes(folder: Path) -> list[int]:
 
 def _to_repack(store: StoreIndex) -> list[Path]:
     """Return the shards that `repack` replaces."""
-    bad, small = [], []
+    bad, small, replaced = [], [], store.with_replaced()
     for path in shards_in(store.folder):
         records = store.records_of(path.name)
         count, frames = len(records), sum(record.frames for record in records.values())
@@ -101,9 +110,8 @@ def _to_repack(store: StoreIndex) -> list[Path]:
             + count * PER_VIDEO
             + PER_SHARD
         )
-        superseded = any(store.stored[video] != record for video, record in records.items())
         large = count > SHARD_VIDEOS or (frames > SHARD_FRAMES and count > 1)
-        if superseded or large or path.stat().st_size > room:
+        if path.name in replaced or large or path.stat().st_size > room:
             bad.append(path)
         elif 2 * count < SHARD_VIDEOS and 2 * frames < SHARD_FRAMES:
             small.append(path)

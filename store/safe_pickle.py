@@ -123,8 +123,13 @@ def load_pickle(data: bytes, what: str) -> Any:
     Raises:
         StoreError: it is damaged, or asks for something that is not admitted.
     """
+    return unpickled(SafeUnpickler(io.BytesIO(data), encoding="latin1"), what)
+
+
+def unpickled(unpickler: SafeUnpickler, what: str) -> Any:
+    """Return what an unpickler reads; see `load_pickle`."""
     try:
-        return SafeUnpickler(io.BytesIO(data), encoding="latin1").load()
+        return unpickler.load()
     except Exception as error:  # a damaged pickle raises errors of nearly any type
         raise StoreError(f"{what} cannot be read as a pickle: {_reason(error)}.") from error
 

@@ -31,6 +31,7 @@ from store.shards import records_in
 log = logging.getLogger(__name__)
 PER_VIDEO, PER_SHARD = 4096, 1 << 16
 """Bytes that are reserved for HDF5 itself; it uses about 1 kB per video (measured)."""
+_LAST_NUMBER = 99_999
 _CLAIMS, _PAUSE_SECONDS = 5, 0.3
 """How often to ask for a shard that another process holds, and the longest pause in between."""
 
@@ -44,10 +45,16 @@ class ShardWriter:
     kept and this one is dropped.
 
     Raises:
-        StoreError: another process is filling the same shard, or it cannot be written.
+        StoreError: another process is filling the same shard, it cannot be written, or its number has more
+            than five digits.
     """
 
     def __init__(self, folder: Path, number: int, config: Mapping[str, Any]) -> None:
+        if number > _LAST_NUMBER:
+            raise StoreError(
+                f"{folder} was rewritten so often that no shard number is left. Delete the folder and run "
+                "extract again."
+            )
         self.path = folder / f"shard-{number:05d}.h5"
         self.records: dict[str, VideoRecord] = {}
         self._config = canonical(config)

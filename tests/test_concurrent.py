@@ -290,7 +290,7 @@ def test_a_reader_follows_a_store_that_is_rewritten(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="c has other features now, or none"):
             reader.read("c")
     with FeatureStore(folder) as reader:  # another extraction of the same id
-        rewrite.drop_videos(folder, ["a"], pending=True)
+        rewrite.drop_videos(folder, ["a"])
         fill(folder, 0, {"a": matrix(7, 3)})
         StoreIndex(folder, "toy", CONFIG, 6).write(["a"], {}, RUN)
         with pytest.raises(StoreError, match=r"changed by another command .* a has other features"):

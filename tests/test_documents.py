@@ -10,12 +10,15 @@ until it runs or stands in `CANNOT_RUN`.
 from __future__ import annotations
 
 import importlib
+import pickle
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
+import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from conftest import REPOSITORY
@@ -231,7 +234,18 @@ def ready(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for split in ("train", "val"):
             shutil.copy(f"dataset/x/list_cctv_{split}_toy-feature.txt", f"list_x_{split}.txt")
         shutil.copy("dataset/x/classInd_toy.txt", "classInd.txt")
+        _write_labelled()
     return world
+
+
+def _write_labelled() -> None:
+    """Features and labels in one .npz file, and in two pickles as those of EPIC-Kitchens."""
+    ids, block = ["P01_01_0", "P01_01_1"], np.ones((2, 3, 4), np.float32)
+    np.savez("all.npz", features=block, label=[0, 1], video=np.array(ids))
+    content = {"features": {"RGB": block}, "narration_ids": ids}
+    Path("source_train.pkl").write_bytes(pickle.dumps(content))
+    frame = pd.DataFrame({"verb_class": [0, 1], "noun_class": [1, 0]}, index=pd.Index(ids))
+    frame.to_pickle("EPIC_100_uda_source_train.pkl")
 
 
 def cases() -> Iterator[object]:

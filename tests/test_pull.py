@@ -350,6 +350,23 @@ def test_links_and_pipes_there_are_refused(
     assert not list((tmp_path / "here").rglob("[!.]*.h5"))
 
 
+def test_no_range_of_a_pipe_is_opened(there: Path) -> None:
+    """Ranges are read side by side, so the first one's check comes too late for the others."""
+    name = "shard-00000.h5"
+    size = (there / name).stat().st_size
+    (there / name).unlink()
+    os.mkfifo(there / name)
+    found = open_remote(RemoteUrl.of(str(there)))
+    with ThreadPoolExecutor(1) as reader:
+        jobs = [reader.submit(found.some, name, begin, begin + 10, size) for begin in (0, 10)]
+        try:
+            for job in jobs:
+                with pytest.raises(StoreError, match="no plain file and is refused"):
+                    job.result(timeout=10)
+        finally:  # whoever waits at the pipe is let go
+            os.close(os.open(there / name, os.O_RDWR | os.O_NONBLOCK))
+
+
 def test_a_link_in_the_place_of_a_part_file_is_not_followed(
     cli, there: Path, tmp_path: Path
 ) -> None:

@@ -7,13 +7,15 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import CONFIG
-from test_check import matrix
+from test_check import edit_rows, matrix, row
 from test_concurrent import RUN, dead_process, fill, new_index, partial
 
 from store import locks, moving, rewrite
 from store.check import CHECKS, verify
+from store.contents import Kind
 from store.errors import StoreError
 from store.format import read_index, shards_in
 from store.index import StoreIndex
@@ -43,8 +45,8 @@ def test_dropping_videos(tmp_path: Path) -> None:
     assert list(verify(folder, CHECKS)) == []
     assert stored(folder) == {v: before[v] for v in ("0b", "2a", "2b")}
     assert read_index(folder)["totals"]["listed"] == 4  # and "short", which failed
-    assert rewrite.drop_videos(folder, ["0b"], pending=True) == 1
-    assert read_index(folder)["totals"]["pending"] == 1
+    assert rewrite.drop_videos(folder, ["0b"]) == 1
+    assert read_index(folder)["totals"]["listed"] == 3
     assert [path.name for path in shards_in(folder)] == ["shard-00002.h5"]
     assert rewrite.drop_videos(folder, ["2a"]) == 1
     assert stored(folder) == {"2b": before["2b"]} and list(verify(folder, CHECKS)) == []
@@ -107,8 +109,27 @@ def test_of_a_video_in_two_shards_the_higher_number_counts(tmp_path: Path) -> No
     assert list(verify(index.folder, CHECKS)) == []
     fill(index.folder, 50_001, {"0b": matrix(9, 3)})
     index.write(list(index.stored), {}, RUN)
+    older = {
+        f"{shard}: 0b is in it, and with newer features in shard-50001.h5"
+        for shard in ("shard-00000.h5", "shard-50000.h5")
+    }
+    problems = list(verify(index.folder, CHECKS))
+    assert {str(problem) for problem in problems} == older
+    assert {problem.kind for problem in problems} == {Kind.REPLACED}
+    with FeatureStore(index.folder) as reader:
+        assert reader.read("0b").tobytes() == matrix(9, 3).astype(np.float16).tobytes()
+    before = stored(index.folder)
+    rewrite.drop_replaced(index.folder)
+    assert list(verify(index.folder, CHECKS)) == [] and stored(index.folder) == before
+    assert [path.name for path in shards_in(index.folder)] == [
+        *("shard-00001.h5", "shard-00002.h5", "shard-50001.h5", "shard-50002.h5")
+    ]
+    names = [path.name for path in shards_in(index.folder)]
+    rewrite.drop_replaced(index.folder)  # nothing is left to remove
+    assert [path.name for path in shards_in(index.folder)] == names
+    edit_rows(index.folder, lambda rows: rows.remove(row(rows, "0b")))
     found = [str(problem) for problem in verify(index.folder, CHECKS)]
-    assert "shard-00000.h5: 0b is in it, though videos.csv does not say so" in found
+    assert "shard-50001.h5: 0b is in it, though videos.csv does not say so" in found
 
 
 def test_a_drop_is_refused_while_shards_are_filled(tmp_path: Path) -> None:
