@@ -55,7 +55,7 @@ def draw_intervals(table: pd.DataFrame, path: Path) -> None:
         part = table[(table["source"] == source) & (table["target"] == target)]
         for _, row in part.iterrows():
             at = place[row["method"], row["preset"]]
-            mark, colour = MARKS.get(row["preset"], OTHER_MARK)
+            mark, colour = MARKS.get(row["preset"].partition(",")[0], OTHER_MARK)
             panel.plot([row["low"], row["high"]], [at, at], color=colour, linewidth=0.7)
             if not math.isnan(row["deviation"]):
                 ends = [row["overall"] - row["deviation"], row["overall"] + row["deviation"]]
