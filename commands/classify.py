@@ -39,11 +39,11 @@ def load_run(run: Path) -> Trained:
     if run.is_file():
         return checkpoint.load_file(run)
     inner = folders_of(run)
-    if inner != [run]:
+    if len(inner) > 1:
         raise RunError(
             f"{run} holds {len(inner)} runs and is none itself. Name one of them {first_of(inner)}."
         )
-    folder = RunFolder(run)
+    folder = RunFolder(inner[0])
     return checkpoint.load_model(folder, folder.read()[0])
 
 

@@ -121,3 +121,14 @@ def test_evaluate_says_what_the_seeds_say_together(cli, problem: Path) -> None:
         in result.output
     )
     assert "together" not in cli("evaluate", problem / "seeds" / "seed1", *CPU).output
+
+
+def test_a_folder_of_one_run_stands_for_the_run(cli, road: Road, tmp_path: Path) -> None:
+    shutil.copytree(road.run, tmp_path / "seeds" / "seed0")
+    alone = table_of(cli("predict", road.run, *CPU, "--all"))
+    pd.testing.assert_frame_equal(
+        table_of(cli("predict", tmp_path / "seeds", *CPU, "--all")), alone
+    )
+    result = cli("export", tmp_path / "seeds", "--out", tmp_path / "a.pt2")
+    assert result.exit_code == 0, result.output
+    assert "made-up features" not in result.output  # those of the run's target were found
