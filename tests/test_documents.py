@@ -41,6 +41,7 @@ WORDS = {
     # Places that a page leaves to the reader. A bucket is a folder here.
     **{"s3://our-bucket/features": "bucket", "URL": "bucket", "/data/features": "pulled"},
     **{"SRC": "features", "FOLDER": "out", "N": "1", "NAME": "infomax"},
+    "runs/five-seeds": "runs/a",
     **{"resnet101": "mobilenet_v3_small", "v_Archery_g01_c01": "spin/spin_00"},
 }
 """What stands in a page, and what it is in the small world, in this order."""

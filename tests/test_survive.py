@@ -23,6 +23,7 @@ from conftest import REPOSITORY, alive
 from extract.synthetic import ACTIONS, make_collection
 from store.check import CHECKS, verify
 from store.format import shards_in
+from store.locks import is_held
 from store.read import FeatureStore
 from store.records import VideoRecord
 from store.shards import names_in, open_shard
@@ -152,6 +153,18 @@ def wait_until_working(process: subprocess.Popen[str], features: Path) -> None:
         time.sleep(0.005)
 
 
+def stop_in_a_shard(process: subprocess.Popen[str], features: Path) -> None:
+    """Stop a process, not end it, while it holds a shard, not just before it does or after that."""
+    while True:
+        wait_until_working(process, features)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.05)
+        filled = features.glob("day/*/.shard-*.partial")
+        if any(is_held(path) for path in filled) or process.poll() is not None:
+            return
+        process.send_signal(signal.SIGCONT)
+
+
 def test_killed_at_random_moments_and_run_again(root: Path, undisturbed, tmp_path: Path) -> None:
     check_kills(root, tmp_path, undisturbed, kills=4)
 
@@ -196,14 +209,13 @@ def test_a_stop_keeps_what_is_complete(root: Path, undisturbed, tmp_path: Path, 
 
 def test_two_in_one_folder(root: Path, undisturbed, tmp_path: Path) -> None:
     with start(root, tmp_path) as first:
-        wait_until_working(first, tmp_path)
-        first.send_signal(signal.SIGSTOP)  # it holds its shard while the second one tries
+        stop_in_a_shard(first, tmp_path)  # it holds its shard while the second one tries
         try:
             with start(root, tmp_path) as second:
                 output, _ = second.communicate(timeout=120)
         finally:
             first.send_signal(signal.SIGCONT)
-        assert second.returncode == 1
+        assert second.returncode == 1, output
         assert "Another extraction is filling" in output and "what is finished is kept" in output
         assert "Traceback" not in output
         first.communicate(timeout=120)
