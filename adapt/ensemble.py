@@ -81,13 +81,12 @@ class Ensemble:
         picked = [whole.pick(count).numpy().ravel() for whole in self._members]
         return np.unique(np.concatenate(picked))
 
-    def classify(self, features_KD: np.ndarray, count: int) -> np.ndarray:
-        """Features of the frames that `frames` names -> probabilities (N,) float32.
+    def classify(self, features_KD: np.ndarray, numbers_K: np.ndarray, count: int) -> np.ndarray:
+        """Features of some frames of a video -> probabilities (N,) float32.
 
         Args:
-            features_KD: as stored; count: how many frames the video has.
+            features_KD: as stored; numbers_K: what `frames` named; count: how many frames the video has.
         """
-        numbers_K = self.frames(count)
         found = []
         for whole in self._members:
             rows_KT = np.searchsorted(numbers_K, whole.pick(count).numpy())
@@ -114,5 +113,5 @@ class Ensemble:
 
     def classify_all(self, features_FD: np.ndarray) -> np.ndarray:
         """All features of one video, as stored, (F, D) -> probabilities (N,) float32."""
-        count = len(features_FD)
-        return self.classify(features_FD[self.frames(count)], count)
+        numbers_K = self.frames(len(features_FD))
+        return self.classify(features_FD[numbers_K], numbers_K, len(features_FD))

@@ -123,12 +123,7 @@ def density_ratios(source_VC: Array, target_VC: Array, held_out_VC: Array) -> Ar
     x /= scale
     domain = np.repeat([0, 1], [len(source_VC), len(target_VC)])
     fifth = np.arange(len(x)) % 5 == 4
-    fitted_on, judged_on, fitted_domain, judged_domain = (
-        x[~fifth],
-        x[fifth],
-        domain[~fifth],
-        domain[fifth],
-    )
+    fitted_on, judged_on = x[~fifth], x[fifth]
     del x
     found = []
     for penalty in np.logspace(-1, -5, 9):
@@ -137,8 +132,8 @@ def density_ratios(source_VC: Array, target_VC: Array, held_out_VC: Array) -> Ar
         with warnings.catch_warnings():
             # One that is stopped early is a classifier too, and judged on videos it has not seen.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(fitted_on, fitted_domain)
-        loss = log_loss(judged_domain, model.predict_proba(judged_on), labels=[0, 1])
+            model.fit(fitted_on, domain[~fifth])
+        loss = log_loss(domain[fifth], model.predict_proba(judged_on), labels=[0, 1])
         found.append((loss, model))
     best = min(found, key=lambda pair: pair[0])[1]
     source_V, target_V = best.predict_proba((held_out_VC - mean) / scale).T

@@ -166,7 +166,9 @@ def classify_files(
                 log.warning("%s: %s", result.video, result.reason)
                 failed += 1
             else:
-                probabilities_N = answer.classify(result.features_KD, result.frames)
+                probabilities_N = answer.classify(
+                    result.features_KD, result.numbers_K, result.frames
+                )
                 found[result.video] = Labelled(result.video, probabilities_N)
             progress(len(found) + failed)
     if not found:

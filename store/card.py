@@ -26,8 +26,8 @@ _FACTS = (
     *("preset", "stride", "frames_per_video", "decoder", "compute_dtype", "weights_sha256"),
 )
 _IMPORTED = """
-The features were imported: the name of the backbone is whoever imported them's, and how they were made
-(weights, layer, preparation of the frames) is not known, so none can be made of other videos.
+The features were imported: whoever imported them named the backbone, and how they were made (weights,
+layer, preparation of the frames) is not known, so none can be made of other videos.
 """
 
 
