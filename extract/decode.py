@@ -43,6 +43,14 @@ class FrameOptions:
     keep_damaged: bool = False
     """Give the whole frames of a damaged file instead of refusing it."""
 
+    def kept_of(self, frames: int | None, videos: int) -> int | None:
+        """About how many of all frames of some videos are kept; None where their number is not known."""
+        if frames is None:
+            return None
+        if self.frames_per_video:
+            return min(frames, self.frames_per_video * videos)
+        return frames // self.stride
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFacts:

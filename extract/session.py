@@ -184,10 +184,12 @@ class Session:
             self._forget(attempt)
             return self._fail(attempt, record.error)
         record = self._writer(shard).complete(record)
-        self.redone |= {record.video: record} if old else {}
+        if old:
+            self.redone[record.video] = record
         self.frames_done += self._live.pop(attempt)
         self._decoded.discard(attempt)
-        self.videos_done, self.stored = self.videos_done + 1, self.stored + 1
+        self.videos_done += 1
+        self.stored += 1
         shard.waiting.discard(attempt.video)
 
     def _forget(self, attempt: Attempt) -> None:
@@ -234,16 +236,10 @@ class Session:
                 videos_done=self.videos_done,
                 videos=len(self._shards),
                 frames_done=self.frames_done + sum(self._live.values()),
-                frames=self._expected_frames(),
+                frames=self._backbone.frames.kept_of(self._expected, len(self._shards)),
                 seconds=time.monotonic() - self.begin,
                 decoders=pool.waited,
                 backbone=self._batches.backbone_seconds,
                 store=self._begin_seconds + self._batches.deliver_seconds,
             )
         )
-
-    def _expected_frames(self) -> int | None:
-        frames, expected = self._backbone.frames, self._expected
-        if expected is None or not frames.frames_per_video:
-            return expected and expected // frames.stride
-        return min(expected, frames.frames_per_video * len(self._shards))
