@@ -326,6 +326,7 @@ def test_stopped_and_resumed_is_as_undisturbed(cli, problem: Path, method: str) 
     assert outcome(problem / "stopped") == outcome(problem / "calm")
 
 
+@pytest.mark.slow
 def test_both_learn_what_they_are_for(cli, tmp_path: Path) -> None:
     """Not a benchmark: on a shifted target they gain over source-only with the same settings.
 

@@ -303,6 +303,7 @@ def test_paths_that_are_not_utf8(tmp_path: Path) -> None:
     assert list(verify(report.folder, [*CHECKS, sources_in([tmp_path])])) == []
 
 
+@pytest.mark.slow
 def test_few_frames_of_a_long_video_do_not_run_into_the_deadline(tmp_path: Path) -> None:
     path = write(tmp_path / "long.mkv", "ffv1", count=3000, width=320, height=240, noise=60)
     options = FrameOptions(resize=32, crop=32, frames_per_video=2)

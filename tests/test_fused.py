@@ -156,7 +156,7 @@ def test_a_fused_feature_is_the_same_wherever_its_frame_stands_in_a_batch(name: 
     np.testing.assert_array_equal(again(frames), whole)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet101"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet101", marks=pytest.mark.slow)])
 def test_the_error_on_real_frames_is_what_the_documentation_says(clips: Path, name: str) -> None:
     options = FrameOptions(resize=224, crop=224)
     paths = sorted((clips / "ucf101").rglob("*.avi"))[:8]

@@ -79,6 +79,7 @@ def test_videos_beside_processes_that_die_or_hang(
     check(healthy, marked, expected, workers=workers, take_turns=take_turns, order=order)
 
 
+@pytest.mark.slow
 def test_the_store_is_the_same_to_the_byte_without_the_files_that_kill(
     healthy: Work, marked: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

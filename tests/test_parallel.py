@@ -51,7 +51,7 @@ CASES = {
     "cdan-e, tll": {"method": "cdan-e", "weighting": "tll", "ramp_steps": 40},
 }
 
-QUICK = ("paper", "fewer target videos")
+QUICK = ("paper",)
 
 
 def run(*command: object) -> subprocess.CompletedProcess[str]:
@@ -134,6 +134,7 @@ def test_torchrun_trains_the_run_of_one_process(cli, problem: Path, preset: str)
     assert json.loads((problem / "two" / "environment.json").read_text())["processes"] == 2
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_one_stopped(cli, problem: Path, monkeypatch) -> None:
     """A run that was stopped may be resumed on another number of processes."""
     kept = ("--checkpoint-every", 1)
@@ -181,6 +182,7 @@ def test_what_one_process_refuses_ends_all(
     assert not (problem / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_all(problem: Path) -> None:
     process = run(
         *TORCHRUN, 2, "--", "cli.py", *toy_arguments(problem, "r", "--learning-rate", "1e30")

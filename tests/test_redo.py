@@ -150,7 +150,12 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    "moment", ["before the shard", "before the index", "before the old ones go"]
+    "moment",
+    [
+        pytest.param("before the shard", marks=pytest.mark.slow),
+        "before the index",
+        pytest.param("before the old ones go", marks=pytest.mark.slow),
+    ],
 )
 def test_a_kill_at_any_moment_leaves_the_old_features_or_the_new(
     tmp_path: Path, command, monkeypatch: pytest.MonkeyPatch, moment: str

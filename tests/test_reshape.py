@@ -383,6 +383,7 @@ def test_repack_leaves_no_dead_bytes(tmp_path: Path) -> None:
     assert rewrite.repack(folder).moved == 0
 
 
+@pytest.mark.slow
 def test_a_repack_that_is_killed_at_any_point_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_shards: None
 ) -> None:

@@ -70,6 +70,7 @@ def epochs_logged(run: Path) -> int:
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_resumed_is_as_undisturbed(cli, problem: Path) -> None:
     assert cli(*toy_arguments(problem, "calm", *LONG)).exit_code == 0
     moments = random.Random(0)

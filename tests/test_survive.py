@@ -165,6 +165,7 @@ def stop_in_a_shard(process: subprocess.Popen[str], features: Path) -> None:
         process.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_run_again(root: Path, undisturbed, tmp_path: Path) -> None:
     check_kills(root, tmp_path, undisturbed, kills=4)
 
@@ -188,7 +189,9 @@ def test_a_kill_costs_no_finished_shard(root: Path, undisturbed, tmp_path: Path)
     assert contents(tmp_path) == undisturbed
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_stop_keeps_what_is_complete(root: Path, undisturbed, tmp_path: Path, number) -> None:
     with start(root, tmp_path) as process:
         wait_for(tmp_path, "day/*/shard-00000.h5")
@@ -271,7 +274,7 @@ def test_torchrun_shares_the_work(root: Path, undisturbed, tmp_path: Path) -> No
     assert contents(tmp_path) == undisturbed
 
 
-@pytest.mark.parametrize("ranks", [3, 1])
+@pytest.mark.parametrize("ranks", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_where_locks_do_nothing(root: Path, undisturbed, tmp_path: Path, ranks: int) -> None:
     """Three ranks beside each other; and two processes that do all of the same work."""
     places = [("--rank", r, "--world", ranks) for r in range(ranks)] if ranks > 1 else [()] * 2
@@ -288,6 +291,7 @@ def test_where_locks_do_nothing(root: Path, undisturbed, tmp_path: Path, ranks: 
     assert contents(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_rank_that_was_killed_is_repaired_by_running_again(
     root: Path, undisturbed, tmp_path: Path
 ) -> None:
