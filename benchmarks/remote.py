@@ -4,9 +4,10 @@
 
 A store of random features goes to and from three places, in turn in every round: a folder (against `cp`), an
 S3 server on this machine (against boto3, as parallel as we are), and a web server on this machine (against
-reading the same ranges). Each is compared with the bare copy, and with a copy that is synced and whose sha256
-is taken, which push and pull do as well. The servers are processes of their own. Remembered sha256 are
-forgotten before every transfer.
+reading the same ranges). Each is compared with the bare copy, which ends in the memory of the system; with
+the same copy synced to the disk, as what is pulled is; and with a synced copy whose sha256 is taken, which
+push and pull do as well. The servers are processes of their own. Remembered sha256 are forgotten, and the
+disk is synced, before every transfer.
 """
 
 from __future__ import annotations
@@ -119,7 +120,13 @@ def fetch(url: str, to: Path) -> None:
         pull(found, to)
 
 
-def variants(root: Path, folder: Path, web: str) -> dict[str, tuple[str, Callable[[int], object]]]:
+Limits = tuple[str, ...]
+"""Names of the bare, the synced and the checked copy of the same; what there is of them."""
+
+
+def variants(
+    root: Path, folder: Path, web: str
+) -> dict[str, tuple[Limits, Callable[[int], object]]]:
     """Name -> what it is compared with, and what does it once, in the round of that number."""
     import boto3
     from boto3.s3.transfer import TransferConfig
@@ -132,9 +139,7 @@ def variants(root: Path, folder: Path, web: str) -> dict[str, tuple[str, Callabl
     key = f"random/{folder.name}"
 
     def copy(n: int) -> None:
-        to = root / f"copy-{n}"
-        shutil.rmtree(to, ignore_errors=True)
-        subprocess.run(["cp", "-r", str(folder), str(to)], check=True)
+        subprocess.run(["cp", "-r", str(folder), str(root / f"copy-{n}")], check=True)
 
     def side_by_side(one: Callable[[Path], object]) -> None:
         with ThreadPoolExecutor(4) as pool:
@@ -177,12 +182,20 @@ def variants(root: Path, folder: Path, web: str) -> dict[str, tuple[str, Callabl
                 pool.map(one, [(n, b) for n, size in sizes.items() for b in range(0, size, BLOCK)])
             )
 
-    def checked(run: Callable[[int], object], place: str) -> Callable[[int], None]:
-        """The same, and what any careful person does: the sha256 of the copy, or of what is sent."""
+    def synced(run: Callable[[int], object]) -> Callable[[int], None]:
+        """The same, on the disk."""
 
         def both(n: int) -> None:
             run(n)
             subprocess.run(["sync", "-f", str(root)], check=True)
+
+        return both
+
+    def checked(run: Callable[[int], object], place: str) -> Callable[[int], None]:
+        """The same, and what any careful person does: the sha256 of the copy, or of what is sent."""
+
+        def both(n: int) -> None:
+            synced(run)(n)
             lines = (folder / "SHA256SUMS").read_text().splitlines()
             sums = "\n".join(line for line in lines if line.endswith(".h5"))
             command = ["sha256sum", "--quiet", "-c", "-"]
@@ -195,24 +208,35 @@ def variants(root: Path, folder: Path, web: str) -> dict[str, tuple[str, Callabl
         return lambda n: push(folder, writable(RemoteUrl.of(place.format(n=n))))
 
     here, features = str(root / "f-{n}"), str(folder.parent.parent)
-    return {
-        "cp": ("", copy),
-        "cp, sync, sha256sum": ("", checked(copy, "copy-{n}")),
-        "push to a folder": ("cp", to(here)),
-        "pull from a folder": ("cp", lambda n: fetch(features, root / f"p-{n}")),
-        "boto3 upload": ("", upload),
-        "boto3 upload, sha256sum": ("", checked(upload, "")),
-        "push to S3": ("boto3 upload", to("s3://features/f-{n}")),
-        "boto3 download": ("", download),
-        "boto3 download, sync, sha256sum": ("", checked(download, "raw-{n}")),
-        "pull from S3": (
-            "boto3 download",
-            lambda n: fetch(f"s3://features/f-{n}", root / f"s-{n}"),
-        ),
-        "ranges dropped": ("", read),
-        "ranges kept, sync, sha256sum": ("", checked(lambda n: read(n, True), "r-{n}")),
-        "pull from the web": ("ranges", lambda n: fetch(web, root / f"w-{n}")),
+
+    def keep(n: int) -> None:
+        read(n, True)
+
+    copies = ("cp", "cp, sync", "cp, sync, sha256sum")
+    downloads = ("boto3 download", "boto3 download, sync", "boto3 download, sync, sha256sum")
+    ranges = ("ranges dropped", "ranges kept, sync", "ranges kept, sync, sha256sum")
+    uploads = ("boto3 upload", "", "boto3 upload, sha256sum")
+    runs: dict[str, tuple[Limits, Callable[[int], object]]] = {
+        "push to a folder": (copies, to(here)),
+        "pull from a folder": (copies, lambda n: fetch(features, root / f"p-{n}")),
+        "push to S3": (uploads, to("s3://features/f-{n}")),
+        "pull from S3": (downloads, lambda n: fetch(f"s3://features/f-{n}", root / f"s-{n}")),
+        "pull from the web": (ranges, lambda n: fetch(web, root / f"w-{n}")),
     }
+    bare: dict[str, Callable[[int], object]] = {
+        "cp": copy,
+        "cp, sync": synced(copy),
+        "cp, sync, sha256sum": checked(copy, "copy-{n}"),
+        "boto3 upload": upload,
+        "boto3 upload, sha256sum": checked(upload, ""),
+        "boto3 download": download,
+        "boto3 download, sync": synced(download),
+        "boto3 download, sync, sha256sum": checked(download, "raw-{n}"),
+        "ranges dropped": read,
+        "ranges kept, sync": synced(keep),
+        "ranges kept, sync, sha256sum": checked(keep, "r-{n}"),
+    }
+    return {**runs, **{name: ((), run) for name, run in bare.items()}}
 
 
 @click.command()
@@ -221,7 +245,7 @@ def variants(root: Path, folder: Path, web: str) -> dict[str, tuple[str, Callabl
 @click.option("--megabytes", default=64, show_default=True, help="Of each shard.")
 @click.option("--rounds", default=3, show_default=True)
 def main(folder: Path | None, shards: int, megabytes: int, rounds: int) -> None:
-    """Time push and pull, and print a table."""
+    """Time push and pull, and print a table; the shares are those of medians."""
     keep_freed_memory()  # as the commands do
     os.environ |= {
         "AWS_ACCESS_KEY_ID": "test",
@@ -244,26 +268,22 @@ def main(folder: Path | None, shards: int, megabytes: int, rounds: int) -> None:
             for number in range(rounds):
                 for name, (_, run) in timed.items():
                     shutil.rmtree(root / "cache", ignore_errors=True)
+                    os.sync()  # nobody pays for what another one left to be written
                     begin = time.perf_counter()
                     run(number)
                     seconds[name].append(time.perf_counter() - begin)
-                for path in root.glob(f"*-{number}*"):
-                    shutil.rmtree(path)
+                    for path in root.glob(f"[!f]*-{number}"):  # what was pushed is pulled later
+                        shutil.rmtree(path)
+                shutil.rmtree(root / f"f-{number}")
     print(f"\n{size / 1e6:,.0f} MB in {shards} shards, {rounds} rounds\n")
-    print("| | MB/s, median | least and most | of the bare copy | of the checked copy |")
-    print("|---|---|---|---|---|")
+    print("| | MB/s, median | least and most | of the bare copy | of it, synced | of it, checked |")
+    print("|---|---|---|---|---|---|")
     middle = {n: statistics.median(size / 1e6 / s for s in found) for n, found in seconds.items()}
-    for name, (limit, _) in timed.items():
+    for name, (limits, _) in timed.items():
         rates = [size / 1e6 / s for s in seconds[name]]
-        bare, careful = (
-            [n for n in middle if limit and n.startswith(limit) and n.endswith("sha256sum") is c][
-                0:1
-            ]
-            for c in (False, True)
-        )
-        shares = [f"{middle[name] / middle[n]:.2f}" for found in (bare, careful) for n in found]
+        shares = [f"{middle[name] / middle[limit]:.2f}" if limit else "" for limit in limits]
         cells = [f"{middle[name]:,.0f}", f"{min(rates):,.0f} to {max(rates):,.0f}"]
-        print(f"| {name} | {' | '.join([*cells, *(shares or ['', ''])])} |")
+        print(f"| {name} | {' | '.join([*cells, *(shares or [''] * 3)])} |")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def push(
         before = tables_at(remote, interrupted=True)
         after = _joined(ours, before, replace, remote)
         missing = _missing(ours, before, remote)
-        _check_whole(folder, missing)
+        _check_sizes(folder, missing)
         if progress:
             progress.begin(
                 f"{ours.index['dataset']}/{folder.name}", sum(e["bytes"] for e in missing)
@@ -131,15 +131,14 @@ def _missing(ours: Tables, theirs: Tables | None, remote: FsspecRemote) -> list[
     ]
 
 
-def _check_whole(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Make sure that no damaged shard leaves this machine."""
+def _check_sizes(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Make sure at once that all shards are here as large as the index says."""
     for entry in entries:
         if size_of(folder / entry["file"]) != entry["bytes"]:
             raise StoreError(
                 f"{folder / entry['file']} is absent or of another size than the index says. Run store "
                 "verify, mend the store, and push again."
             )
-    checksums.check({folder / entry["file"]: entry["sha256"] for entry in entries})
 
 
 def _upload(
@@ -156,19 +155,25 @@ def _upload(
         def relative_update(self, inc: int = 1) -> None:
             progress.tick(inc)
 
-    def one(entry: Mapping[str, Any]) -> None:
+    def one(entry: Mapping[str, Any], checked: Future[None]) -> None:
         name, path = entry["file"], folder / entry["file"]
+        checked.result()  # no damaged shard leaves this machine
         if has_arrived(remote, name, path, entry["sha256"]):  # by a push that was stopped
             progress.tick(entry["bytes"])
             return
         remote.upload(path, name, Ticking())
         check_arrival(remote, name, path, entry["sha256"])
 
+    # One thread, because it remembers what it hashed. It runs ahead of the uploads.
+    checker = ThreadPoolExecutor(1, thread_name_prefix="sha256")
     executor = ThreadPoolExecutor(min(_UPLOADS, remote.workers), thread_name_prefix="upload")
     try:
-        for job in [executor.submit(one, entry) for entry in entries]:
+        wanted = [{folder / entry["file"]: entry["sha256"]} for entry in entries]
+        checks = [checker.submit(checksums.check, one_file) for one_file in wanted]
+        for job in [executor.submit(one, *pair) for pair in zip(entries, checks)]:
             job.result()
     finally:
+        checker.shutdown(wait=False, cancel_futures=True)
         executor.shutdown(wait=True, cancel_futures=True)
 
 

@@ -25,8 +25,7 @@ from store.remote_url import RemoteUrl
 
 _TIMEOUT_SECONDS = 60.0
 _LISTING_BYTES = 10_000_000
-_PIECE = 1 << 16
-_STREAMED = 1 << 20
+_PIECE = 1 << 20
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19}|\*)")
 
 
@@ -106,7 +105,7 @@ class HttpRemote:
             self._open(name, {}) as answer,
         ):
             while size:
-                data = _up_to(answer, min(size, _STREAMED))
+                data = _up_to(answer, min(size, _PIECE))
                 if not data:
                     raise UnreachableError(f"{self.url}: the connection broke within {name}.")
                 size -= len(data)
@@ -186,7 +185,7 @@ def _up_to(answer: Any, limit: int) -> bytes:
     left = limit
     while left:
         try:
-            part = answer.read(min(_PIECE, left))
+            part = answer.read1(min(_PIECE, left))  # what has come, without a copy
         except (OSError, http.client.HTTPException):
             if parts:
                 break

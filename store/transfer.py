@@ -10,21 +10,25 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from store.errors import StoreError, UnreachableError
 from store.files import explained, sync_folder
 from store.remote import Remote, read_range
 from store.remote_http import HttpRemote, RangesIgnored
 
-BLOCK = 8 << 20
-"""Bytes of a range."""
+BLOCK = 16 << 20
+"""Bytes of a range. Some servers read a whole file to answer for a part of it."""
+SHARDS_AT_A_TIME = 4
+"""How many shards are downloaded side by side."""
 _PIECE = 1 << 20
 _STREAM_TRIES = 4
+_GLANCE_SECONDS = 0.2
 _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _MARGIN_BYTES = 50_000_000
 
@@ -133,82 +137,93 @@ def _download(
     wrong: list[Mapping[str, Any]] = []
     left = list(entries)
     while left:
-        if isinstance(remote, HttpRemote) and remote.streams:
+        if _streams(remote):
             entry = left.pop(0)
             if not _stream(remote, folder, entry, tick):
                 wrong.append(entry)
         else:
-            finished = _in_blocks(remote, folder, left, tick)
-            wrong += [entry for entry, good in finished if not good]
-            left = left[len(finished) :]
+            ended = _Ranges(remote, folder, tick).download(left)
+            wrong += [entry for entry, good in zip(left, ended) if good is False]
+            left = [entry for entry, good in zip(left, ended) if good is None]
     return wrong
 
 
-def _blocks(
-    remote: Remote, folder: Path, entries: Sequence[Mapping[str, Any]], tick: Tick
-) -> Iterator[tuple[_Part, int, int]]:
-    """Yield each shard's part file with the ranges that it lacks, in order; at least one of each shard."""
-    for entry in entries:
-        part = _Part(folder, entry)
-        tick(part.done)
-        begins = list(range(part.done, part.size, BLOCK)) or [part.size]
-        for begin in begins:
-            yield part, begin, min(begin + BLOCK, part.size)
+def _streams(remote: Remote) -> TypeGuard[HttpRemote]:
+    return isinstance(remote, HttpRemote) and remote.streams
 
 
-def _in_blocks(
-    remote: Remote, folder: Path, entries: Sequence[Mapping[str, Any]], tick: Tick
-) -> list[tuple[Mapping[str, Any], bool]]:
-    """Download shards by ranges until a server ignores them; return which ended, and whether well."""
-    ended: list[Future[bool]] = []
-    opened: list[_Part] = []
-    readers = ThreadPoolExecutor(remote.workers, thread_name_prefix="download")
-    place = folder / entries[0]["file"]
-    try:
-        with (
-            explained(place, StoreError, "Make room, then run the same command again."),
-            # The disk takes its time to sync a shard; meanwhile the next one comes.
-            ThreadPoolExecutor(1, thread_name_prefix="finish") as finisher,
-        ):
-            todo = _blocks(remote, folder, entries, tick)
-            for part, end, data in _in_order(remote, readers, todo, opened):
-                part.append(data)
-                tick(len(data))
-                if end == part.size:
-                    ended.append(finisher.submit(part.finish))
-            return [(entry, end.result()) for entry, end in zip(entries, ended)]
-    except RangesIgnored:
-        for begun in opened[len(ended) :]:
-            tick(-begun.done)
-        return [(entry, end.result()) for entry, end in zip(entries, ended)]
-    finally:
-        readers.shutdown(wait=False, cancel_futures=True)
-        for part in opened:
-            part.close()
+class _Ranges:
+    """Downloads shards by ranges: some shards side by side, each of them in order.
 
-
-def _in_order(
-    remote: Remote,
-    readers: ThreadPoolExecutor,
-    todo: Iterator[tuple[_Part, int, int]],
-    opened: list[_Part],
-) -> Iterator[tuple[_Part, int, bytes]]:
-    """Yield each range's part file, end and bytes in order, while the next ranges are being read.
-
-    Args:
-        opened: the part files that were opened are added to it.
+    So one shard's sha256 is computed and its file synced while others are still being read.
     """
-    waiting: deque[tuple[_Part, int, Future[bytes]]] = deque()
-    while True:
-        while len(waiting) < remote.workers and (block := next(todo, None)):
-            part, begin, end = block
-            opened += [part] if part not in opened[-1:] else []
-            job = readers.submit(read_range, remote, part.name, begin, end, part.size)
-            waiting.append((part, end, job))
-        if not waiting:
-            return
-        part, end, job = waiting.popleft()
-        yield part, end, job.result()
+
+    def __init__(self, remote: Remote, folder: Path, tick: Tick) -> None:
+        self._remote, self._folder, self._tick = remote, folder, tick
+        self._readers = ThreadPoolExecutor(remote.workers, thread_name_prefix="download")
+        self._stopped = threading.Event()
+        self._counting = threading.Lock()
+        self._open = 0
+
+    def download(self, entries: Sequence[Mapping[str, Any]]) -> list[bool | None]:
+        """Download shards; say of each whether it is as the index says, None if ranges were ignored."""
+        count = min(SHARDS_AT_A_TIME, self._remote.workers, len(entries))
+        writers = ThreadPoolExecutor(count, thread_name_prefix="shard")
+        try:
+            jobs = [writers.submit(self._shard, entry) for entry in entries]
+            for job in as_completed(jobs):
+                job.result()  # the first error ends all
+            return [job.result() for job in jobs]
+        finally:
+            self._stopped.set()
+            self._readers.shutdown(wait=False, cancel_futures=True)
+            # They hold part files, which the next command may open. None waits for the server any more.
+            writers.shutdown(wait=True, cancel_futures=True)
+
+    def _shard(self, entry: Mapping[str, Any]) -> bool | None:
+        if _streams(self._remote):
+            return None
+        place = self._folder / entry["file"]
+        with explained(place, StoreError, "Make room, then run the same command again."):
+            part = _Part(self._folder, entry)
+            self._count(shards=1, done=part.done)
+            try:
+                for data in self._in_order(part):
+                    part.append(data)
+                    self._count(done=len(data))
+                return part.finish()
+            except RangesIgnored:
+                self._count(done=-part.done)
+                return None
+            finally:
+                self._count(shards=-1)
+                part.close()
+
+    def _in_order(self, part: _Part) -> Iterator[bytes]:
+        """Yield the ranges that a part file lacks, while its share of the readers read the next ones."""
+        begins = deque(range(part.done, part.size, BLOCK))
+        waiting: deque[Future[bytes]] = deque()
+        while begins or waiting:
+            share = max(1, self._remote.workers // max(1, self._open))
+            while begins and len(waiting) < share:
+                begin = begins.popleft()
+                end = min(begin + BLOCK, part.size)
+                waiting.append(
+                    self._readers.submit(read_range, self._remote, part.name, begin, end, part.size)
+                )
+            yield self._result(waiting.popleft())
+
+    def _result(self, job: Future[bytes]) -> bytes:
+        while not self._stopped.is_set():
+            if wait([job], timeout=_GLANCE_SECONDS).done:
+                return job.result()
+        raise CancelledError
+
+    def _count(self, *, shards: int = 0, done: int = 0) -> None:
+        with self._counting:
+            self._open += shards
+            if done:
+                self._tick(done)
 
 
 def _stream(remote: HttpRemote, folder: Path, entry: Mapping[str, Any], tick: Tick) -> bool:

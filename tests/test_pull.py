@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -347,7 +348,55 @@ def test_links_and_pipes_there_are_refused(
         (there / name).mkdir()
     result = cli("store", "pull", there, tmp_path / "here")
     assert result.exit_code == 1 and f"{name} is no plain file and is refused" in result.output
-    assert not list((tmp_path / "here").rglob("[!.]*.h5"))
+    here = tmp_path / "here" / "mine" / there.name
+    assert not (here / name).exists() and not (here / "index.json").exists()
+
+
+class Held:
+    """A place elsewhere whose first shard is answered only when it is let go."""
+
+    def __init__(self, there: Path) -> None:
+        self.remote = open_remote(RemoteUrl.of(str(there)))
+        self.url, self.workers = self.remote.url, 8
+        self.go, self.waited = threading.Event(), threading.Event()
+
+    def some(self, name: str, begin: int, end: int, size: int) -> bytes:
+        if name == "shard-00000.h5":
+            self.waited.set()
+            assert self.go.wait(60)
+        return self.remote.some(name, begin, end, size)
+
+
+def test_a_shard_that_is_slow_to_come_does_not_hold_up_the_others(
+    there: Path, tmp_path: Path
+) -> None:
+    held, done = Held(there), 0
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        if done == sum(entry["bytes"] for entry in entries[1:]):
+            held.go.set()
+
+    entries = json.loads((there / "index.json").read_text())["shards"]
+    transfer.download(held, tmp_path, entries, tick)
+    assert len(entries) == 3 and done == sum(entry["bytes"] for entry in entries)
+    for entry in entries:
+        assert (tmp_path / entry["file"]).read_bytes() == (there / entry["file"]).read_bytes()
+
+
+def test_one_error_ends_all_without_waiting_for_the_server(there: Path, tmp_path: Path) -> None:
+    held = Held(there)
+    entries = json.loads((there / "index.json").read_text())["shards"]
+    (there / "shard-00001.h5").unlink()
+    try:
+        with pytest.raises(StoreError, match="is absent, the index says"):
+            transfer.download(held, tmp_path, entries, lambda count: None)
+        assert held.waited.is_set() and not held.go.is_set()
+    finally:
+        held.go.set()
+    threads = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in threads if name.startswith("shard")]  # nobody holds a part file
 
 
 def test_no_range_of_a_pipe_is_opened(there: Path) -> None:
