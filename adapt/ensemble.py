@@ -11,7 +11,7 @@ import torch
 
 from adapt import checkpoint
 from adapt.checkpoint import Trained
-from adapt.runs import RunFolder
+from adapt.runs import RunFolder, run_folders
 from adapt.whole import WholeVideos, classify_picked
 from store.errors import RunError, first_of
 
@@ -25,7 +25,7 @@ def load_seeds(folder: Path) -> list[Trained]:
     Raises:
         RunError: there is no finished run, one of several is not finished, or they differ in more.
     """
-    runs = [RunFolder(path) for path in folders_of(folder)]
+    runs = [RunFolder(path) for path in run_folders(folder)]
     open_ones = [str(run.path) for run in runs if not run.is_finished()]
     if len(runs) > 1 and open_ones:
         raise RunError(
@@ -53,12 +53,6 @@ def unlike_but_for_seed(runs: Sequence[RunFolder]) -> str:
         if unlike:
             return f"beside {run.path.name}, {runs[0].path.name} holds {unlike}"
     return ""
-
-
-def folders_of(folder: Path) -> list[Path]:
-    """The run's folder itself, or those of the runs directly below it, by name."""
-    inner = sorted(path.parent for path in folder.glob("*/config.json"))
-    return [folder] if (folder / "config.json").exists() or not inner else inner
 
 
 class Ensemble:

@@ -14,6 +14,7 @@ from typing import Any
 from adapt.accuracy import Accuracy
 from adapt.answers import LaterLabels, accuracy_now, later_labels, read_answers
 from adapt.run_files import read_json
+from adapt.runs import natural
 from store.errors import Ma2lError, RunError, first_of, printable
 
 _MARKS = frozenset(("config.json", "metrics.jsonl", "checkpoint.pt", "done.json"))
@@ -88,7 +89,7 @@ def find_runs(root: Path, manifests: Path | None = None) -> list[Run]:
         raise RunError(f"There is no folder {printable(root)}. Name the folder of your runs.")
     found = []
     for folder, inner, files in os.walk(root):
-        inner.sort(key=_natural)
+        inner.sort(key=natural)
         if _MARKS & set(files):
             found.append(summarise(Path(folder), manifests))
     return found
@@ -212,8 +213,3 @@ def _epochs(folder: Path) -> int:
 def _date(path: Path) -> str:
     there = path if path.exists() else path.parent
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(there.stat().st_mtime))
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """seed2 before seed10."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]

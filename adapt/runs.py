@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -37,6 +38,19 @@ from store.format import config_differences
 from store.locks import LOCK, folder_lock, remove_leftovers
 from store.manifest import Video
 from store.plain_csv import read_table
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The folders of all runs in a folder, at any depth; itself if it holds one, or if none is in it."""
+    if (folder / "config.json").exists():
+        return [folder]
+    inner = [path.parent for path in folder.glob("**/config.json")]
+    return sorted(inner, key=lambda path: [natural(part) for part in path.parts]) or [folder]
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts seed2 before seed10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 from adapt import checkpoint
 from adapt.checkpoint import Trained
 from adapt.compute import pick_device
-from adapt.ensemble import Ensemble, folders_of, load_seeds
+from adapt.ensemble import Ensemble, load_seeds
 from adapt.recorded import target_store
-from adapt.runs import RunFolder
+from adapt.runs import RunFolder, run_folders
 from commands.bar import CountProgress
 from commands.labels import Labelled
 from extract.again import backbone_by, kind_of
@@ -38,7 +38,7 @@ def load_run(run: Path) -> Trained:
     """
     if run.is_file():
         return checkpoint.load_file(run)
-    inner = folders_of(run)
+    inner = run_folders(run)
     if len(inner) > 1:
         raise RunError(
             f"{run} holds {len(inner)} runs and is none itself. Name one of them {first_of(inner)}."
@@ -66,7 +66,7 @@ def recipe_of(run: Path, trained: Trained) -> Recipe:
     recipe = trained.recipe
     if recipe is None:
         try:
-            with target_store(*RunFolder(folders_of(run)[0]).read(), None, None) as (store, _):
+            with target_store(*RunFolder(run_folders(run)[0]).read(), None, None) as (store, _):
                 recipe = Recipe.of(store)
         except (RunError, StoreError) as error:
             raise RunError(
@@ -99,7 +99,7 @@ def classify_target(
             f"{run} does not say where the features of its target are. Name the run's folder, or name "
             "videos to predict."
         )
-    config, record = RunFolder(folders_of(run)[0]).read()
+    config, record = RunFolder(run_folders(run)[0]).read()
     answer = Ensemble(trained, pick_device(device))
     with target_store(config, record, features, manifests) as (store, options):
         listed = read_manifest(manifest_path(config.benchmark, config.target, options.manifests))

@@ -51,10 +51,9 @@ def evaluate_command(
     from adapt.compute import pick_device
     from adapt.ensemble import unlike_but_for_seed
     from adapt.experiment import evaluate
-    from adapt.runs import RunFolder
+    from adapt.runs import RunFolder, run_folders
 
-    inner = sorted(path.parent for path in run.glob("**/config.json"))
-    folders = [run] if run in inner or not inner else inner
+    folders = run_folders(run)
     if confusion is not None:
         if len(folders) > 1:
             raise ConfigError(

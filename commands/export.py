@@ -125,14 +125,13 @@ def _about(trained: Trained, recipe: Recipe | None, with_backbone: bool) -> dict
 
 def _target_videos(run: Path) -> list[np.ndarray]:
     """Features of some videos of the run's target, none where they are not at hand."""
-    from adapt.ensemble import folders_of
     from adapt.recorded import target_store
-    from adapt.runs import RunFolder
+    from adapt.runs import RunFolder, run_folders
 
     if run.is_file():
         return []
     try:
-        with target_store(*RunFolder(folders_of(run)[0]).read(), None, None) as (store, _):
+        with target_store(*RunFolder(run_folders(run)[0]).read(), None, None) as (store, _):
             return [store.read(video) for video in sorted(store.records)[:_TRIED]]
     except Ma2lError as error:
         log.warning("The exported model is tried on made-up features alone: %s", error)

@@ -52,6 +52,10 @@ def test_together_is_the_mean_of_each(cli, seeds: Path) -> None:
     assert ("They disagree" in result.stderr) == (said < 0.8)
     assert "seeds" not in cli("predict", seeds / "seed0", *CPU).stderr
     assert together["class"].tolist() == [columns[i][2:-1] for i in classes]
+    (seeds.parent / "above").mkdir()
+    shutil.move(seeds, seeds.parent / "above" / "seeds")  # as `benchmark` leaves them: deeper
+    deeper = table_of(cli("predict", seeds.parent / "above", *CPU, "--all"))
+    pd.testing.assert_frame_equal(deeper, together)
 
 
 def test_python_and_the_command_say_the_same(seeds: Path) -> None:
