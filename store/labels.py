@@ -10,7 +10,7 @@ from pathlib import Path
 from store.errors import ManifestError, printable, shortened
 from store.ids import nfc
 from store.manifest import Video, has_no_labels
-from store.video_lists import Row, match, nearest, read_video_list
+from store.video_lists import Row, elsewhere, match, nearest, read_video_list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,9 @@ def add_labels(
     problems = []
     if matched.unknown:
         what = f"name no video of {domain}"
-        hint = nearest(matched.unknown[0].video, (video.id for video in videos))
-        problems.append(_problem(path, rows, matched.unknown, what, matched.unknown[0].video, hint))
+        first, ids = matched.unknown[0].video, [video.id for video in videos]
+        hint = nearest(first, ids) or elsewhere(first, ids, suffixes)
+        problems.append(_problem(path, rows, matched.unknown, what, first, hint))
         problems.append(
             "A video is named by its id in the manifest, or by its path below the domain's folder."
         )

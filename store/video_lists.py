@@ -124,6 +124,13 @@ def nearest(text: str, names: Iterable[str]) -> str:
     return f"; is {shortened(near[0])} meant?" if near else ""
 
 
+def elsewhere(text: str, ids: Iterable[str], suffixes: Collection[str]) -> str:
+    """Return a hint where one video alone has the name of an unknown one, in another folder, else nothing."""
+    wanted = {PurePosixPath(reading).name for reading in _readings(text, suffixes)}
+    near = [video for video in ids if PurePosixPath(nfc(video)).name in wanted]
+    return f"; is {shortened(near[0])} meant?" if len(near) == 1 else ""
+
+
 def _readings(written: str, suffixes: Collection[str]) -> set[str]:
     """The ids that a text may be: itself, and itself without the suffix of a video file."""
     text = nfc(written).replace("\\", "/").removeprefix("./")

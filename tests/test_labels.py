@@ -90,6 +90,11 @@ def test_labels_are_added_to_those_that_are_there(cli, piles: Path) -> None:
             "1 of 1 rows of {path} name no video of phone (first: 'A' in line 2; is 'a' meant?).",
         ),
         (
+            "video,class\nphone/1.mp4,run\n",
+            "(first: 'phone/1.mp4' in line 2; is 'deep/er/1' meant?).",
+        ),
+        ("video,class\nphone/a.mp4,run\n", "(first: 'phone/a.mp4' in line 2). A video is named"),
+        (
             "video,class\na,Run\nq,sit\n",
             "2 of 2 rows of {path} have a class that the benchmark has not (first: 'Run' in line 2; is 'run' "
             "meant?). The classes are run, walk.",
