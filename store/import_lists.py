@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +20,8 @@ from store.ids import check_id, clash_of
 from store.list_files import Listed, ListFile, manifest_rows, read_list
 from store.manifest import Video, classes_of, read_manifest, write_manifest
 from store.own_benchmarks import refuse_name_clash
+
+log = logging.getLogger(__name__)
 
 
 def id_of(row: Listed, known: Collection[str]) -> str:
@@ -61,8 +66,14 @@ def write_own_manifest(
         ManifestError: another one stands there, or it contradicts another domain or benchmark.
     """
     domain = dataset_table(root).get(dataset, dataset)
-    refuse_name_clash(benchmark, {domain: videos}, root)
     path = root / benchmark / f"{domain}.csv"
+    known = benchmarks(root)
+    tables = {
+        other: read_manifest(manifest_path(benchmark, other, root))
+        for other in known.get(benchmark, ())
+    }
+    videos = without_gaps(videos, *tables.values())
+    refuse_name_clash(benchmark, {domain: videos}, root)
     if path.exists():
         if read_manifest(path) == tuple(videos):
             return path, False
@@ -70,11 +81,7 @@ def write_own_manifest(
             f"{printable(path)} exists and lists other videos, labels or frames than these lists. Remove "
             "it, or give another --benchmark."
         )
-    known = benchmarks(root)
-    others = [
-        read_manifest(manifest_path(benchmark, other, root)) for other in known.get(benchmark, ())
-    ]
-    classes_of(videos, *others)
+    classes_of(videos, *tables.values())
     if any(domain in domains for domains in known.values()):
         counts = dataset_videos(dataset, root)
         unlike = [v.id for v in videos if v.frames and counts.get(v.id) not in (None, v.frames)]
@@ -85,6 +92,41 @@ def write_own_manifest(
             )
     write_manifest(path, videos)
     return path, True
+
+
+def without_gaps(videos: Sequence[Video], *others: Sequence[Video]) -> tuple[Video, ...]:
+    """Return the rows with labels that count from 0 on, where a list has labels of a larger set of classes.
+
+    The names stay: where nobody named the classes they are the numbers of the lists, and so a class has one
+    label in all domains. Labels of other domains are kept, and what is new gets the smallest free ones, in
+    the order of the lists' labels. Names that contradict another domain are left for `classes_of` to refuse.
+
+    Args:
+        videos: rows of lists.
+        others: rows of the same benchmark's domains that are there.
+    """
+    names = {v.label: v.class_name for v in videos if v.label is not None}
+    there = {v.class_name: v.label for rows in others for v in rows if v.label is not None}
+    taken = {label: name for name, label in there.items()}
+    numbers = [str(name).isdecimal() for name in [*names.values(), *there]]
+    unlike = any(taken.get(label, name) != name for label, name in names.items())
+    if not all(numbers) and (any(numbers) or unlike):
+        return tuple(videos)
+    free = (label for label in itertools.count() if label not in taken)
+    labels = dict(there)
+    for label in sorted(names):
+        if names[label] not in labels:
+            labels[names[label]] = next(free)
+    changed = [label for label in sorted(names) if labels[names[label]] != label]
+    if changed:
+        log.info(
+            f"{len(changed)} of {len(names)} classes have another label here than in the lists, because "
+            f"labels count from 0 without gaps (first: {names[changed[0]]} has "
+            f"{labels[names[changed[0]]]}). Their names stay."
+        )
+    return tuple(
+        v if v.label is None else dataclasses.replace(v, label=labels[v.class_name]) for v in videos
+    )
 
 
 def listed_elsewhere(

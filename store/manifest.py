@@ -88,7 +88,11 @@ def classes_of(*manifests: Sequence[Video]) -> tuple[str, ...]:
                 f"{video.class_name!r} in the other {first_of([video.id])}."
             )
     if sorted(names) != list(range(len(names))):
-        raise ManifestError(f"Labels must be 0 to {len(names) - 1}, got {sorted(names)}.")
+        raise ManifestError(
+            f"The labels of {len(names)} classes must be 0 to {len(names) - 1}, got "
+            f"{', '.join(map(str, sorted(names)))}. "
+            "Number them so, or choose among them with --classes."
+        )
     return tuple(names[label] for label in sorted(names))
 
 

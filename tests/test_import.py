@@ -21,10 +21,11 @@ from conftest import REPOSITORY
 
 from store.check import CHECKS, verify
 from store.errors import ManifestError, StoreError
+from store.import_lists import write_own_manifest
 from store.importing import Importer
 from store.layouts import sources_in
 from store.list_files import ListFile, read_class_names, read_list
-from store.manifest import read_manifest
+from store.manifest import Video, classes_of, read_manifest
 from store.npy_file import parse_npy
 from store.origin import config_of
 from store.read import FeatureStore
@@ -191,6 +192,50 @@ def test_lists_of_ta3n_become_a_manifest(imported, tmp_path) -> None:
         *("--list", f"eval={train}", "--list", held_out),
     )
     assert again.exit_code == 1 and "lists other videos, labels or frames" in again.output
+
+
+def rows_with(
+    labels: list[int], names: dict[int, str] | None = None, start: int = 0
+) -> list[Video]:
+    """A video of each label; without names, the classes are called as lists without names call them."""
+    return [
+        Video(
+            id=f"v{start + n}",
+            label=label,
+            class_name=names[label] if names else str(label),
+            split="train",
+            frames=None,
+        )
+        for n, label in enumerate(labels)
+    ]
+
+
+def test_lists_with_some_of_many_classes_share_their_numbers(tmp_path: Path) -> None:
+    """Verbs 0, 2 and 5 in one domain and 7, 2 and 0 in the other: a class has one label in both."""
+    root = tmp_path / "manifests"
+    first, second = rows_with([0, 5, 2, 5]), rows_with([7, 2, 0], start=10)
+    path, new = write_own_manifest(first, "verbs", "p01", root)
+    assert new and [(v.label, v.class_name) for v in read_manifest(path)] == [
+        *((0, "0"), (2, "5"), (1, "2"), (2, "5"))
+    ]
+    other, _ = write_own_manifest(second, "verbs", "p02", root)
+    assert [(v.label, v.class_name) for v in read_manifest(other)] == [(3, "7"), (1, "2"), (0, "0")]
+    assert write_own_manifest(first, "verbs", "p01", root) == (path, False)
+    path.unlink()  # and imported again, beside the other one
+    assert write_own_manifest(first, "verbs", "p01", root) == (path, True)
+    assert classes_of(read_manifest(path), read_manifest(other)) == ("0", "2", "5", "7")
+
+
+def test_names_decide_where_there_are_some(tmp_path: Path) -> None:
+    root, names = tmp_path / "manifests", {0: "run", 2: "walk", 3: "sit"}
+    path, _ = write_own_manifest(rows_with([3, 0], names), "mine", "one", root)
+    assert [(v.label, v.class_name) for v in read_manifest(path)] == [(1, "sit"), (0, "run")]
+    with pytest.raises(ManifestError, match="Label 1 is"):  # numbers without names may mean others
+        write_own_manifest(rows_with([0, 1], start=5), "mine", "two", root)
+    with pytest.raises(ManifestError, match="The labels of 3 classes must be 0 to 2, got 0, 1, 7"):
+        write_own_manifest(rows_with([7], start=5), "mine", "two", root)
+    again, _ = write_own_manifest(rows_with([2, 3], names, start=5), "mine", "two", root)
+    assert [(v.label, v.class_name) for v in read_manifest(again)] == [(2, "walk"), (1, "sit")]
 
 
 def test_a_class_folder_in_the_list_is_found_and_a_longer_path_never_left(
