@@ -3,9 +3,9 @@
     python -m benchmarks.scale --folder DIR [--method NAME ...] [--settings own,shared] [--steps 50]
 
 Stores of the benchmark's shape are made sparse: 12.5 million frames of 2048 zeros, 51 GB of apparent size,
-that take no room on disk. Every method trains the first steps of one epoch and is evaluated on all videos,
-in a process of its own; a method that has no epochs is fitted. Times say little: there is nothing to learn,
-and nothing is read from a disk.
+that take no room on disk; only the first video of a shard is random, so that there is a covariance. Every
+method trains the first steps of one epoch and is evaluated on all videos, in a process of its own; a method
+that has no epochs is fitted. Times say little: there is nothing to learn, and nothing is read from a disk.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import click
 import h5py
+import numpy as np
 
 from adapt import methods
 from store.datasets import MANIFESTS
@@ -43,7 +44,7 @@ print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def sparse_shards(folder: Path, counts: Mapping[str, int]) -> Iterator[VideoRecord]:
-    """Write shards of so many rows that take no room on disk: allocated, never written.
+    """Write shards of so many rows, of which all but the first video's are allocated and never written.
 
     Args:
         counts: id -> frames.
@@ -52,13 +53,15 @@ def sparse_shards(folder: Path, counts: Mapping[str, int]) -> Iterator[VideoReco
     layout.set_layout(h5py.h5d.CONTIGUOUS)
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    videos = iter(counts.items())
+    videos, random = iter(counts.items()), np.random.default_rng(0)
     for number in range(-(-len(counts) // VIDEOS_PER_SHARD)):
         name = f"shard-{number:05d}.h5"
         with h5py.File(folder / name, "w") as file:
             for video, frames in islice(videos, VIDEOS_PER_SHARD):
                 space = h5py.h5s.create_simple((frames, WIDTH))
                 h5py.h5d.create(file.id, video.encode(), h5py.h5t.IEEE_F16LE, space, layout)
+                if len(file) == 1:
+                    file[video][...] = random.standard_normal((frames, WIDTH), np.float32)
                 yield VideoRecord(video=video, shard=name, frames=frames, crc32="00000000")
 
 
