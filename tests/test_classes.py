@@ -72,7 +72,9 @@ def test_a_benchmark_of_one_class_is_refused(cli, tmp_path: Path) -> None:
     make_problem(tmp_path, classes=1)
     refused = cli(*toy_arguments(tmp_path, "run"))
     assert refused.exit_code == 1
-    assert "toy have a single class (first: c0), so every prediction would be right" in refused.output
+    assert (
+        "toy have a single class (first: c0), so every prediction would be right" in refused.output
+    )
     assert not (tmp_path / "run").exists()
 
 
