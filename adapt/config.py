@@ -401,7 +401,7 @@ class AdaptConfig:
         return {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)
-            if f.name in reads and not _unmet(self, f)
+            if f.name in reads and not unmet(vars(self), f)
         }
 
     def as_method(self, name: str) -> AdaptConfig:
@@ -440,17 +440,21 @@ def _refuse_unread(method: Method, given: Iterable[str]) -> None:
         )
 
 
-def _unmet(config: AdaptConfig, f: dataclasses.Field[Any]) -> dict[str, tuple[str, ...]]:
-    """Of the values with which alone an option is read, those of which the config has none."""
+def unmet(values: Mapping[str, Any], f: dataclasses.Field[Any]) -> dict[str, tuple[str, ...]]:
+    """Return, of the values with which alone an option is read, those of which the config has none.
+
+    Args:
+        values: the config's options by name.
+    """
     needed: dict[str, str | tuple[str, ...]] = f.metadata.get("read_with", {})
     choices = {name: (v,) if isinstance(v, str) else v for name, v in needed.items()}
-    return {name: v for name, v in choices.items() if getattr(config, name) not in v}
+    return {name: v for name, v in choices.items() if values[name] not in v}
 
 
 def _refuse_unread_values(config: AdaptConfig, given: Iterable[str]) -> None:
     """Refuse a given option that is read only with another value of a second option."""
     for f in dataclasses.fields(config):
-        for other, values in _unmet(config, f).items() if f.name in given else ():
+        for other, values in unmet(vars(config), f).items() if f.name in given else ():
             value = f" or {flag(other)} ".join(values)
             raise ConfigError(
                 f"{flag(f.name)} is read only with {flag(other)} {value}, and {flag(other)} is "

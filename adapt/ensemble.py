@@ -11,6 +11,7 @@ import torch
 
 from adapt import checkpoint
 from adapt.checkpoint import Trained
+from adapt.overview import repeated_seed
 from adapt.runs import RunFolder, run_folders
 from adapt.whole import WholeVideos, classify_picked
 from store.errors import RunError, first_of
@@ -23,7 +24,8 @@ def load_seeds(folder: Path) -> list[Trained]:
     """The trained models of a run, or of a folder of runs that differ in their seed alone.
 
     Raises:
-        RunError: there is no finished run, one of several is not finished, or they differ in more.
+        RunError: there is no finished run, one of several is not finished, they differ in more, or two have
+            one seed.
     """
     runs = [RunFolder(path) for path in run_folders(folder)]
     open_ones = [str(run.path) for run in runs if not run.is_finished()]
@@ -37,6 +39,8 @@ def load_seeds(folder: Path) -> list[Trained]:
             f"The {len(runs)} runs in {folder} differ in more than their seed, so they have no answer in "
             f"common: {unlike} Name one run."
         )
+    if copies := repeated_seed([(run.path.name, run.read()[0].seed) for run in runs]):
+        raise RunError(f"The {len(runs)} runs in {folder} are not seeds of one another: {copies}")
     return [checkpoint.load_model(run, run.read()[0]) for run in runs]
 
 

@@ -6,7 +6,7 @@ from adapt import methods, parallel
 from adapt.config import AdaptConfig
 from adapt.data import batch_sizes
 from adapt.loading import Loaded
-from adapt.rules import NEED_SOURCE_VIDEOS, RULES
+from adapt.rules import FEWEST, NEED_FEATURES, NEED_SOURCE_VIDEOS, RULES
 from store.errors import ConfigError
 
 
@@ -35,14 +35,7 @@ def check_fits(config: AdaptConfig, loaded: Loaded) -> None:
         raise ConfigError(
             f"--method {config.method} trains in one process: start it without torchrun ({reason})."
         )
-    if config.select in NEED_SOURCE_VIDEOS and loaded.source_held_out_bank is None:
-        why = (
-            f"--method {config.method} uses no video of the source. Choose another rule."
-            if loaded.reads_target_labels
-            else f"the {config.source} manifest of {config.benchmark} has no eval videos. Mark some in "
-            "its column split, or choose another rule."
-        )
-        raise ConfigError(f"--select {config.select} needs held-out source videos, and {why}")
+    _check_rule(config, loaded)
     _check_labels(config, loaded)
 
 
@@ -56,6 +49,33 @@ def _check_batches(config: AdaptConfig, loaded: Loaded) -> None:
                 f"--method {config.method} compares the videos of a domain and needs {least} of each in a "
                 f"step, got {size} of the {domain}. Raise --batch-size, or use --target-batch equal."
             )
+
+
+def _check_rule(config: AdaptConfig, loaded: Loaded) -> None:
+    """Refuse a rule whose score cannot be computed, so that no run trains to its end for nothing."""
+    method = methods.find(config.method)
+    if config.select in NEED_FEATURES and method.function("fit") is not None:
+        raise ConfigError(
+            f"--select {config.select} needs what the classifier of a network sees, and --method "
+            f"{config.method} has no network. Leave --select out: a fit has one epoch."
+        )
+    if config.select not in NEED_SOURCE_VIDEOS:
+        return
+    count = len(loaded.source_held_out)
+    if loaded.reads_target_labels:
+        why = f"--method {config.method} uses no video of the source. Choose another rule."
+    elif method.for_target_alone:
+        why = f"the model of --method {config.method} predicts the target's alone. Choose another rule."
+    elif loaded.source_held_out_bank is None:
+        why = (
+            f"the {config.source} manifest of {config.benchmark} has no eval videos. Mark some in "
+            "its column split, or choose another rule."
+        )
+    elif config.select == "dev" and count < FEWEST:
+        why = f"estimates no risk from fewer than {FEWEST}, got {count}. Choose another rule."
+    else:
+        return
+    raise ConfigError(f"--select {config.select} needs held-out source videos, and {why}")
 
 
 def _check_labels(config: AdaptConfig, loaded: Loaded) -> None:

@@ -20,7 +20,13 @@ from adapt.config import AdaptConfig
 from adapt.data import TrainingData, labels_of
 from adapt.rules import NEED_SOURCE_VIDEOS
 from adapt.runs import DataRecord
-from adapt.sources import check_bound, check_sources, listed_videos, warn_of_untaught
+from adapt.sources import (
+    check_bound,
+    check_classes,
+    check_sources,
+    listed_videos,
+    warn_of_untaught,
+)
 from store.datasets import dataset_of, manifest_path
 from store.errors import StoreError, first_of
 from store.manifest import Video, classes_of, has_no_labels
@@ -88,6 +94,7 @@ def listed(config: AdaptConfig, options: DataOptions) -> Iterator[Listed]:
     """
     manifests = {d: _manifest(config, options, d) for d in (*config.sources, config.target)}
     check_sources(config.benchmark, {domain: manifests[domain] for domain in config.sources})
+    check_classes(config.benchmark, classes_of(*manifests.values()))
     bound = methods.find(config.method).reads_target_labels
     if bound:
         check_bound(config.method, config.benchmark, config.target, manifests[config.target])

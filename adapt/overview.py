@@ -123,15 +123,18 @@ def summarise(folder: Path, manifests: Path | None = None) -> Run:
 
 
 def grouped(runs: Iterable[Run]) -> list[Group]:
-    """Join the runs seed<N> of a folder that agree in all but their seeds."""
+    """Join the runs seed<N> of a folder that agree in all but their seeds, which are different ones.
+
+    A copy of a run under another name is no other seed: counted as one, it would make the deviation smaller.
+    """
     by_folder: dict[tuple[Path, bool], list[Run]] = defaultdict(list)
     for run in runs:
         several = SEED.fullmatch(run.folder.name) is not None
         by_folder[run.folder.parent if several else run.folder, several].append(run)
     groups = []
     for (folder, several), members in by_folder.items():
-        configs = [but_seed(run) for run in members if run.config]
-        if several and any(config != configs[0] for config in configs):
+        there = [run for run in members if run.config]
+        if several and (_unlike(there) or repeated_seed([("", run.seed) for run in there])):
             groups += [Group(folder=r.folder, runs=[r]) for r in members]
         else:
             groups.append(Group(folder=folder, runs=members))
@@ -151,9 +154,13 @@ def seeds_of(folder: Path, manifests: Path | None = None) -> Sequence[Run]:
     if not groups:
         raise RunError(f"There is no run in {printable(folder)}. Name the folder of a run.")
     if len(groups) > 1:
+        runs = [run for group in groups for run in group.runs]
+        seeds = [(run.folder.name, run.seed) for run in runs]
+        copies = "" if _unlike(runs) else repeated_seed(seeds)
         raise RunError(
             f"{printable(folder)} holds {len(groups)} runs that are not seeds of one another "
-            f"{first_of([group.folder for group in groups])}. Name a run's folder, or one of seeds."
+            f"{first_of([group.folder for group in groups])}. "
+            f"{copies or 'Name the folder of a run, or one of seeds.'}"
         )
     return groups[0].runs
 
@@ -161,6 +168,29 @@ def seeds_of(folder: Path, manifests: Path | None = None) -> Sequence[Run]:
 def but_seed(run: Run) -> dict[str, Any]:
     """Return the options of a run without its seed."""
     return {name: value for name, value in run.config.items() if name != "seed"}
+
+
+def repeated_seed(runs: Iterable[tuple[str, object]]) -> str:
+    """Return which runs have one seed, and so one answer: sentences for a message, or nothing.
+
+    Args:
+        runs: names and seeds.
+    """
+    first: dict[object, str] = {}
+    for name, seed in runs:
+        if seed in first:
+            return (
+                f"{printable(first[seed])} and {printable(name)} have the same seed, {seed}. Remove one of "
+                "them, or name a single run."
+            )
+        first[seed] = name
+    return ""
+
+
+def _unlike(runs: Sequence[Run]) -> bool:
+    """Return whether runs differ in more than their seeds."""
+    kinds = [(but_seed(run), run.data.get("feature_config_sha256")) for run in runs]
+    return any(kind != kinds[0] for kind in kinds)
 
 
 def _ended(folder: Path, config: Mapping[str, Any], manifests: Path) -> dict[str, Any]:

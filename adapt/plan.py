@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapt import methods
-from adapt.config import AdaptConfig
+from adapt.config import AdaptConfig, unmet
 from adapt.methods import Method
 from adapt.published import FIRST, LAST, PUBLISHED, Direction
 from store.datasets import benchmarks
@@ -127,13 +127,15 @@ def make_plan(asked: Asked, folder: Path) -> Plan:
     chosen = {m.name: _presets(m, asked.presets, notes) for m in found}
     _refuse_unknown_presets(asked.presets, found)
     _refuse_unread(asked.changes, found, notes)
+    left_out: dict[str, dict[str, None]] = {}
     jobs = [
-        _job(m, preset, asked, direction, seed, folder)
+        _job(m, preset, asked, direction, seed, folder, left_out)
         for direction in asked.directions
         for seed in asked.seeds
         for m in found
         for preset in chosen[m.name]
     ]
+    _refuse_never_read(left_out, jobs, notes)
     return Plan(jobs=jobs, notes=notes, broken=broken)
 
 
@@ -195,9 +197,33 @@ def _refuse_unread(changes: Mapping[str, str], found: Sequence[Method], notes: l
             notes.append(f"{flag(name)} is not read by {', '.join(without)}.")
 
 
+def _refuse_never_read(
+    left_out: Mapping[str, Mapping[str, None]], jobs: Sequence[Job], notes: list[str]
+) -> None:
+    """Say which rows leave an option out because of another option's value, and refuse it where all do."""
+    for name, rows in left_out.items():
+        readers = {
+            f"{m} ({p})" for m, p in (job.row for job in jobs) if name in methods.find(m).reads
+        }
+        f = methods.find(next(iter(rows)).partition(" ")[0]).options.__dataclass_fields__[name]
+        needs = f.metadata["read_with"].items()
+        pairs = [f"{flag(k)} {v if isinstance(v, str) else ' or '.join(v)}" for k, v in needs]
+        only = f"{flag(name)} is read only with {' and '.join(pairs)}"
+        if readers <= rows.keys():
+            raise ConfigError(f"{only}, which none of the runs has. Leave it out, or set that too.")
+        notes.append(f"{only}, so not by {', '.join(rows)}.")
+
+
 def _job(
-    method: Method, preset: str, asked: Asked, direction: Direction, seed: int, folder: Path
+    method: Method,
+    preset: str,
+    asked: Asked,
+    direction: Direction,
+    seed: int,
+    folder: Path,
+    left_out: dict[str, dict[str, None]],
 ) -> Job:
+    """Resolve one run's config, and note its row in `left_out` under each option that it cannot read."""
     source, target = direction
     given = {"source": source, "target": target, "method": method.name, "seed": seed}
 
@@ -212,11 +238,9 @@ def _job(
     }
     # An option that is read only with another's value is left out where that value is not set.
     base = {**dataclasses.asdict(make({})), **changes}
-    changes = {
-        name: value
-        for name, value in changes.items()
-        if all(base[k] == v for k, v in fields[name].metadata.get("read_with", {}).items())
-    }
+    for name in [name for name in changes if unmet(base, fields[name])]:
+        left_out.setdefault(name, {})[f"{method.name} ({preset})"] = None
+        del changes[name]
     try:
         config = make(changes)
     except ConfigError as error:

@@ -198,7 +198,7 @@ def _seen_of_source(
 ) -> tuple[Array | None, list[str]]:
     """What the classifier sees of the shown source videos, or why that cannot be said."""
     method = methods.find(config.method)
-    if method.function("fit") is not None or method.function("remember") is not None:
+    if method.for_target_alone:
         reason = f"the model of {config.method} is made for the target's videos alone"
     elif config.input_coral == SOURCE_TO_TARGET:
         reason = "--input-coral source-to-target maps them, and a checkpoint does not hold that map"

@@ -34,6 +34,10 @@ RULES: Mapping[str, Rule] = {
 }
 NEED_SOURCE_VIDEOS = ("source-val", "dev")
 """Rules whose scores are taken on the source's evaluation videos."""
+NEED_FEATURES = ("ami", "dev")
+"""Rules whose scores are taken on what the model's layer `classifier` sees."""
+FEWEST = 5
+"""With fewer held-out source videos the risk on the target is not estimated."""
 CHOICES = (LAST, *RULES)
 
 

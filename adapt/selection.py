@@ -15,11 +15,9 @@ from adapt.loading import Loaded
 from adapt.loop import TrainingState
 from adapt.methods import Networks
 from adapt.prediction import Predicted, as_source, as_target, predict, predict_with_features
-from adapt.rules import LAST, best_epochs, by_rule, selection_of
+from adapt.rules import FEWEST, LAST, NEED_FEATURES, best_epochs, by_rule, selection_of
 from adapt.runs import Chosen, RunFolder
-
-_FEW = 5
-"""With fewer held-out source videos the risk on the target is not estimated."""
+from store.errors import ConfigError, RunError
 
 
 def score(
@@ -49,14 +47,21 @@ def measure(
 
     Args:
         model: the networks' model as `as_target` makes it.
+
+    Raises:
+        ConfigError: the rule of the epoch needs a score that this model cannot have.
     """
     on_target = predict_with_features(model, loaded.data.target, config)
+    if on_target.features_VC is None and config.select in NEED_FEATURES:
+        raise ConfigError(
+            f"--select {config.select} needs what the classifier sees, and the model of --method "
+            f"{config.method} has no layer called classifier. Choose another rule."
+        )
     found = scores.label_free(on_target.probabilities_VN)
     if on_target.features_VC is not None:
         found["ami"] = scores.cluster_agreement(on_target.probabilities_VN, on_target.features_VC)
     method = methods.find(config.method)
-    for_target_alone = method.function("fit") is not None or method.function("remember") is not None
-    if loaded.source_held_out_bank is not None and not for_target_alone:
+    if loaded.source_held_out_bank is not None and not method.for_target_alone:
         found |= _on_source(config, networks, loaded, on_target)
     predicted_V = predict(model, loaded.held_out_bank, config).argmax(dim=1)
     result = accuracy_on(predicted_V.tolist(), loaded.held_out)
@@ -75,7 +80,7 @@ def _on_source(
     labels_V = labels_of(loaded.source_held_out)
     right_V = held_out.logits_VN.argmax(dim=1) == labels_V
     found = {"source-val": 100 * right_V.double().mean().item()}
-    if on_target.features_VC is None or held_out.features_VC is None or len(labels_V) < _FEW:
+    if on_target.features_VC is None or held_out.features_VC is None or len(labels_V) < FEWEST:
         return found
     trained = predict_with_features(model, loaded.data.source, config)
     assert trained.features_VC is not None
@@ -115,11 +120,16 @@ def chosen(
     """The model of the epoch that --select takes, of a run whose last epoch is done.
 
     Raises:
-        RunError: the epoch's model is not there any more.
+        RunError: the epoch's model is not there any more, or no epoch has a score.
     """
     model = as_target(config, state.networks, loaded.data)
     metrics = run.metrics()
-    epoch = best_epochs(metrics)[config.select]
+    epoch = best_epochs(metrics).get(config.select)
+    if epoch is None:
+        raise RunError(
+            f"The score of --select {config.select} was a finite number in none of {len(metrics)} epochs, so "
+            "there is no epoch to take. Train again with another rule."
+        )
     if config.select != LAST:
         checkpoint.load_candidate(run, epoch, model)
     prune(run)

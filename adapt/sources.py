@@ -67,6 +67,19 @@ def check_sources(benchmark: str, manifests: Mapping[str, Sequence[Video]]) -> N
             )
 
 
+def check_classes(benchmark: str, classes: Sequence[str]) -> None:
+    """Refuse a benchmark of one class, whose accuracy would be 100 % whatever a model has learned.
+
+    Raises:
+        ManifestError: it has only one.
+    """
+    if len(classes) < 2:
+        raise ManifestError(
+            f"The domains of {benchmark} have a single class {first_of(classes)}, so every prediction would "
+            "be right. Add a second class."
+        )
+
+
 def check_bound(method: str, benchmark: str, target: str, videos: Sequence[Video]) -> None:
     """Refuse a method that trains on the target's labels, where the target is a domain without.
 

@@ -51,6 +51,7 @@ def evaluate_command(
     from adapt.compute import pick_device
     from adapt.ensemble import unlike_but_for_seed
     from adapt.experiment import evaluate
+    from adapt.overview import repeated_seed
     from adapt.runs import RunFolder, run_folders
 
     folders = run_folders(run)
@@ -76,7 +77,11 @@ def evaluate_command(
         if confusion is not None:
             write_result(confusion, _matrix(repeated))
     if len(found) > 1 and not unlike_but_for_seed([RunFolder(folder) for folder in folders]):
-        _say_together(found)
+        seeds = [(folder.name, one.config.seed) for folder, one in zip(folders, found)]
+        if copies := repeated_seed(seeds):
+            say(f"There is no mean over the seeds: {copies}")
+        else:
+            _say_together(found)
 
 
 def _say_together(seeds: Sequence[Repeated]) -> None:

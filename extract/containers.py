@@ -1,17 +1,26 @@
-"""How long a file should be by its own header, for the containers that say so."""
+"""How long a file should be by its own headers, for the containers that say so."""
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 _SEGMENT = bytes.fromhex("18538067")
 _EBML = bytes.fromhex("1a45dfa3")
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_BOXES = (
+    *(b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"sidx", b"emsg", b"prft", b"uuid"),
+    *(b"free", b"skip", b"wide", b"meta", b"mfra"),
+)
+"""What an MP4 consists of; anything else behind these was appended by another program."""
+_END_OF_JPEG = b"\xff\xd9"
 
 
 def bytes_missing(path: Path) -> int:
-    """Bytes by which a file is shorter than its header says: RIFF (AVI), EBML (MKV, WebM) or ASF (WMV).
+    """Bytes by which a file is shorter than its headers say: AVI, MKV, WebM, WMV, or an MP4 of fragments.
 
     0 where it is whole, where the header leaves the size open (live recordings), or for others.
     """
@@ -24,9 +33,72 @@ def bytes_missing(path: Path) -> int:
         claimed = _end_of_segment(head)
     elif head[:16] == _ASF_HEADER and (at := head.find(_ASF_FILE_PROPERTIES)) >= 0:
         claimed = int.from_bytes(head[at + 40 : at + 48], "little")
+    elif head[4:8] in _BOXES:
+        with path.open("rb") as file:
+            claimed = _end_of_fragments(file, size)
     else:
         return 0
     return max(0, claimed - size)
+
+
+def stops_within_a_picture(path: Path, container: str) -> bool:
+    """Whether a GIF, or a file of nothing but JPEG pictures, ends before its last picture does.
+
+    Decoders fill the rest of such a picture with what was there before, and raise nothing.
+
+    Args:
+        container: FFmpeg's name.
+    """
+    ends: dict[str, Callable[[mmap.mmap], bool]] = {
+        "gif": _gif_ends,
+        "mjpeg": lambda data: data[-4096:].rstrip(b"\0\r\n").endswith(_END_OF_JPEG),
+    }
+    if container not in ends:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return not ends[container](data)
+
+
+def _end_of_fragments(file: BinaryIO, size: int) -> int:
+    """Where the last fragment of an MP4 ends, which may be behind the file's end; 0 without fragments.
+
+    In a file without fragments the index says more (`extract.survey`).
+    """
+    at, end = 0, 0
+    while at + 8 <= size:
+        file.seek(at)
+        head = file.read(16)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        if length == 1:  # a size of 64 bits follows
+            length = int.from_bytes(head[8:16], "big")
+        if kind not in _BOXES or length < 8:  # 0: up to the end of the file
+            break
+        at += length
+        if kind == b"moof" or (end and kind == b"mdat"):
+            end = at
+    return end
+
+
+def _gif_ends(data: mmap.mmap) -> bool:
+    """Whether the last block of a GIF is whole. The end mark itself may be lacking."""
+    at, size = 13 + _colours(data, 10), len(data)
+    while at < size and data[at] in (0x21, 0x2C):
+        if data[at] == 0x21:  # an extension: its label follows
+            at += 2
+        else:  # a picture: place and size, colours, a byte of its code
+            at += 11 + (_colours(data, at + 9) if at + 9 < size else 0)
+        length = 1
+        while length:
+            if at >= size:
+                return False
+            length = data[at]
+            at += 1 + length
+    return at <= size
+
+
+def _colours(data: mmap.mmap, at: int) -> int:
+    """Bytes of the table of colours that the flags at `at` announce."""
+    return 3 << (data[at] & 7) + 1 if len(data) > at and data[at] & 0x80 else 0
 
 
 def _end_of_segment(head: bytes) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import av
 import av.logging
 
-from extract.containers import bytes_missing
+from extract.containers import bytes_missing, stops_within_a_picture
 from extract.demux import choose_stream, open_container, packets_of, says_damage
 from extract.packets import PacketRules
 from store.errors import DecodeError
@@ -189,6 +189,8 @@ def _cut(path: Path, found: Survey, listed: int, listed_end: int) -> str:
         all_there = found.container == "avi" and found.packets >= found.claimed_frames > 0
         if not all_there:
             return f"cut off: by its header the file would be {missing:,} bytes longer"
+    if stops_within_a_picture(path, found.container):
+        return "cut off: it ends within a picture"
     if listed_end > size:
         return f"cut off: only {found.packets} of the {listed} frames in its index lie in the file"
     if found.packets < listed:

@@ -21,6 +21,7 @@ from conftest import REPOSITORY, alive, make_problem, metrics, toy_arguments
 
 from adapt.plan import Job
 from adapt.published import PUBLISHED
+from store.errors import ConfigError
 from store.locks import folder_lock
 from store.manifest import read_manifest, write_manifest
 
@@ -390,6 +391,25 @@ def test_options_go_to_the_methods_that_read_them() -> None:
     assert {j.config.as_dict().get("momentum") for j in plan.jobs} == {None, 0.5}
     [note] = [note for note in plan.notes if note.startswith("--kernel")]
     assert "dann" in note and "ma2l-td" not in note
+
+
+def test_an_option_that_several_values_of_another_make_readable_reaches_the_runs() -> None:
+    changes = {"input_coral": "target-to-source", "input_coral_epsilon": "0.5"}
+    for job in plan_of(changes, "dann", "source-only").jobs:
+        assert job.config.as_dict()["input_coral_epsilon"] == 0.5
+
+
+def test_an_option_that_another_keeps_from_being_read_is_said() -> None:
+    plan = plan_of({"momentum": "0.5"}, "dann", "infomax")  # own: sgd; shared: adam
+    assert [job.config.as_dict().get("momentum") for job in plan.jobs[:2]] == [0.5, None]
+    [note] = plan.notes
+    assert note == "--momentum is read only with --optimiser sgd, so not by infomax (shared)."
+    with pytest.raises(ConfigError, match="optimiser sgd, which none of the runs has"):
+        plan_of({"momentum": "0.5"}, "infomax")
+    with pytest.raises(
+        ConfigError, match="source-to-target or target-to-source, which none of the"
+    ):
+        plan_of({"input_coral_epsilon": "0.5"}, "dann", "infomax")
 
 
 def test_presets_that_a_method_lacks_are_said() -> None:

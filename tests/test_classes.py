@@ -68,6 +68,16 @@ def test_names_that_are_no_classes(cli, four: Path, names: str, message: str) ->
     assert not (four / "run").exists()
 
 
+def test_a_benchmark_of_one_class_is_refused(cli, tmp_path: Path) -> None:
+    make_problem(tmp_path, classes=1)
+    refused = cli(*toy_arguments(tmp_path, "run"))
+    assert refused.exit_code == 1
+    assert (
+        "toy have a single class (first: c0), so every prediction would be right" in refused.output
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_class_that_the_target_lacks(cli, four: Path) -> None:
     path = four / "manifests" / "toy" / "right.csv"
     write_manifest(path, [r for r in read_manifest(path) if r.class_name != "c3"])

@@ -218,6 +218,32 @@ def test_damage_is_noticed_and_only_true_frames_are_kept(damaged, refused, name,
     assert false == 0, f"{false} of {len(images)} kept frames are not those of the whole file"
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("pictures.gif", {"codec": "gif", "pixels": "rgb8"}),
+        ("pictures.mjpg", {"codec": "mjpeg", "kind": "mjpeg", "pixels": "yuvj420p"}),
+        ("fragments.mp4", {"container": {"movflags": "frag_every_frame+empty_moov"}}),
+    ],
+)
+def test_a_cut_anywhere_leaves_no_false_frame(tmp_path: Path, name: str, options: dict) -> None:
+    """The decoder fills the last picture of such a file with what was there before, without a word."""
+    path = write(tmp_path / name, noise=40, **options)
+    whole = path.read_bytes()
+    images, video = images_of(path)
+    assert len(images) == FRAMES and not video.facts.damage
+    true = {image.tobytes() for image in images}
+    path.write_bytes(whole + bytes(100))  # what some programs append
+    assert len(images_of(path)[0]) == FRAMES
+    for share in (0.3, 0.45, 0.6, 0.75, 0.9):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(DecodeError, match="cut off"):
+            Video(path, OPTIONS)
+        kept = Video(path, dataclasses.replace(OPTIONS, keep_damaged=True))
+        shown = [np.asarray(image).tobytes() for image in kept._reader.images()]
+        assert 0 < len(shown) < FRAMES and set(shown) <= true
+
+
 def test_a_header_that_claims_too_much_is_no_damage(tmp_path: Path) -> None:
     path = write(tmp_path / "long.avi", "mpeg4")
     data = bytearray(path.read_bytes())

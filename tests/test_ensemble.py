@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -69,9 +70,12 @@ def test_python_and_the_command_say_the_same(seeds: Path) -> None:
 
 
 def test_files_are_decoded_once_for_all_seeds(cli, road: Road, tmp_path: Path) -> None:
-    """Two copies of one run say what it says, from files and from features."""
+    """Two runs with the same weights say what each of them says, from files and from features."""
     for seed in (0, 1):
-        shutil.copytree(road.run, tmp_path / "seeds" / f"seed{seed}")
+        folder = shutil.copytree(road.run, tmp_path / "seeds" / f"seed{seed}")
+        record = json.loads((folder / "config.json").read_text())
+        record["config"]["seed"] = seed
+        (folder / "config.json").write_text(json.dumps(record))
     video = road.root / "night" / "spin" / "spin_01.mp4"
     alone = table_of(cli("predict", road.run, video, *CPU, "--all"))
     pd.testing.assert_frame_equal(
@@ -88,6 +92,27 @@ def test_runs_that_differ_in_more_are_refused(cli, seeds: Path, problem: Path) -
     assert "seed0 holds a run with other options, eval_draws: 3 or 2." in result.stderr
     with pytest.raises(RunError, match="differ in more than their seed"):
         adapt.predict(seeds, [np.zeros((3, 16))], device="cpu")
+
+
+def test_a_copy_of_a_run_is_no_other_seed(cli, problem: Path) -> None:
+    """Counted as a seed, it would weigh one answer twice and make the deviation smaller."""
+    seeds = problem / "seeds"
+    assert cli(*toy_arguments(problem, "seeds", "--seeds", "0,1")).exit_code == 0
+    assert "2 seeds: mean" in cli("evaluate", seeds, *CPU).output
+    shutil.copytree(seeds / "seed0", seeds / "seed7")
+    twins = "seed0 and seed7 have the same seed, 0."
+    predicted = cli("predict", seeds, *CPU)
+    assert predicted.exit_code == 1 and twins in predicted.stderr
+    with pytest.raises(RunError, match=twins):
+        adapt.predict(seeds, [np.zeros((3, 16))], device="cpu")
+    evaluated = cli("evaluate", seeds, *CPU)
+    assert evaluated.exit_code == 0
+    assert f"There is no mean over the seeds: {twins}" in " ".join(evaluated.output.split())
+    assert "seeds: mean" not in evaluated.output
+    compared = cli("runs", "compare", seeds, seeds / "seed1")
+    assert compared.exit_code == 1 and twins in " ".join(compared.output.split())
+    listed = cli("runs", "list", seeds)
+    assert "±" not in listed.output and listed.output.count("ma2l-td (robust)") == 3
 
 
 def test_a_seed_that_is_not_finished_is_named(cli, seeds: Path) -> None:

@@ -160,6 +160,45 @@ def test_what_a_rule_needs_is_refused_before_anything_is_trained(cli, problem: P
     assert never.exit_code == 2 and "--score-every 0 computes none" in never.output
 
 
+@pytest.mark.parametrize(
+    ("method", "rule", "reason"),
+    [
+        ("coral", "source-val", "and the model of --method coral predicts the target's alone."),
+        ("adabn", "source-val", "and the model of --method adabn predicts the target's alone."),
+        ("abg", "dev", "and the model of --method abg predicts the target's alone."),
+        (
+            "sa",
+            "ami",
+            "needs what the classifier of a network sees, and --method sa has no network.",
+        ),
+        ("infomax", "dev", "and estimates no risk from fewer than 5, got 4."),
+    ],
+)
+def test_a_rule_whose_score_cannot_be_had_is_refused_before_training(
+    cli, problem: Path, method: str, rule: str, reason: str
+) -> None:
+    path = manifest_path("toy", "left", problem / "manifests")
+    lines = path.read_text().splitlines(keepends=True)
+    held_out = [i for i, line in enumerate(lines) if ",eval" in line]
+    for i in held_out[4:]:
+        lines[i] = lines[i].replace(",eval", ",train")
+    path.write_text("".join(lines))
+    refused = cli(*toy_arguments(problem, "run", "--method", method, "--select", rule))
+    assert refused.exit_code == 2, refused.output
+    assert f"--select {rule} " in refused.output and reason in refused.output
+    assert not (problem / "run").exists()
+
+
+def test_a_score_that_is_never_finite_is_no_traceback(cli, problem: Path, monkeypatch) -> None:
+    label_free = selection.scores.label_free
+    monkeypatch.setattr(
+        selection.scores, "label_free", lambda P: {**label_free(P), "bnm": math.nan}
+    )
+    result = cli(*toy_arguments(problem, "run", *EVERY, "--select", "bnm"))
+    assert result.exit_code == 1
+    assert "--select bnm was a finite number in none of 6 epochs" in result.output
+
+
 def test_a_damaged_candidate_is_refused(cli, problem: Path) -> None:
     finished, _ = run(cli, problem, "run")
     config, _ = finished.read()

@@ -161,6 +161,11 @@ class Method:
         return getattr(self.module, "ONE_PROCESS", "")
 
     @property
+    def for_target_alone(self) -> bool:
+        """Whether its model is made for the target's videos, so that it predicts no others."""
+        return self.function("fit") is not None or self.function("remember") is not None
+
+    @property
     def settings(self) -> Mapping[str, Mapping[str, Any]]:
         """Presets by name; the first is the default."""
         settings: Mapping[str, Mapping[str, Any]] = self.module.SETTINGS
