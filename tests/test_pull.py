@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -152,7 +153,7 @@ def test_other_bytes_than_asked_for_are_refused(cli, there: Path, tmp_path: Path
         server.shift = 100
         result = cli("store", "pull", url, tmp_path / "here")
     assert result.exit_code == 1
-    assert "sends other bytes of shard-00000.h5 than it was asked for" in result.output
+    assert re.search(r"sends other bytes of shard-0000\d.h5 than it was asked for", result.output)
     assert not list((tmp_path / "here").rglob("[!.]*.h5"))
 
 
@@ -364,6 +365,7 @@ class Held:
         if name == "shard-00000.h5":
             self.waited.set()
             assert self.go.wait(60)
+        assert self.waited.wait(60)
         return self.remote.some(name, begin, end, size)
 
 
@@ -392,7 +394,7 @@ def test_one_error_ends_all_without_waiting_for_the_server(there: Path, tmp_path
     try:
         with pytest.raises(StoreError, match="is absent, the index says"):
             transfer.download(held, tmp_path, entries, lambda count: None)
-        assert held.waited.is_set() and not held.go.is_set()
+        assert not held.go.is_set()
     finally:
         held.go.set()
     threads = [thread.name for thread in threading.enumerate()]
