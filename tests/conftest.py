@@ -20,6 +20,8 @@ from adapt import methods
 from adapt.config import DEFAULT_METHOD, AdaptConfig
 from adapt.methods import Networks, Progress, StepLosses
 from adapt.runs import RunFolder
+from extract import timm_models, untrained, weights
+from extract.state_dicts import state_sha256
 from extract.synthetic import DOMAINS, make_collection
 from store.format import store_folder
 from store.manifest import Video, write_manifest
@@ -38,6 +40,28 @@ def clips() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real clips in {folder} (set MA2L_CLIPS)")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _calibrated_once() -> Iterator[None]:
+    """Compute the batch norms of a model with random weights once per process, not for every test anew."""
+    known: dict[tuple[object, ...], list[dict[str, torch.Tensor]]] = {}
+
+    def calibrate(model: torch.nn.Module, seed: int, *, side: int = 224) -> None:
+        norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+        key = (state_sha256(model.state_dict()), seed, side, torch.get_num_threads())
+        if norms and key in known:
+            for norm, state in zip(norms, known[key], strict=True):
+                norm.load_state_dict(state)
+            model.eval()
+            return
+        untrained.calibrate_batch_norms(model, seed, side=side)
+        known[key] = [{k: v.clone() for k, v in norm.state_dict().items()} for norm in norms]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "calibrate_batch_norms", calibrate)
+        patch.setattr(timm_models, "calibrate_batch_norms", calibrate)
+        yield
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
