@@ -19,6 +19,7 @@ from benchmarks.curves import draw_gaps, draw_intervals
 CSV = click.Path(path_type=Path, exists=True, dir_okay=False)
 BEGIN, END = "<!-- begin: python -m benchmarks.results tables -->", "<!-- end -->"
 KEY = ["problem", "source", "target", "method", "preset"]
+FOUND = ["seeds", "videos", "overall", "deviation", "class_mean"]
 
 
 @click.group()
@@ -30,7 +31,10 @@ def results() -> None:
 @click.argument("csv", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("folders", nargs=-1, required=True, metavar="PROBLEM=FOLDER...")
 def collect(csv: Path, folders: Sequence[str]) -> None:
-    """Join the summary.csv of several folders of `benchmark` into one CSV."""
+    """Join the summary.csv of several folders of `benchmark` into one CSV.
+
+    A row that several plans have must have the same figures; that of the first folder is kept.
+    """
     tables = []
     for text in folders:
         problem, _, folder = text.partition("=")
@@ -40,10 +44,13 @@ def collect(csv: Path, folders: Sequence[str]) -> None:
         table.insert(0, "problem", problem)
         tables.append(table)
     joined = pd.concat(tables, ignore_index=True)
-    twice = joined[joined.duplicated(KEY)]
-    if len(twice):
-        first = " ".join(twice.iloc[0][KEY])
-        raise click.UsageError(f"{len(twice)} rows occur in two folders, the first is: {first}.")
+    unlike = joined[joined.duplicated(KEY) & ~joined.duplicated([*KEY, *FOUND])]
+    if len(unlike):
+        first = " ".join(unlike.iloc[0][KEY])
+        raise click.UsageError(
+            f"{len(unlike)} rows occur in two folders with other figures, the first is: {first}."
+        )
+    joined = joined.drop_duplicates(KEY)  # source only stands beside the methods of every plan
     joined.to_csv(csv, index=False)
     click.echo(f"{len(joined)} rows of {joined['problem'].nunique()} problems in {csv}.")
 

@@ -36,6 +36,7 @@ from benchmarks.planted_gap import (
     planted_gap,
     write_problem,
 )
+from benchmarks.results import results
 from extract.synthetic import make_collection, write_video
 from store.manifest import read_manifest
 from store.read import find_stores
@@ -158,13 +159,13 @@ def test_the_real_file_gives_306_evaluation_videos():
 
 def test_planted_gap_command_trains_and_prints_what_the_runs_say(data, tmp_path):
     np.savez(tmp_path / "tiny.npz", **data)
-    results = tmp_path / "results.jsonl"
+    record = tmp_path / "results.jsonl"
     arguments = ["--npz", tmp_path / "tiny.npz", "--folder", tmp_path / "work", "--epochs", 1]
-    arguments += ["--seeds", "0,1", "--method", "source-only", "--record", results]
+    arguments += ["--seeds", "0,1", "--method", "source-only", "--record", record]
     arguments += ["--variant", "narrow=--preset released --width 16 --discriminator-width 8"]
     outcome = CliRunner().invoke(planted_gap, [str(a) for a in arguments])
     assert outcome.exit_code == 0, outcome.output
-    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    lines = [json.loads(line) for line in record.read_text().splitlines()]
     assert [line["method"] for line in lines] == ["source-only", "narrow"]
     for line in lines:
         folder = tmp_path / "work" / "runs" / line["method"]
@@ -410,3 +411,32 @@ def test_the_usual_way_computes_the_features_of_extract(tmp_path):
     backbone = Backbone(options)
     expected = backbone(np.stack(list(Video(path, backbone.frames).frames())))
     np.testing.assert_allclose(np.concatenate(seen), expected, rtol=0.02, atol=0.05)
+
+
+def test_rows_that_plans_share_are_joined_only_if_they_say_the_same(tmp_path):
+    header = "source,target,method,preset,seeds,videos,overall,deviation,class_mean,p\n"
+    for name, lines in (
+        (
+            "one",
+            ["a,b,source-only,shared,5,9,40.0,1.0,39.0,", "a,b,dann,shared,5,9,30.0,2.0,31.0,0.1"],
+        ),
+        (
+            "two",
+            ["a,b,source-only,shared,5,9,40.0,1.0,39.0,", "a,b,abg,shared,5,9,50.0,2.0,51.0,0.2"],
+        ),
+        ("unlike", ["a,b,source-only,shared,5,9,41.0,1.0,39.0,"]),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.csv").write_text(header + "\n".join(lines) + "\n")
+    out = tmp_path / "all.csv"
+
+    def collect(*names):
+        folders = [f"toy={tmp_path / name}" for name in names]
+        return CliRunner().invoke(results, ["collect", str(out), *folders])
+
+    assert collect("one", "two").exit_code == 0
+    assert pd.read_csv(out)["method"].tolist() == ["source-only", "dann", "abg"]
+    before = out.read_bytes()
+    refused = collect("one", "two", "unlike")
+    assert refused.exit_code == 2 and "1 rows occur in two folders" in refused.output
+    assert out.read_bytes() == before
