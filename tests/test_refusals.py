@@ -222,6 +222,19 @@ def test_a_damaged_config_is_said(cli, problem: Path, text: str) -> None:
     assert re.search(r"config\.json (is damaged|does not fit this version)", result.output)
 
 
+def test_a_config_that_was_changed_after_the_run_is_refused(cli, problem: Path) -> None:
+    """Other options than those of the training would give other predictions without a word."""
+    assert cli(*toy_arguments(problem, "run")).exit_code == 0
+    path = problem / "run" / "config.json"
+    record = json.loads(path.read_text())
+    record["config"]["eval_draws"] = 5
+    path.write_text(json.dumps(record))
+    for command in (("predict",), ("evaluate",)):
+        refused = cli(*command, problem / "run", "--device", "cpu")
+        assert refused.exit_code == 1
+        assert "is not as the run wrote it: eval_draws: 0 or 5 (trained, and now)" in refused.output
+
+
 def test_a_changed_checkpoint_is_refused(cli, problem: Path) -> None:
     assert cli(*toy_arguments(problem, "run", "--epochs", 1)).exit_code == 0
     path = problem / "run" / "checkpoint.pt"
