@@ -222,7 +222,7 @@ def test_what_labels_of_some_videos_do_not_allow(cli, tmp_path: Path) -> None:
             "there",
             [RIGHT, RIGHT, None, None],
             {"target": "x"},
-            "The targets are hmdb and x, of which one has",
+            "The targets are hmdb and x, so the runs predicted other videos",
         ),
     ):
         other = partly(tmp_path / name, classes, [True, True], **config)

@@ -173,6 +173,15 @@ def test_what_cannot_be_compared(cli, tmp_path: Path) -> None:
         assert result.exit_code == 1 and message in " ".join(result.output.split()), result.output
 
 
+def test_equal_ids_of_two_targets_are_not_the_same_videos(cli, tmp_path: Path) -> None:
+    """Folders of classes give both domains a video walk/001; a test on pairs of them means nothing."""
+    one = make_run(tmp_path / "one", [True, True, False])
+    back = make_run(tmp_path / "back", [True, False, False], source="hmdb", target="ucf")
+    result = cli("runs", "compare", one, back)
+    assert result.exit_code == 1
+    assert "The targets are hmdb and ucf, so the runs predicted other videos" in result.output
+
+
 def test_predictions_that_are_not_those_of_the_run_are_refused(
     cli, problem: Path, tmp_path: Path
 ) -> None:
