@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from adapt.model import VideoClassifier
 from adapt.prediction import take_statistics
 from store.errors import ConfigError, RunError
 from store.manifest import Video, read_manifest, write_manifest
+from store.read import FeatureStore
 
 UNREAD = [
     (method, name)
@@ -220,6 +222,31 @@ def test_a_damaged_config_is_said(cli, problem: Path, text: str) -> None:
     result = cli("evaluate", problem / "run", "--device", "cpu")
     assert result.exit_code == 1
     assert re.search(r"config\.json (is damaged|does not fit this version)", result.output)
+
+
+def test_a_run_does_not_go_on_with_other_features(cli, problem: Path) -> None:
+    """One video was extracted again from another file; moved shards with the same bytes change nothing."""
+    with stopped_before(3):
+        assert cli(*toy_arguments(problem, "run", "--checkpoint-every", 1)).exit_code == 130
+    [folder] = (problem / "features" / "right").iterdir()
+    with FeatureStore(folder) as store:
+        features = {video: store.read(video) for video in store.records}
+    shutil.rmtree(folder)
+    make_store(problem / "features", "right", dict(reversed(features.items())))
+    with stopped_before(3):
+        again = cli(*toy_arguments(problem, "run", "--checkpoint-every", 1, "--resume"))
+        assert again.exit_code == 130, again.output
+    shutil.rmtree(folder)
+    features["right_1_7"] = features["right_1_7"][::-1]
+    make_store(problem / "features", "right", features)
+    refused = cli(*toy_arguments(problem, "run", "--checkpoint-every", 1, "--resume"))
+    assert refused.exit_code == 1
+    assert "holds a run on the same videos with other features" in refused.output
+    path = problem / "run" / "config.json"  # of a version that did not record it
+    record = json.loads(path.read_text())
+    del record["data"]["features_sha256"]
+    path.write_text(json.dumps(record))
+    assert cli(*toy_arguments(problem, "run", "--checkpoint-every", 1, "--resume")).exit_code == 0
 
 
 def test_a_config_that_was_changed_after_the_run_is_refused(cli, problem: Path) -> None:
