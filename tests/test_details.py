@@ -45,7 +45,7 @@ def test_next_guesses_chance_and_majority() -> None:
 
 
 def test_equal_probabilities_are_no_right_guesses() -> None:
-    """A network that is quite sure gives all other classes 0, and one that learned nothing gives all the same."""
+    """A network that is quite sure gives all other classes 0; one that learned nothing, all the same."""
     six = [*CLASSES, "dive", "climb"]
     labels = np.arange(6)
     sure = details(np.eye(6)[np.full(6, 5)], labels, six)  # the last class for every video
