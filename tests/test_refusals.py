@@ -151,6 +151,26 @@ def test_a_config_comes_back_from_show_config_and_from_a_run(cli, problem: Path)
     assert result.exit_code == 2 and "--method dann does not read --kernel" in result.output
 
 
+def test_a_preset_beside_a_config_of_another_is_refused(cli, problem: Path) -> None:
+    """The file has every value, so that the run would be called by a preset of which it has none."""
+    arguments = toy_arguments(problem, "a", "--method", "infomax", "--preset", "shared")
+    shown = cli(*arguments, "--show-config")
+    path = problem / "config.json"
+    path.write_text(shown.output)
+    folder = ("--manifests", problem / "manifests", "--show-config")
+    refused = cli("adapt", "--config", path, "--preset", "paper", *folder)
+    assert refused.exit_code == 2
+    assert "has the values of the preset shared, so --preset paper would change its name alone" in (
+        refused.output
+    )
+    same = cli("adapt", "--config", path, "--preset", "shared", *folder)
+    few = {"source": "left", "target": "right", "method": "infomax", "epochs": 3}
+    path.write_text(json.dumps(few))
+    chosen = cli("adapt", "--config", path, "--preset", "paper", *folder)
+    assert (same.exit_code, chosen.exit_code) == (0, 0), same.output + chosen.output
+    assert json.loads(chosen.output)["preset"] == "paper"
+
+
 def stopped_run(cli, problem: Path) -> list[object]:
     """A run that was stopped after its second epoch; returns the command that resumes it."""
     arguments = toy_arguments(problem, "run", "--checkpoint-every", 1)
