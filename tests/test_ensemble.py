@@ -117,6 +117,19 @@ def test_a_copy_of_a_run_is_no_other_seed(cli, problem: Path) -> None:
     assert "±" not in listed.output and listed.output.count("ma2l-td (robust)") == 3
 
 
+def test_seeds_that_call_the_classes_otherwise_do_not_answer_together(
+    cli, seeds: Path, problem: Path
+) -> None:
+    """The classes were renamed between two seeds, and their labels stayed."""
+    for path in (problem / "manifests" / "toy").glob("*.csv"):
+        path.write_text(path.read_text().replace(",c0,", ",c9,"))
+    more = ("--seed", 3, "--eval-draws", 3)
+    assert cli(*toy_arguments(problem, "seeds/seed3", *more)).exit_code == 0
+    refused = cli("predict", seeds, *CPU)
+    assert refused.exit_code == 1
+    assert "seed3 knows the classes c9, c1, c2, and seed0 c0, c1, c2" in refused.stderr
+
+
 def test_a_seed_that_is_not_finished_is_named(cli, seeds: Path) -> None:
     (seeds / "seed1" / "done.json").unlink()
     result = cli("predict", seeds, *CPU)
