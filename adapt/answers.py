@@ -100,14 +100,19 @@ def _unlike_the_record(answers: Answers, done: Mapping[str, Any]) -> str:
     """How answers differ from what done.json says of them: part of a sentence, or empty."""
     recorded = done.get("target_eval")
     right = [p == t for p, t in zip(answers.predicted, answers.truth) if t is not None]
-    there = (
-        f"{100 * sum(right) / len(right):.2f} % of {len(right)} videos" if right else "no accuracy"
-    )
-    ended = "no accuracy"
+    there = (100 * sum(right) / len(right), len(right)) if right else None
+    ended = None
     if isinstance(recorded, Mapping) and isinstance(recorded.get("overall"), (int, float)):
-        ended = f"{recorded['overall']:.2f} % of {recorded.get('videos')} videos"
-    if there != ended:
-        return f"gives {there}, and done.json has {ended}"
+        ended = (float(recorded["overall"]), recorded.get("videos"))
+    if there is None or ended is None:
+        same = there == ended
+    else:  # the same share may have been rounded otherwise
+        same = there[1] == ended[1] and abs(there[0] - ended[0]) <= 1e-6
+    if not same:
+        gives, has = (
+            f"{x[0]:.2f} % of {x[1]} videos" if x else "no accuracy" for x in (there, ended)
+        )
+        return f"gives {gives}, and done.json has {has}"
     counts, named = done.get("predicted"), Counter(answers.predicted)
     if isinstance(counts, Mapping) and any(named[n] != counts.get(n) for n in {*named, *counts}):
         return "has other numbers of predictions of each class than done.json"

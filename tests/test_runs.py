@@ -208,6 +208,16 @@ def test_predictions_that_are_not_those_of_the_run_are_refused(
             assert "or it is another run's" in " ".join(result.output.split())
 
 
+def test_an_accuracy_between_two_roundings_is_still_the_runs_own(cli, tmp_path: Path) -> None:
+    """1 of 800 is 0.125 %, which is written as 0.12 or 0.13 by the last bit of how it was computed."""
+    run = make_run(tmp_path / "run", [True] + [False] * 799)
+    done = json.loads((run / "done.json").read_text())
+    for share in (0.125, 0.12500000000000003, 0.12499999999999999):
+        done["target_eval"]["overall"] = share
+        (run / "done.json").write_text(json.dumps(done))
+        assert cli("runs", "compare", run, run).exit_code == 0
+
+
 def test_runs_are_listed_without_torch(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     code = (
