@@ -10,12 +10,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adapt.accuracy import Accuracy, accuracy
+from adapt.run_files import read_json
 from adapt.sources import listed_videos
 from store.datasets import manifest_path
 from store.errors import ManifestError, RunError, first_of, printable
@@ -67,7 +69,7 @@ def read_answers(folder: Path) -> Answers:
     """Read a run's predictions.csv.
 
     Raises:
-        RunError: it is damaged.
+        RunError: it is damaged, or not the one with which the run ended.
     """
     path = folder / "predictions.csv"
     try:
@@ -86,7 +88,35 @@ def read_answers(folder: Path) -> Answers:
             f"{printable(path)} is damaged: it holds no prediction, or a probability that is not finite. "
             "Train again."
         )
+    if unlike := _unlike_the_record(found, read_json(folder, "done.json")):
+        raise RunError(
+            f"{printable(path)} {unlike}: it was changed after the run, or it is another run's. Bring the "
+            "run's own back, or train again."
+        )
     return found
+
+
+def _unlike_the_record(answers: Answers, done: Mapping[str, Any]) -> str:
+    """How answers differ from what done.json says of them: part of a sentence, or empty."""
+    recorded = done.get("target_eval")
+    right = [p == t for p, t in zip(answers.predicted, answers.truth) if t is not None]
+    there = (100 * sum(right) / len(right), len(right)) if right else None
+    ended = None
+    if isinstance(recorded, Mapping) and isinstance(recorded.get("overall"), (int, float)):
+        ended = (float(recorded["overall"]), recorded.get("videos"))
+    if there is None or ended is None:
+        same = there == ended
+    else:  # the same share may have been rounded otherwise
+        same = there[1] == ended[1] and abs(there[0] - ended[0]) <= 1e-6
+    if not same:
+        gives, has = (
+            f"{x[0]:.2f} % of {x[1]} videos" if x else "no accuracy" for x in (there, ended)
+        )
+        return f"gives {gives}, and done.json has {has}"
+    counts, named = done.get("predicted"), Counter(answers.predicted)
+    if isinstance(counts, Mapping) and any(named[n] != counts.get(n) for n in {*named, *counts}):
+        return "has other numbers of predictions of each class than done.json"
+    return ""
 
 
 def later_labels(

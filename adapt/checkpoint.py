@@ -24,6 +24,7 @@ from adapt.run_files import GO_ON
 from adapt.runs import RunFolder
 from store.errors import ConfigError, RunError
 from store.files import explained, replacing, write_text
+from store.format import config_differences
 from store.recipe import Recipe
 
 _PROGRESS, _DIGESTS, _CANDIDATES = "progress.pt", "progress.sha256", "candidates"
@@ -152,14 +153,21 @@ def load_model(run: RunFolder, config: AdaptConfig) -> Trained:
     """The trained model of a run.
 
     Raises:
-        RunError: the run did not finish, or the file is not the one that it wrote.
+        RunError: the run did not finish, or the file is not the one that it wrote, or config.json was
+            changed since.
     """
     path = run.path / "checkpoint.pt"
     if not run.has("checkpoint.pt"):
         raise RunError(f"{run.path} has no checkpoint.pt: the run did not finish.")
-    return _trained(
-        path, _load(path, path.read_bytes(), [run.checkpoint_sha256()], "Train again."), config
-    )
+    checkpoint = _load(path, path.read_bytes(), [run.checkpoint_sha256()], "Train again.")
+    if "config" in checkpoint:  # not in those of older versions
+        unlike = config_differences(_config_in(path, checkpoint).as_dict(), config.as_dict())
+        if unlike:
+            raise RunError(
+                f"{run.path / 'config.json'} is not as the run wrote it: {unlike} (trained, and now). Change "
+                "it back, or train with these options into another --run."
+            )
+    return _trained(path, checkpoint, config)
 
 
 def load_file(path: Path) -> Trained:
@@ -172,11 +180,14 @@ def load_file(path: Path) -> Trained:
     checkpoint = _load(path, data, [_digest(data)], "")
     if "config" not in checkpoint:
         raise RunError(f"{path} holds no config of its run. Name the run's folder instead.")
+    return _trained(path, checkpoint, _config_in(path, checkpoint))
+
+
+def _config_in(path: Path, checkpoint: Mapping[str, Any]) -> AdaptConfig:
     try:
-        config = AdaptConfig.load(checkpoint["config"])
+        return AdaptConfig.load(checkpoint["config"])
     except (KeyError, TypeError, AttributeError, ConfigError) as error:
         raise RunError(f"{path} does not fit this version: {error}") from error
-    return _trained(path, checkpoint, config)
 
 
 def _trained(path: Path, checkpoint: Mapping[str, Any], config: AdaptConfig) -> Trained:

@@ -61,7 +61,10 @@ def details(
     N = len(classes)
     confusion_NN = np.zeros((N, N), np.int64)
     np.add.at(confusion_NN, (labels_V, P_VN.argmax(axis=1)), 1)
-    ranks_V = (P_VN[np.arange(len(P_VN)), labels_V][:, None] < P_VN).sum(axis=1)
+    # Equally probable classes come in their order, as where a class is predicted: sure predictions make all
+    # others 0, and those would otherwise share a rank, which counts them all as among the first.
+    order_VN = np.argsort(-P_VN, axis=1, kind="stable")
+    ranks_V = (order_VN == labels_V[:, None]).argmax(axis=1)
     return Details(
         classes=of_classes(confusion_NN, classes),
         confusion_NN=confusion_NN,

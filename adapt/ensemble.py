@@ -14,7 +14,7 @@ from adapt.checkpoint import Trained
 from adapt.overview import repeated_seed
 from adapt.runs import RunFolder, run_folders
 from adapt.whole import WholeVideos, classify_picked
-from store.errors import RunError, first_of
+from store.errors import RunError, first_of, printable
 
 _FEW = 80.0
 """Percent of equal answers below which a warning is due (our choice)."""
@@ -24,8 +24,8 @@ def load_seeds(folder: Path) -> list[Trained]:
     """The trained models of a run, or of a folder of runs that differ in their seed alone.
 
     Raises:
-        RunError: there is no finished run, one of several is not finished, they differ in more, or two have
-            one seed.
+        RunError: there is no finished run, one of several is not finished, they differ in more or know
+            other classes, or two have one seed.
     """
     runs = [RunFolder(path) for path in run_folders(folder)]
     open_ones = [str(run.path) for run in runs if not run.is_finished()]
@@ -41,7 +41,15 @@ def load_seeds(folder: Path) -> list[Trained]:
         )
     if copies := repeated_seed([(run.path.name, run.read()[0].seed) for run in runs]):
         raise RunError(f"The {len(runs)} runs in {folder} are not seeds of one another: {copies}")
-    return [checkpoint.load_model(run, run.read()[0]) for run in runs]
+    trained = [checkpoint.load_model(run, run.read()[0]) for run in runs]
+    for run, one in zip(runs, trained):
+        if one.classes != trained[0].classes:
+            raise RunError(
+                f"{run.path.name} knows the classes {printable(', '.join(one.classes))}, and "
+                f"{runs[0].path.name} {printable(', '.join(trained[0].classes))}: the manifests were changed "
+                "between them, so they have no answer in common. Name one run."
+            )
+    return trained
 
 
 def unlike_but_for_seed(runs: Sequence[RunFolder]) -> str:

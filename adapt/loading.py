@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +16,7 @@ from adapt.bank import Bank, choose_bank, joined, load_bank, needed_bytes
 from adapt.choose import available, how_to_get, stores_of
 from adapt.config import AdaptConfig
 from adapt.data import TrainingData, labels_of
+from adapt.fingerprint import features_digest, videos_text
 from adapt.rules import NEED_SOURCE_VIDEOS
 from adapt.runs import DataRecord
 from adapt.sources import (
@@ -115,7 +114,10 @@ def listed(config: AdaptConfig, options: DataOptions) -> Iterator[Listed]:
             feature_config_sha256=target_store.index["config_sha256"],
             recipe=Recipe.of(target_store).as_dict(),
             allow_missing=options.allow_missing,
-            videos=_fingerprint(config, labelled, target, held_out),
+            videos=videos_text(config, labelled, target, held_out),
+            features_sha256=features_digest(
+                stores, {**labelled, config.target: [*target, *held_out]}
+            ),
         )
         yield Listed(
             stores=stores,
@@ -189,34 +191,6 @@ def _bank_of(
 ) -> Bank:
     """One bank of the videos of all domains, in their order."""
     return joined([load_bank(stores[d], rows, device, kind) for d, rows in videos.items() if rows])
-
-
-def _fingerprint(
-    config: AdaptConfig,
-    source: Mapping[str, Sequence[Video]],
-    target: Sequence[Video],
-    held_out: Sequence[Video],
-) -> str:
-    """Which videos decide a run's numbers, in their order; labels where they are looked at.
-
-    The ids of several sources stand with their domain, because one id may be in two of them.
-    """
-    several = len(source) > 1
-    learned = [
-        (f"{domain}:{v.id}" if several else v.id, v.label)
-        for domain, videos in source.items()
-        for v in videos
-    ]
-    used = [learned, [v.id for v in target]]
-    used.append([(v.id, v.label) for v in held_out])
-    digest = hashlib.sha256(json.dumps(used).encode()).hexdigest()
-    known = sum(video.label is not None for video in held_out)
-    labels = f" ({known} with a label)" if has_no_labels(held_out) else ""
-    return (
-        f"{', '.join(f'{len(videos)} {domain} train' for domain, videos in source.items())}, "
-        f"{len(target)} {config.target} train, "
-        f"{len(held_out)} {config.target} eval{labels}, sha256 {digest[:16]}"
-    )
 
 
 def class_names(config: AdaptConfig, options: DataOptions) -> tuple[str, ...]:

@@ -68,15 +68,15 @@ def in_common(one: Outcome, other: Outcome) -> tuple[Outcome, Outcome]:
     """Restrict two outcomes to the labelled videos that both predicted, where a target is partly labelled.
 
     Raises:
-        RunError: they have other videos, though all of them have labels, or other classes of one video,
-            other targets, or no labelled video in common.
+        RunError: they have other targets, other videos, though all of them have labels, or other classes
+            of one video, or no labelled video in common.
     """
     partly = one.partly or other.partly
     targets = [str(found.runs[0].config.get("target")) for found in (one, other)]
-    if partly and targets[0] != targets[1]:  # ids of two domains may be equal by chance
+    if targets[0] != targets[1]:  # both may have a video walk/001, which are two videos
         raise RunError(
-            f"The targets are {printable(' and '.join(targets))}, of which one has labels of some videos "
-            "alone: such runs are compared only on one target."
+            f"The targets are {printable(' and '.join(targets))}, so the runs predicted other videos, "
+            "whatever their ids are. Runs are compared on one target."
         )
     classes, theirs = dict(one.videos), dict(other.videos)
     both = [video for video in classes if video in theirs]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapt import methods
 from adapt.config import AdaptConfig, unmet
 from adapt.methods import Method
+from adapt.plan_options import refuse_never_read, refuse_unread, value_of
 from adapt.published import FIRST, LAST, PUBLISHED, Direction
 from store.datasets import benchmarks
 from store.errors import ConfigError, printable
-from store.options import flag, type_name
+from store.options import type_name
 
 ALL = "all"
 
@@ -126,7 +127,7 @@ def make_plan(asked: Asked, folder: Path) -> Plan:
     notes: list[str] = []
     chosen = {m.name: _presets(m, asked.presets, notes) for m in found}
     _refuse_unknown_presets(asked.presets, found)
-    _refuse_unread(asked.changes, found, notes)
+    refuse_unread(asked.changes, found, notes)
     left_out: dict[str, dict[str, None]] = {}
     jobs = [
         _job(m, preset, asked, direction, seed, folder, left_out)
@@ -135,7 +136,7 @@ def make_plan(asked: Asked, folder: Path) -> Plan:
         for m in found
         for preset in chosen[m.name]
     ]
-    _refuse_never_read(left_out, jobs, notes)
+    refuse_never_read(left_out, (job.row for job in jobs), notes)
     return Plan(jobs=jobs, notes=notes, broken=broken)
 
 
@@ -185,35 +186,6 @@ def _refuse_unknown_presets(asked: Sequence[str] | None, found: Sequence[Method]
             )
 
 
-def _refuse_unread(changes: Mapping[str, str], found: Sequence[Method], notes: list[str]) -> None:
-    for name in changes:
-        without = [m.name for m in found if name not in m.reads]
-        if found and len(without) == len(found):
-            raise ConfigError(
-                f"None of the methods reads {flag(printable(name))}. Leave it out; adapt --method NAME -h "
-                "shows what a method reads."
-            )
-        if without:
-            notes.append(f"{flag(name)} is not read by {', '.join(without)}.")
-
-
-def _refuse_never_read(
-    left_out: Mapping[str, Mapping[str, None]], jobs: Sequence[Job], notes: list[str]
-) -> None:
-    """Say which rows leave an option out because of another option's value, and refuse it where all do."""
-    for name, rows in left_out.items():
-        readers = {
-            f"{m} ({p})" for m, p in (job.row for job in jobs) if name in methods.find(m).reads
-        }
-        f = methods.find(next(iter(rows)).partition(" ")[0]).options.__dataclass_fields__[name]
-        needs = f.metadata["read_with"].items()
-        pairs = [f"{flag(k)} {v if isinstance(v, str) else ' or '.join(v)}" for k, v in needs]
-        only = f"{flag(name)} is read only with {' and '.join(pairs)}"
-        if readers <= rows.keys():
-            raise ConfigError(f"{only}, which none of the runs has. Leave it out, or set that too.")
-        notes.append(f"{only}, so not by {', '.join(rows)}.")
-
-
 def _job(
     method: Method,
     preset: str,
@@ -232,7 +204,7 @@ def _job(
 
     fields = method.options.__dataclass_fields__
     changes = {
-        name: _value(name, type_name(fields[name]), text)
+        name: value_of(name, type_name(fields[name]), text)
         for name, text in asked.changes.items()
         if name in method.reads
     }
@@ -247,14 +219,3 @@ def _job(
         raise ConfigError(f"{method.name} ({preset}): {error}") from error
     place = folder / f"{source}-{target}" / f"{method.name}-{preset}" / f"seed{seed}"
     return Job(config=config, folder=place)
-
-
-def _value(name: str, kind: str, text: str) -> object:
-    convert: Callable[[str], object] = {"int": int, "float": float}.get(kind, str)
-    if kind == "bool":
-        convert = {"true": True, "false": False}.__getitem__
-    try:
-        return convert(text)
-    except (ValueError, KeyError):
-        wanted = "true or false" if kind == "bool" else f"of type {kind}"
-        raise ConfigError(f"{flag(name)} must be {wanted}, got {printable(text)!r}.") from None

@@ -89,7 +89,7 @@ def _ended(subject: Subject) -> list[str]:
 def gain_of(first: Subject, other: Subject) -> np.ndarray | None:
     """Of each video whether `first` has it right minus whether `other` has; None on other videos."""
     a, b = first.right, other.right
-    if not a or a.keys() != b.keys():
+    if not a or first.target != other.target or a.keys() != b.keys():
         return None
     return np.array([int(a[video]) - int(b[video]) for video in a])
 
@@ -114,7 +114,7 @@ def tested(gain_V: np.ndarray | None, corrected: Iterator[float]) -> list[str]:
 
 def _agreed(first: Subject, other: Subject) -> str:
     """Share of the videos that both predicted to which both gave the same class."""
-    theirs = dict(zip(other.videos, other.predicted))
+    theirs = dict(zip(other.videos, other.predicted)) if first.target == other.target else {}
     pairs = [(p, theirs[v]) for v, p in zip(first.videos, first.predicted) if v in theirs]
     return f"{100 * sum(a == b for a, b in pairs) / len(pairs):.1f} %" if pairs else "-"
 

@@ -67,6 +67,8 @@ class DataRecord:
     """How many of each split, and a hash of which."""
     recipe: dict[str, Any] | None = None
     """How the features were made (`store.recipe`), None in runs of versions that did not record it."""
+    features_sha256: str | None = None
+    """Of the ids and checksums of all features that train or are evaluated; None likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,8 +152,8 @@ class RunFolder:
         unlike = self.unlike(config, data)
         if unlike:
             raise RunError(
-                f"{self.path} holds {unlike} Repeat its options and bring back its manifests to resume "
-                "it, or give another --run."
+                f"{self.path} holds {unlike} Repeat its options and bring back its manifests and "
+                "features to resume it, or give another --run."
             )
 
     def unlike(self, config: AdaptConfig, data: DataRecord) -> str:
@@ -165,7 +167,7 @@ class RunFolder:
         new = {**config.as_dict(), **dataclasses.asdict(data)}
         # Folders may have moved; that the features are the same their config's sha256 says.
         for record in (old, new):
-            for name in ("features", "manifests", "videos", "recipe"):
+            for name in ("features", "manifests", "videos", "recipe", "features_sha256"):
                 del record[name]
         options = config_differences(old, new)
         if options:
@@ -174,6 +176,8 @@ class RunFolder:
             return (
                 f"a run on other videos or labels:\n  then {old_data.videos}\n  now  {data.videos}."
             )
+        if data.features_sha256 != (old_data.features_sha256 or data.features_sha256):
+            return "a run on the same videos with other features: they were made again since."
         return ""
 
     def forget_after(self, epoch: int) -> None:

@@ -23,7 +23,9 @@ from adapt.geometry import Geometry
 from adapt.loading import Loaded
 from adapt.rules import LAST, selection_of
 from adapt.runs import RunFolder
+from store.errors import RunError
 from store.files import write_text
+from store.format import config_differences
 
 OnEpoch = Callable[[AdaptConfig, int, dict[str, Any]], None]
 
@@ -77,6 +79,27 @@ def mean(values: Sequence[float]) -> float:
 def deviation(values: Sequence[float]) -> float | None:
     """Return the sample standard deviation (n - 1), None for a single value."""
     return statistics.stdev(values) if len(values) > 1 else None
+
+
+def refuse_other_runs(config: AdaptConfig, folder: Path, seeds: Sequence[Path]) -> None:
+    """Make sure that the runs beside new seeds differ from them in their seed alone.
+
+    Args:
+        seeds: the folders to train in. Those that are not directly in `folder` are not looked at.
+
+    Raises:
+        RunError: another run of a seed in the folder has other options.
+    """
+    beside = sorted(path.parent for path in folder.glob("seed*/config.json"))
+    for other in beside if folder in {seed.parent for seed in seeds} else []:
+        if other in seeds:
+            continue  # whether it is the one to go on with is looked at there
+        old = dataclasses.replace(RunFolder(other).read()[0], seed=config.seed)
+        if unlike := config_differences(old.as_dict(), config.as_dict()):
+            raise RunError(
+                f"{other} holds a run with other options, {unlike}, and the runs of a folder of seeds differ "
+                "in their seed alone. Give another --run."
+            )
 
 
 def adapt_seeds(

@@ -60,6 +60,11 @@ class Subject:
         return f"{self.run.config.get('source', '?')} -> {self.run.config.get('target', '?')}"
 
     @property
+    def target(self) -> str:
+        """Its target. Videos of two targets are different ones, even if their ids are equal."""
+        return str(self.run.config.get("target"))
+
+    @property
     def known(self) -> list[int]:
         """The numbers of the videos whose class is known."""
         return [i for i, name in enumerate(self.truth) if name is not None]
@@ -133,9 +138,11 @@ def seeds_of_first(subjects: Sequence[Subject]) -> list[Subject]:
 def compared_by_class(subjects: Sequence[Subject]) -> tuple[int, Subject | None]:
     """The run that the first is compared with class by class, and its number, counted from 1.
 
-    It is the first that is no other seed of run 1, or the second where all are; 0 and None of a single run.
+    It is the first on the same target that is no other seed of run 1, or the second where all are; 0 and
+    None where there is none.
     """
-    numbered = list(enumerate(subjects, 1))[1:]
+    target = subjects[0].target
+    numbered = [pair for pair in enumerate(subjects, 1) if pair[1].target == target][1:]
     seeds = [id(one) for one in seeds_of_first(subjects)]
     others = [(number, one) for number, one in numbered if id(one) not in seeds]
     return next(iter(others or numbered), (0, None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -183,8 +184,18 @@ def _say_agreement(answer: Ensemble) -> None:
 
 
 def _videos_in(paths: Sequence[Path], kind: str) -> dict[str, Path]:
-    """Names and paths of all videos that are meant, in order."""
+    """Names and paths of all videos that are meant, in order; one that is named in two ways stands once."""
     found: dict[str, Path] = {}
+    known: set[str] = set()
+
+    def add(path: Path) -> None:
+        place = os.path.join(
+            os.path.realpath(path.parent), path.name
+        )  # a link is a name of its own
+        if place not in known:
+            known.add(place)
+            found[str(path)] = path
+
     for path in paths:
         if not path.exists():
             raise ConfigError(f"There is no {printable(path)}. Check the path.")
@@ -194,7 +205,7 @@ def _videos_in(paths: Sequence[Path], kind: str) -> dict[str, Path]:
                     f"{printable(path)} is a file, and the run's features were made from folders of "
                     "images. Name folders of images."
                 )
-            found[str(path)] = path
+            add(path)
             continue
         below = survey(path, kind)
         note = left_out_note(below.left_out)
@@ -202,5 +213,6 @@ def _videos_in(paths: Sequence[Path], kind: str) -> dict[str, Path]:
             raise ConfigError(f"There is no video in {printable(path)}. {note}".strip())
         if note:
             log.warning("%s: %s", path, note)
-        found.update({str(path / video): path / video for video in below.videos})
+        for video in below.videos:
+            add(path / video)
     return found

@@ -173,11 +173,12 @@ def store_import(
             on_progress=progress,
             stopped=signals.stopped,
         ).run()
-    _say_imported(dataset, listed, report, len(sources.keys() - listed.keys()), layout)
+    unlisted = len(sources.keys() - listed.keys())
+    _say_imported(dataset, listed, report, unlisted, layout, folder)
     if report.stopped:
         say("Stopped; what was complete is stored. Run the same command to go on.", err=True)
         sys.exit(128 + signals.number)
-    if report.index["totals"]["missing"] or report.index["totals"]["failed"]:
+    if report.changed or report.index["totals"]["missing"] or report.index["totals"]["failed"]:
         sys.exit(SOME_FAILED)
 
 
@@ -187,6 +188,7 @@ def _say_imported(
     report: ImportReport,
     unlisted: int,
     layout: str,
+    source: Path,
 ) -> None:
     totals, config = report.index["totals"], report.index["config"]
     say(
@@ -211,6 +213,12 @@ def _say_imported(
             say(f"  {len(bad):,} {what} (first: {bad[0].video}: {bad[0].error})")
     if totals["missing"] or totals["failed"]:
         say(f"  all of them with their reasons: {report.folder / 'failures.csv'}")
+    if report.changed:
+        say(
+            f"  {len(report.changed):,} were stored before, and {printable(source)} has other features of "
+            f"them now {first_of(report.changed)}; what is stored stays. To import all of it, remove "
+            f"{report.folder}, or give another --name or --origin"
+        )
     if unlisted:
         say(f"  {unlisted:,} more are in the folder and not listed, so they are left out")
     counts = {v: r.frames for v, r in report.records.items() if r.stored}

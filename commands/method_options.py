@@ -19,7 +19,7 @@ from cloup import OptionGroup
 
 from adapt.config import DEFAULT_METHOD, SHARED_FIELDS
 from adapt.settings import BENCHMARKS
-from store.errors import ConfigError
+from store.errors import ConfigError, printable
 from store.options import flag, type_name
 
 Field = dataclasses.Field[Any]
@@ -190,10 +190,18 @@ def resolve_given(given: dict[str, Any], config_file: Path | None) -> dict[str, 
 
     Raises:
         click.MissingParameter: source or target is given nowhere.
+        ConfigError: the file is of another preset, whose values it has.
     """
     given = {name: value for name, value in given.items() if value is not None}
     if config_file is not None:
-        given = {**read_config_file(config_file), **given}
+        filed = read_config_file(config_file)
+        asked, had = given.get("preset"), filed.get("preset")
+        if asked is not None and had not in (None, asked):
+            raise ConfigError(
+                f"--config {printable(config_file)} has the values of the preset {printable(str(had))}, so "
+                f"--preset {asked} would change its name alone. Leave one of them out."
+            )
+        given = {**filed, **given}
     for name in ("source", "target"):
         if name not in given:
             raise click.MissingParameter(param_hint=f"'{flag(name)}'", param_type="option")

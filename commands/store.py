@@ -216,6 +216,12 @@ def store_prune(folder: Path, dry_run: bool, root: Path) -> None:
                 f"None of the {count:,} videos stored in {path} is listed in {root} {first_of(stored)}. "
                 "Give the --manifests that list them, or delete the folder if it is no longer of use."
             )
+        if stored and not root.is_dir():
+            raise StoreError(
+                f"{len(stored):,} of {count:,} videos stored in {path} are in no built-in benchmark "
+                f"{first_of(stored)}, and the folder of your own, {root}, is not there. Name it with "
+                "--manifests, or, if there are none any more, name an empty folder."
+            )
         example = f" {first_of(stored)}" if stored else ""
         if dry_run:
             say(f"{path}: {len(stored):,} of {count:,} stored videos are listed nowhere{example}")

@@ -209,6 +209,7 @@ def ready(
     from adapt.compute import pick_device, resolve
     from adapt.loading import load
     from adapt.runs import RunFolder
+    from adapt.study import refuse_other_runs
 
     def refuse_used() -> None:
         for run in () if options.resume else runs:
@@ -218,7 +219,9 @@ def ready(
         refuse_used()  # before anything large is loaded
         standing = sorted(folder.rglob("config.json")) if options.resume else []
         recorded = RunFolder(standing[0].parent).read()[0].compute if standing else None
-        return resolve(config, device, recorded).as_dict()
+        resolved = resolve(config, device, recorded)
+        refuse_other_runs(resolved, folder, runs)
+        return resolved.as_dict()
 
     together = os.environ.get("WORLD_SIZE", "1")
     if together != "1" and (":" in options.device or options.device == "mps"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from extract.sources import images_in
+from extract.sources import images_in, natural_places
 from store.errors import DecodeError
 
 _OF_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -20,8 +21,8 @@ class ImageFolder:
     """The frames of one video as images, in natural order.
 
     Raises:
-        DecodeError: no image, images of several series (RGB beside optical flow), or one that is
-            unreadable or has no range that could be shown.
+        DecodeError: no image, images of several series (RGB beside optical flow), two of one number, or
+            one that is unreadable or has no range that could be shown.
     """
 
     decoder = "images"
@@ -40,6 +41,13 @@ class ImageFolder:
                 f"the folder holds {len(series)} series of images, not one video: {listed}. "
                 "Put each into a folder of its own"
             )
+        places = natural_places([path.name for path in self._paths])
+        for one, other in itertools.pairwise(self._paths):  # which are sorted by their places
+            if places[one.name] == places[other.name]:
+                raise DecodeError(
+                    f"{one.name} and {other.name} have one number, so that a frame is there twice. Remove "
+                    "or rename one of them"
+                )
         self.count = self.container_frames = len(self._paths)
         self.width, self.height = read_image(self._paths[0]).size
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 
@@ -35,16 +35,21 @@ def size_and_sha256_of(source: Path, tick: Callable[[], None] = lambda: None) ->
 
 def images_in(folder: Path) -> list[Path]:
     """Return a folder's images in natural order: `frame9.jpg` before `frame10.jpg`, `0.15` before `0.2`."""
-    names = [name for name in os.listdir(folder) if _is_image(name)]
+    places = natural_places([name for name in os.listdir(folder) if _is_image(name)])
+    return [folder / name for name in sorted(places, key=lambda name: (places[name], name))]
+
+
+def natural_places(names: Sequence[str]) -> dict[str, list[tuple[Decimal, str]]]:
+    """Return where each image comes by the numbers in its name; `img_3` and `img_03` have one place."""
     # "1.10" is a time where every name has one number, and two numbers where that is not so.
     times = all(re.fullmatch(r"\D*\d+(\.\d+)?\D*", os.path.splitext(name)[0]) for name in names)
     number = re.compile(r"(\d+(?:\.\d+)?)" if times else r"(\d+)")
 
-    def natural(name: str) -> list[tuple[Decimal, str]]:
+    def place(name: str) -> list[tuple[Decimal, str]]:
         parts = number.split(os.path.splitext(name)[0])
         return [(Decimal(p), "") if i % 2 else (Decimal(-1), p) for i, p in enumerate(parts)]
 
-    return [folder / name for name in sorted(names, key=lambda name: (natural(name), name))]
+    return {name: place(name) for name in names}
 
 
 def _is_image(name: str) -> bool:

@@ -22,7 +22,8 @@ from store.format import shard_numbers, store_folder, stored_dtype
 from store.index import StoreIndex
 from store.plan import plan_shards, shard_number
 from store.records import VideoRecord
-from store.source_files import ExchangeStep, Found, Source
+from store.shards import crc32_of
+from store.source_files import ExchangeStep, Found, Source, timed
 from store.write import ShardWriter, explained
 
 
@@ -39,6 +40,8 @@ class ImportReport:
     largest_error: float
     """The largest difference between a value of this run and what is stored of it."""
     stopped: bool
+    changed: Sequence[str] = ()
+    """Videos that were stored before, of which the source has other features now."""
 
 
 class Importer:
@@ -79,9 +82,10 @@ class Importer:
         self._failures: dict[str, VideoRecord] = {}
         self._done = self._stored = self._frames = 0
         self._largest_error = 0.0
+        self._changed: list[str] = []
 
     def run(self) -> ImportReport:
-        """Import what the store lacks.
+        """Import what the store lacks, and compare what it has with sources of another time.
 
         Raises:
             StoreError: the disk is full, or another process fills the same shard. Finished shards stay.
@@ -91,6 +95,7 @@ class Importer:
         todo = [[v for v in group if v not in self._index.stored] for group in groups]
         say = functools.partial(self._report, sum(map(len, todo)), begin)
         with ThreadPoolExecutor(self._workers, "import") as pool:
+            self._compare(pool)
             for number, group in enumerate(todo):
                 there = [video for video in group if self._is_there(video)]
                 self._done += len(group) - len(there)
@@ -112,7 +117,27 @@ class Importer:
             seconds=time.monotonic() - begin,
             largest_error=self._largest_error,
             stopped=self._stopped(),
+            changed=self._changed,
         )
+
+    def _compare(self, pool: ThreadPoolExecutor) -> None:
+        """Note the stored videos whose source has other features, or none that can be read."""
+        stored = dict(self._index.stored)
+        unsure = []
+        for video in sorted(stored.keys() & self._listed.keys()):
+            found = self._sources.get(video, ())
+            if len(found) == 1 and (
+                not (t := found[0].mtime_ns) or t != stored[video].source_mtime_ns
+            ):
+                unsure.append(video)
+        for video, future in self._read(pool, unsure):
+            try:
+                same = crc32_of(self._checked(future.result()[1])) == stored[video].crc32
+            except (StoreError, OSError, MemoryError):
+                same = False
+            if not same:
+                self._changed.append(video)
+        self._largest_error = 0.0  # of what this run stores
 
     def _report(self, videos: int, begin: float) -> None:
         self._on_progress(
@@ -137,14 +162,14 @@ class Importer:
 
     def _read(
         self, pool: ThreadPoolExecutor, videos: Sequence[str]
-    ) -> Iterator[tuple[str, Future[Found]]]:
+    ) -> Iterator[tuple[str, Future[tuple[int, Found]]]]:
         """Yield the videos in order, a few of them read ahead; memory holds no more than those."""
-        waiting: deque[tuple[str, Future[Found]]] = deque()
+        waiting: deque[tuple[str, Future[tuple[int, Found]]]] = deque()
         left = iter(videos)
         try:
             while not self._stopped():
                 for video in left:
-                    waiting.append((video, pool.submit(self._sources[video][0].read)))
+                    waiting.append((video, pool.submit(timed, self._sources[video][0])))
                     if len(waiting) > self._workers:
                         break
                 if not waiting:
@@ -154,11 +179,11 @@ class Importer:
             for _, future in waiting:
                 future.cancel()
 
-    def _store(self, writer: ShardWriter, video: str, future: Future[Found]) -> None:
+    def _store(self, writer: ShardWriter, video: str, future: Future[tuple[int, Found]]) -> None:
         source = self._sources[video][0]
         self._done += 1
         try:
-            found = future.result()
+            mtime_ns, found = future.result()
             rows_TD = self._checked(found)
             missing, why = self._lacking(video, found)
         except (StoreError, OSError, MemoryError) as error:
@@ -173,6 +198,7 @@ class Importer:
             fps=found.fps,
             source=source.path,
             source_bytes=found.bytes,
+            source_mtime_ns=mtime_ns,
             missing_frames=missing,
             status="damaged" if missing else "ok",
             error=why,

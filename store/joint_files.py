@@ -31,6 +31,7 @@ def npz_files(root: Path, _: str) -> Iterator[Source]:
                 video=nfc(video),
                 path=f"{name}: {video}",
                 read=partial(_read_array, archive, video),
+                place=path,
             )
 
 

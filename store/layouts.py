@@ -60,6 +60,7 @@ def _frame_folders(root: Path, _: str) -> Iterator[Source]:
                 video=below(root, folder),
                 path=below(root, folder),
                 read=partial(_read_frames, folder),
+                place=folder,
             )
 
 
@@ -133,6 +134,7 @@ def _files(root: Path, suffix: str, parse: Callable[[bytes, str], np.ndarray]) -
             video=name.removesuffix(suffix),
             path=name,
             read=partial(read, path),
+            place=path,
         )
 
 
@@ -151,6 +153,7 @@ def _video_features(root: Path, modality: str) -> Iterator[Source]:
                 video=video,
                 path=below(root, path),
                 read=partial(_read_timed, path),
+                place=path,
             )
 
 

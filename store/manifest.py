@@ -76,7 +76,7 @@ def classes_of(*manifests: Sequence[Video]) -> tuple[str, ...]:
     """Return the class names in the order of their labels. Videos without a label say nothing.
 
     Raises:
-        ManifestError: two domains disagree about a label, or the labels are not 0 to N - 1.
+        ManifestError: two domains disagree about a label or a class, or the labels are not 0 to N - 1.
     """
     names: dict[int, str] = {}
     for video in (video for manifest in manifests for video in manifest):
@@ -88,11 +88,20 @@ def classes_of(*manifests: Sequence[Video]) -> tuple[str, ...]:
                 f"{video.class_name!r} in the other {first_of([video.id])}."
             )
     if sorted(names) != list(range(len(names))):
+        from_one = sorted(names) == list(range(1, len(names) + 1))
+        begin = "They count from 1: subtract 1 from every label." if from_one else "Number them so."
         raise ManifestError(
             f"The labels of {len(names)} classes must be 0 to {len(names) - 1}, got "
-            f"{', '.join(map(str, sorted(names)))}. "
-            "Number them so, or choose among them with --classes."
+            f"{', '.join(map(str, sorted(names)))}. {begin} Or choose among them with --classes."
         )
+    labels: dict[str, int] = {}
+    for label in sorted(names):
+        other = labels.setdefault(nfc(names[label]), label)
+        if other != label:
+            raise ManifestError(
+                f"The class {shortened(names[label])} has the label {other} in one domain and {label} in the "
+                "other. Give it one label in both."
+            )
     return tuple(names[label] for label in sorted(names))
 
 

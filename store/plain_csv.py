@@ -26,7 +26,8 @@ def read_table(
         delimiters: what may stand between the cells; the first line decides.
 
     Returns:
-        Per row, where it stands (`<path>, line <number>`), and column -> cell. Empty lines are skipped.
+        Per row, where it stands (`<path>, line <number>`), and column -> cell. Lines that are empty, or of
+        empty cells as spreadsheets leave them at the end, are skipped.
 
     Raises:
         ManifestError: the file is no plain file, too large, not UTF-8 or no CSV, or has other columns.
@@ -51,7 +52,7 @@ def read_table(
             header = cells
             if tuple(header) != (*columns, *optional):
                 _check_header(shown, header, columns)
-        elif cells:
+        elif any(cell.strip() for cell in cells):
             if len(cells) != len(header):
                 raise ManifestError(f"{where}: expected {len(header)} columns, got {len(cells)}.")
             rows.append((where, dict(zip(header, cells))))

@@ -37,6 +37,21 @@ class Source:
     path: str
     """Where it lies below the folder, for records and messages."""
     read: Callable[[], Found]
+    place: Path | None = None
+    """The file, or the folder of the frames' files, whose time changes with it; None: not known."""
+
+    @property
+    def mtime_ns(self) -> int:
+        """When it was last changed, in nanoseconds since 1970; 0 where that is not known."""
+        try:
+            return self.place.stat().st_mtime_ns if self.place is not None else 0
+        except OSError:
+            return 0
+
+
+def timed(source: Source) -> tuple[int, Found]:
+    """Read a source; return its time before that, and what it holds."""
+    return source.mtime_ns, source.read()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -368,7 +368,13 @@ def test_images_that_are_refused(tmp_path: Path) -> None:
         save(tmp_path / "flow", name, plain)
     for name in ("0001.jpg", "0001.png"):
         save(tmp_path / "mask", name, plain)
+    for name in ("img_2.jpg", "img_3.jpg", "img_03.jpg", "img_10.jpg"):
+        save(tmp_path / "twice", name, plain)
+    for name in ("0.1.jpg", "0.10.jpg", "0.2.jpg"):
+        save(tmp_path / "times", name, plain)
     for folder, reason in {
+        "twice": "img_03.jpg and img_3.jpg have one number, so that a frame is there twice",
+        "times": "0.1.jpg and 0.10.jpg have one number",
         "float": "1.tif has mode F, whose range is not known. Convert it to 8 or 16 bits",
         "int": "1.tif has mode I, whose range is not known",
         "pages": "1.tif has 2 pages. A frame is one image",

@@ -44,6 +44,16 @@ def test_next_guesses_chance_and_majority() -> None:
     assert found.mean_confidence == pytest.approx(100 * (0.7 + 0.5 + 0.6 + 0.8 + 0.4) / 5)
 
 
+def test_equal_probabilities_are_no_right_guesses() -> None:
+    """A network that is quite sure gives all other classes 0; one that learned nothing, all the same."""
+    six = [*CLASSES, "dive", "climb"]
+    labels = np.arange(6)
+    sure = details(np.eye(6)[np.full(6, 5)], labels, six)  # the last class for every video
+    assert sure.top == {1: pytest.approx(100 / 6), 3: pytest.approx(50), 5: pytest.approx(500 / 6)}
+    even = details(np.full((6, 6), 1 / 6), labels, six)
+    assert even.top == {1: pytest.approx(100 / 6), 3: pytest.approx(50), 5: pytest.approx(500 / 6)}
+
+
 def test_calibration_error_in_a_plain_loop() -> None:
     draws = np.random.default_rng(0)
     P_VN, labels = draws.dirichlet([0.5] * 4, size=200), draws.integers(0, 4, size=200)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 from pathlib import Path
 
@@ -70,17 +69,24 @@ def test_python_and_the_command_say_the_same(seeds: Path) -> None:
 
 
 def test_files_are_decoded_once_for_all_seeds(cli, road: Road, tmp_path: Path) -> None:
-    """Two runs with the same weights say what each of them says, from files and from features."""
-    for seed in (0, 1):
-        folder = shutil.copytree(road.run, tmp_path / "seeds" / f"seed{seed}")
-        record = json.loads((folder / "config.json").read_text())
-        record["config"]["seed"] = seed
-        (folder / "config.json").write_text(json.dumps(record))
+    """Two seeds say of a file what they say of its features, which are stored."""
+    places = ("--source", "day", "--target", "night", *road.places, "--device", "cpu")
+    small = ("--levels", 2, "--batch-size", 4, "--compute", "float32", "--no-baselines")
+    more = (*small, "--epochs", 2, "--seeds", "0,1", "--run", tmp_path / "seeds")
+    trained = cli("adapt", *places, *more)
+    assert trained.exit_code == 0, trained.output
     video = road.root / "night" / "spin" / "spin_01.mp4"
-    alone = table_of(cli("predict", road.run, video, *CPU, "--all"))
-    pd.testing.assert_frame_equal(
-        table_of(cli("predict", tmp_path / "seeds", video, *CPU, "--all")), alone
-    )
+    together = table_of(cli("predict", tmp_path / "seeds", video, *CPU, "--all"))
+    stored = table_of(cli("predict", tmp_path / "seeds", *CPU, "--all"))
+    P = together.filter(like="p(").to_numpy(float)
+    of_features = stored[stored["video"] == "spin/spin_01"].filter(like="p(").to_numpy(float)
+    np.testing.assert_allclose(P, of_features, atol=1e-3)
+    each = [
+        table_of(cli("predict", tmp_path / "seeds" / name, video, *CPU, "--all"))
+        for name in ("seed0", "seed1")
+    ]
+    expected = np.mean([one.filter(like="p(").to_numpy(float) for one in each], axis=0)
+    np.testing.assert_allclose(P, expected, atol=1e-5)
 
 
 def test_runs_that_differ_in_more_are_refused(cli, seeds: Path, problem: Path) -> None:
@@ -113,6 +119,19 @@ def test_a_copy_of_a_run_is_no_other_seed(cli, problem: Path) -> None:
     assert compared.exit_code == 1 and twins in " ".join(compared.output.split())
     listed = cli("runs", "list", seeds)
     assert "±" not in listed.output and listed.output.count("ma2l-td (robust)") == 3
+
+
+def test_seeds_that_call_the_classes_otherwise_do_not_answer_together(
+    cli, seeds: Path, problem: Path
+) -> None:
+    """The classes were renamed between two seeds, and their labels stayed."""
+    for path in (problem / "manifests" / "toy").glob("*.csv"):
+        path.write_text(path.read_text().replace(",c0,", ",c9,"))
+    more = ("--seed", 3, "--eval-draws", 3)
+    assert cli(*toy_arguments(problem, "seeds/seed3", *more)).exit_code == 0
+    refused = cli("predict", seeds, *CPU)
+    assert refused.exit_code == 1
+    assert "seed3 knows the classes c9, c1, c2, and seed0 c0, c1, c2" in refused.stderr
 
 
 def test_a_seed_that_is_not_finished_is_named(cli, seeds: Path) -> None:

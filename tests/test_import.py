@@ -30,6 +30,7 @@ from store.npy_file import parse_npy
 from store.origin import config_of
 from store.read import FeatureStore
 from store.safe_pickle import load_pickle
+from store.shards import crc32_of
 from store.source_files import ExchangeStep, Found, Source
 from store.torch_file import read_tensor, tensor_bytes
 
@@ -622,12 +623,49 @@ def test_windows_of_clips_train_verify_compare_and_say_what_is_unknown(
     assert "origin left" in cli("store", "list").output
 
 
+@pytest.mark.parametrize("layout", ["t7", "npy", "npz"])
+def test_other_features_under_known_names_are_not_taken_for_stored(
+    imported, tmp_path, monkeypatch, layout
+) -> None:
+    """Another folder of the same name has another network's features, or one file was made again."""
+    reads = []
+    old, new = features(0), {**features(0), "v_b c_1": features(1)["v_b c_1"]}
+    for place, videos in (("one", old), ("two", new)):
+        folder = tmp_path / place / "RGB-feature"
+        folder.mkdir(parents=True)
+        if layout == "t7":
+            write_t7(folder, videos)
+        elif layout == "npz":
+            np.savez(folder / "all.npz", **videos)
+        else:
+            for video, x_TD in videos.items():
+                np.save(folder / f"{video}.npy", x_TD)
+    first = imported(layout, tmp_path / "one" / "RGB-feature")
+    assert first.exit_code == 0, first.output
+    monkeypatch.setattr("store.importing.crc32_of", lambda x: reads.append(x) or crc32_of(x))
+    again = imported(layout, tmp_path / "one" / "RGB-feature")
+    assert again.exit_code == 0 and "3 of 3 videos are stored" in again.output and not reads
+    for other in ("two", "one"):  # the other folder, then the same one with files of another time
+        if other == "one":
+            for path in (tmp_path / "one").rglob("*"):
+                os.utime(path, (1, 1))
+        result = imported(layout, tmp_path / other / "RGB-feature")
+        said = "1 were stored before, and" in result.output and "(first: v_b c_1)" in result.output
+        assert (result.exit_code, said) == ((3, True) if other == "two" else (0, False))
+        assert "0 stored, 0 features" in result.output and reads
+    with stored(tmp_path) as store:
+        for video, x_TD in old.items():
+            assert np.array_equal(store.read(video), x_TD.astype(np.float16))
+
+
 def test_features_of_unlike_origins_are_not_mixed(imported, cli, tmp_path) -> None:
     for name, dataset in (("RGB-feature", "left"), ("I3D-feature", "right")):
         write_t7(tmp_path / name, features())
         lists = [
-            write_list(tmp_path / f"{dataset}_{s}.txt", {v: LENGTHS[v] for v in videos})
-            for s, videos in (("train", list(LENGTHS)[:2]), ("val", list(LENGTHS)[2:]))
+            write_list(tmp_path / f"{dataset}_{s}.txt", {v: LENGTHS[v] for v in videos}, label)
+            for label, (s, videos) in enumerate(
+                (("train", list(LENGTHS)[:2]), ("val", list(LENGTHS)[2:]))
+            )
         ]
         options = [part for path in lists for part in ("--list", path)]
         result = imported("t7", tmp_path / name, "--benchmark", "toy", *options, dataset=dataset)
@@ -659,7 +697,10 @@ def test_wrong_options_are_refused(cli, tmp_path, monkeypatch, options, message)
 
 def test_features_that_another_domain_lacks_are_to_be_imported(imported, cli, tmp_path) -> None:
     write_t7(tmp_path / "x", features())
-    lists = [write_list(tmp_path / f"{s}.txt", {v: 3}) for s, v in zip(("train", "val"), LENGTHS)]
+    lists = [
+        write_list(tmp_path / f"{s}.txt", {v: 3}, label)
+        for label, (s, v) in enumerate(zip(("train", "val"), LENGTHS))
+    ]
     for dataset in ("left", "right"):
         options = [part for path in lists for part in ("--list", path)]
         imported("t7", tmp_path / "x", "--benchmark", "toy", *options, dataset=dataset)

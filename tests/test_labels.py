@@ -53,6 +53,7 @@ def classes(piles: Path) -> dict[str, tuple[int, str]]:
         "video\tclass\na b; c.mp4\trun\nx, y.mov\twalk\n",
         '\ufeffvideo;class\r\n"a b; c";run\r\n\r\nx, y.mov;walk\r\n',
         'video,class\n./a b; c.mp4,run\n"x, y.MOV",walk\n',
+        'video,class\n"a b; c",run\n"x, y",walk\n,\n,\n',
     ],
 )
 def test_what_spreadsheets_write_is_read(cli, piles: Path, text: str) -> None:

@@ -178,6 +178,10 @@ def partly(folder: Path, classes: list[str | None], right: list[bool], **config:
         predicted = RIGHT if name is None else name if next(answers) else other
         rows.append(f"v{number},{name or ''},{predicted},0.9")
     (run / "predictions.csv").write_text("\n".join(rows) + "\n")
+    done = json.loads((run / "done.json").read_text())
+    share = 100 * sum(right) / max(1, len(right))
+    fields = {**done["target_eval"], "overall": share, "videos": len(right)} if right else None
+    (run / "done.json").write_text(json.dumps({**done, "target_eval": fields}))
     return run
 
 
@@ -218,7 +222,7 @@ def test_what_labels_of_some_videos_do_not_allow(cli, tmp_path: Path) -> None:
             "there",
             [RIGHT, RIGHT, None, None],
             {"target": "x"},
-            "The targets are hmdb and x, of which one has",
+            "The targets are hmdb and x, so the runs predicted other videos",
         ),
     ):
         other = partly(tmp_path / name, classes, [True, True], **config)

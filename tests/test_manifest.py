@@ -74,6 +74,29 @@ def test_ucf_groups_1_to_7_are_eval_and_no_other() -> None:
             assert (group <= 7) == (video.split == "eval"), video
 
 
+def test_domains_that_number_the_classes_otherwise_are_refused() -> None:
+    """One class under two labels would be two outputs of a network, one of which nothing teaches."""
+
+    def domain(*labels: tuple[int, str]) -> list[Video]:
+        return [
+            Video(id=f"{n}/{i}", label=i, class_name=n, split="train", frames=None)
+            for i, n in labels
+        ]
+
+    left = domain((0, "run"), (1, "E\u0301te\u0301"))
+    assert classes_of(left, domain((1, "E\u0301te\u0301"))) == ("run", "E\u0301te\u0301")
+    for other, message in (
+        (domain((2, "run")), "The class 'run' has the label 0 in one domain and 2 in the other"),
+        (domain((2, "\u00c9t\u00e9")), "has the label 1 in one domain and 2 in the other"),
+        (domain((0, "walk")), "Label 0 is 'run' in one domain and 'walk' in the other"),
+        (domain((3, "sit")), r"labels of 3 classes must be 0 to 2, got 0, 1, 3\. Number them so\. Or"),
+    ):
+        with pytest.raises(ManifestError, match=message):
+            classes_of(left, other)
+    with pytest.raises(ManifestError, match="They count from 1: subtract 1 from every label"):
+        classes_of(domain((1, "run"), (2, "walk")))
+
+
 def test_labels_agree_with_the_names_in_ucf_ids() -> None:
     """The official file names carry UCF101's own class: an independent check of ids against labels."""
     expected = {

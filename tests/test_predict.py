@@ -87,6 +87,20 @@ def test_files_and_their_cached_features_give_the_same(cli, road: Road) -> None:
     np.testing.assert_allclose(cached[columns].sum(axis=1), 1, atol=1e-5)
 
 
+def test_a_file_that_is_named_in_several_ways_is_predicted_once(
+    cli, road: Road, tmp_path: Path
+) -> None:
+    from commands.classify import _videos_in
+
+    videos = sorted((road.root / "night").rglob("*.mp4"))
+    (tmp_path / "link.mp4").symlink_to(videos[0])
+    (tmp_path / "folder").symlink_to(road.root / "night")
+    # Behind the link "..", is the folder of the real one.
+    again = tmp_path / "folder" / ".." / "night" / videos[0].relative_to(road.root / "night")
+    found = _videos_in([videos[0], again, road.root / "night", tmp_path / "link.mp4"], "videos")
+    assert list(found) == [*map(str, videos), str(tmp_path / "link.mp4")]
+
+
 def test_a_checkpoint_alone_is_enough_for_files(cli, road: Road, tmp_path: Path) -> None:
     alone = Path(shutil.copy(road.run / "checkpoint.pt", tmp_path / "alone.pt"))
     video = road.root / "night" / "ring" / "ring_00.mp4"

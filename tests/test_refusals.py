@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from adapt.model import VideoClassifier
 from adapt.prediction import take_statistics
 from store.errors import ConfigError, RunError
 from store.manifest import Video, read_manifest, write_manifest
+from store.read import FeatureStore
 
 UNREAD = [
     (method, name)
@@ -149,6 +151,26 @@ def test_a_config_comes_back_from_show_config_and_from_a_run(cli, problem: Path)
     assert result.exit_code == 2 and "--method dann does not read --kernel" in result.output
 
 
+def test_a_preset_beside_a_config_of_another_is_refused(cli, problem: Path) -> None:
+    """The file has every value, so that the run would be called by a preset of which it has none."""
+    arguments = toy_arguments(problem, "a", "--method", "infomax", "--preset", "shared")
+    shown = cli(*arguments, "--show-config")
+    path = problem / "config.json"
+    path.write_text(shown.output)
+    folder = ("--manifests", problem / "manifests", "--show-config")
+    refused = cli("adapt", "--config", path, "--preset", "paper", *folder)
+    assert refused.exit_code == 2
+    assert "has the values of the preset shared, so --preset paper would change its name alone" in (
+        refused.output
+    )
+    same = cli("adapt", "--config", path, "--preset", "shared", *folder)
+    few = {"source": "left", "target": "right", "method": "infomax", "epochs": 3}
+    path.write_text(json.dumps(few))
+    chosen = cli("adapt", "--config", path, "--preset", "paper", *folder)
+    assert (same.exit_code, chosen.exit_code) == (0, 0), same.output + chosen.output
+    assert json.loads(chosen.output)["preset"] == "paper"
+
+
 def stopped_run(cli, problem: Path) -> list[object]:
     """A run that was stopped after its second epoch; returns the command that resumes it."""
     arguments = toy_arguments(problem, "run", "--checkpoint-every", 1)
@@ -220,6 +242,44 @@ def test_a_damaged_config_is_said(cli, problem: Path, text: str) -> None:
     result = cli("evaluate", problem / "run", "--device", "cpu")
     assert result.exit_code == 1
     assert re.search(r"config\.json (is damaged|does not fit this version)", result.output)
+
+
+def test_a_run_does_not_go_on_with_other_features(cli, problem: Path) -> None:
+    """One video was extracted again from another file; moved shards with the same bytes change nothing."""
+    with stopped_before(3):
+        assert cli(*toy_arguments(problem, "run", "--checkpoint-every", 1)).exit_code == 130
+    [folder] = (problem / "features" / "right").iterdir()
+    with FeatureStore(folder) as store:
+        features = {video: store.read(video) for video in store.records}
+    shutil.rmtree(folder)
+    make_store(problem / "features", "right", dict(reversed(features.items())))
+    with stopped_before(3):
+        again = cli(*toy_arguments(problem, "run", "--checkpoint-every", 1, "--resume"))
+        assert again.exit_code == 130, again.output
+    shutil.rmtree(folder)
+    features["right_1_7"] = features["right_1_7"][::-1]
+    make_store(problem / "features", "right", features)
+    refused = cli(*toy_arguments(problem, "run", "--checkpoint-every", 1, "--resume"))
+    assert refused.exit_code == 1
+    assert "holds a run on the same videos with other features" in refused.output
+    path = problem / "run" / "config.json"  # of a version that did not record it
+    record = json.loads(path.read_text())
+    del record["data"]["features_sha256"]
+    path.write_text(json.dumps(record))
+    assert cli(*toy_arguments(problem, "run", "--checkpoint-every", 1, "--resume")).exit_code == 0
+
+
+def test_a_config_that_was_changed_after_the_run_is_refused(cli, problem: Path) -> None:
+    """Other options than those of the training would give other predictions without a word."""
+    assert cli(*toy_arguments(problem, "run")).exit_code == 0
+    path = problem / "run" / "config.json"
+    record = json.loads(path.read_text())
+    record["config"]["eval_draws"] = 5
+    path.write_text(json.dumps(record))
+    for command in (("predict",), ("evaluate",)):
+        refused = cli(*command, problem / "run", "--device", "cpu")
+        assert refused.exit_code == 1
+        assert "is not as the run wrote it: eval_draws: 0 or 5 (trained, and now)" in refused.output
 
 
 def test_a_changed_checkpoint_is_refused(cli, problem: Path) -> None:

@@ -254,6 +254,22 @@ def test_what_was_trained_along_stands_beside_the_result(
     assert damaged.exit_code == 1 and "baselines.json does not fit the run" in damaged.output
 
 
+def test_runs_on_another_target_are_not_tested_whatever_the_ids(
+    cli, toy: Path, tmp_path: Path
+) -> None:
+    """Both ways of a benchmark whose domains have equal ids: its runs predicted different videos."""
+    other = Path(shutil.copytree(toy / "source", tmp_path / "other"))
+    record = json.loads((other / "config.json").read_text())
+    record["config"] |= {"source": "right", "target": "left"}
+    (other / "config.json").write_text(json.dumps(record))
+    _, page, _ = write(cli, tmp_path / "a.html", toy / "infomax", other)
+    assert page.rows("The runs compared", 2)[1][3:8] == ["-"] * 5
+    assert "Run 2 is " not in (tmp_path / "a.html").read_text()  # no gains per class over it
+    _, page, _ = write(cli, tmp_path / "b.html", toy / "infomax", other, toy / "source")
+    assert page.rows("The runs compared", 2)[2][3] != "-"
+    assert "Run 3 is source-only" in (tmp_path / "b.html").read_text()
+
+
 def test_runs_on_other_videos_are_listed_and_not_tested(cli, toy: Path, tmp_path: Path) -> None:
     other = shutil.copytree(toy / "source", tmp_path / "other")
     table = (other / "predictions.csv").read_text().replace("right_", "elsewhere_")
@@ -379,6 +395,10 @@ def test_what_the_features_say_otherwise_is_said(cli, toy: Path, tmp_path: Path)
     run = Path(shutil.copytree(toy / "infomax", tmp_path / "run"))
     rows = predictions(run)
     rows[0]["predicted"] = next(f"c{i}" for i in range(3) if f"c{i}" != rows[0]["predicted"])
+    done = json.loads((run / "done.json").read_text())  # as if the run had ended so
+    done["target_eval"]["overall"] = 100 * np.mean([r["class"] == r["predicted"] for r in rows])
+    done["predicted"] = Counter(row["predicted"] for row in rows)
+    (run / "done.json").write_text(json.dumps(done))
     with (run / "predictions.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CONFIG
+from conftest import CONFIG, make_store
 from test_check import edit_rows, matrix, row
 from test_concurrent import RUN, dead_process, fill, new_index, partial
 
@@ -188,3 +188,20 @@ def test_prune(tmp_path: Path, cli) -> None:
     result = cli(*prune)
     assert result.exit_code == 1 and "None of the 5 videos stored in" in result.output
     assert len(json.loads((folder / "index.json").read_text())["shards"]) == 3
+
+
+def test_prune_in_another_folder_than_the_benchmarks_removes_nothing(
+    tmp_path: Path, cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A built-in benchmark lists some of the videos, and one of the user's own, which is elsewhere, more."""
+    own = "#437_How_To_Ride_A_Bike_ride_bike_f_cm_np1_ba_med_0"
+    store = make_store(tmp_path / "features", "hmdb51", {v: np.ones((3, 4)) for v in (own, "mine")})
+    before = (store / "SHA256SUMS").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for more in ((), ("--dry-run",), ("--manifests", "mistyped")):
+        result = cli("store", "prune", "features", *more)
+        assert result.exit_code == 1 and "is not there. Name it with --manifests" in result.output
+        assert "1 of 2 videos stored in" in result.output and "(first: mine)" in result.output
+    assert (store / "SHA256SUMS").read_bytes() == before
+    (tmp_path / "manifests").mkdir()
+    assert "1 of 2 stored videos were removed" in cli("store", "prune", "features").output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,15 @@ def make_run(folder: Path, right: Sequence[bool] = (True, False), **config: obje
     done = {"target_eval": accuracies, "selection": "last epoch", "checkpoint_sha256": "0"}
     (folder / "done.json").write_text(json.dumps(done))
     return folder
+
+
+def without_labels(run: Path) -> Path:
+    """The run as one on a target without labels."""
+    table = run / "predictions.csv"
+    table.write_text(re.sub(r"^(v\d+),\w+,", r"\1,,", table.read_text(), flags=re.MULTILINE))
+    done = json.loads((run / "done.json").read_text())
+    (run / "done.json").write_text(json.dumps({**done, "target_eval": None}))
+    return run
 
 
 def test_every_run_is_listed(cli, tmp_path: Path) -> None:
@@ -95,9 +105,7 @@ def test_seeds_with_other_options_are_listed_one_by_one(cli, tmp_path: Path) -> 
 
 
 def test_a_target_without_labels_is_listed(cli, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "a")
-    done = json.loads((run / "done.json").read_text())
-    (run / "done.json").write_text(json.dumps({**done, "target_eval": None}))
+    without_labels(make_run(tmp_path / "a"))
     result = cli("runs", tmp_path)
     assert result.exit_code == 0 and "no labels" in result.output
 
@@ -151,9 +159,7 @@ def test_what_cannot_be_compared(cli, tmp_path: Path) -> None:
     other = make_run(tmp_path / "other", [True, False, True])
     stopped = make_run(tmp_path / "stopped")
     (stopped / "done.json").unlink()
-    unlabelled = make_run(tmp_path / "unlabelled")
-    table = unlabelled / "predictions.csv"
-    table.write_text(table.read_text().replace(f",{RIGHT},", ",,"))
+    unlabelled = without_labels(make_run(tmp_path / "unlabelled"))
     damaged = make_run(tmp_path / "damaged")
     (damaged / "predictions.csv").write_text("a,b\n1,2\n")
     for folder, message in (
@@ -165,6 +171,51 @@ def test_what_cannot_be_compared(cli, tmp_path: Path) -> None:
     ):
         result = cli("runs", "compare", whole, folder)
         assert result.exit_code == 1 and message in " ".join(result.output.split()), result.output
+
+
+def test_equal_ids_of_two_targets_are_not_the_same_videos(cli, tmp_path: Path) -> None:
+    """Folders of classes give both domains a video walk/001; a test on pairs of them means nothing."""
+    one = make_run(tmp_path / "one", [True, True, False])
+    back = make_run(tmp_path / "back", [True, False, False], source="hmdb", target="ucf")
+    result = cli("runs", "compare", one, back)
+    assert result.exit_code == 1
+    assert "The targets are hmdb and ucf, so the runs predicted other videos" in result.output
+
+
+def test_predictions_that_are_not_those_of_the_run_are_refused(
+    cli, problem: Path, tmp_path: Path
+) -> None:
+    """Changed by hand, or copied from another run: no accuracy is computed from them."""
+    assert cli(*toy_arguments(problem, "run")).exit_code == 0
+    run, table = problem / "run", problem / "run" / "predictions.csv"
+    saved = pd.read_csv(table)
+    saved.to_csv(table, index=False, lineterminator="\r\n", quoting=1)  # as a spreadsheet saves it
+    assert cli("runs", "compare", run, run).exit_code == 0
+    better = saved.assign(predicted=saved["class"])
+    share = 100 * (saved["class"] == saved["predicted"]).mean()
+    others = saved.assign(predicted=saved["predicted"].map({"c0": "c1", "c1": "c2", "c2": "c0"}))
+    assert share < 100
+    for changed, message in (
+        (better, f"gives 100.00 % of 12 videos, and done.json has {share:.2f} % of 12 videos"),
+        (saved[:-1], "of 11 videos, and done.json has"),
+        (others, "done.json"),
+    ):
+        changed.to_csv(table, index=False)
+        for command in (("compare", run, run), ("report", run, "--out", tmp_path / "a.html")):
+            words = ("runs", *command) if command[0] == "compare" else command
+            result = cli(*words)
+            assert result.exit_code == 1 and message in " ".join(result.output.split())
+            assert "or it is another run's" in " ".join(result.output.split())
+
+
+def test_an_accuracy_between_two_roundings_is_still_the_runs_own(cli, tmp_path: Path) -> None:
+    """1 of 800 is 0.125 %, which is written as 0.12 or 0.13 by the last bit of how it was computed."""
+    run = make_run(tmp_path / "run", [True] + [False] * 799)
+    done = json.loads((run / "done.json").read_text())
+    for share in (0.125, 0.12500000000000003, 0.12499999999999999):
+        done["target_eval"]["overall"] = share
+        (run / "done.json").write_text(json.dumps(done))
+        assert cli("runs", "compare", run, run).exit_code == 0
 
 
 def test_runs_are_listed_without_torch(tmp_path: Path) -> None:

@@ -15,6 +15,25 @@ def overall(run: Path) -> float:
     return float(json.loads((run / "done.json").read_text())["target_eval"]["overall"])
 
 
+def test_seeds_go_into_no_folder_of_other_runs(cli, problem: Path) -> None:
+    """Neither another method's, nor the same with other options: seeds.json was replaced without a word."""
+    small = ("--method", "infomax", "--epochs", 2)
+    assert cli(*toy_arguments(problem, "many", *small, "--seeds", "0,1")).exit_code == 0
+    before = (problem / "many" / "seeds.json").read_bytes()
+    for more, unlike in (
+        (("--method", "source-only", "--epochs", 2), "method: infomax or source-only"),
+        (("--method", "infomax", "--epochs", 2, "--dropout", 0.25), "dropout: 0.5 or 0.25"),
+    ):
+        for resume in ((), ("--resume",)):
+            refused = cli(*toy_arguments(problem, "many", *more, "--seeds", "2", *resume))
+            assert refused.exit_code == 1, refused.output
+            assert "seed0 holds a run with other options" in refused.output
+            assert unlike in refused.output
+    assert (problem / "many" / "seeds.json").read_bytes() == before
+    assert not (problem / "many" / "seed2").exists()
+    assert cli(*toy_arguments(problem, "many", *small, "--seeds", "2")).exit_code == 0
+
+
 def test_seeds_share_the_features_and_are_the_single_runs(cli, problem: Path, monkeypatch) -> None:
     from store.read import FeatureStore
 
