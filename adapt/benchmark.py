@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapt.crew import CrewOptions, Event, run_all
-from adapt.loading import DataOptions
+from adapt.listing import DataOptions
 from adapt.memory import parameter_counts
 from adapt.outcomes import Outcome, read_outcome, results_csv
 from adapt.plan import Asked, Job, Plan

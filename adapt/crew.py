@@ -18,7 +18,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from adapt.crew_worker import Work, serve
-from adapt.loading import DataOptions
+from adapt.listing import DataOptions
 from adapt.plan import Job
 
 

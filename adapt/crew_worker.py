@@ -20,7 +20,8 @@ from store.errors import Ma2lError
 from store.machine import die_with_parent
 
 if TYPE_CHECKING:
-    from adapt.loading import DataOptions, Loaded
+    from adapt.listing import DataOptions
+    from adapt.loading import Loaded
 
 
 @dataclass(frozen=True, kw_only=True)

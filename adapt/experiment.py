@@ -27,7 +27,8 @@ from adapt.details import Details, details
 from adapt.environment import environment
 from adapt.events import check_available, events_of
 from adapt.fitting import check_fits
-from adapt.loading import Loaded, class_names, videos_of
+from adapt.listing import class_names, videos_of
+from adapt.loading import Loaded
 from adapt.loop import TrainingState, train
 from adapt.memory import check_memory
 from adapt.prediction import predict

@@ -20,7 +20,8 @@ from adapt.checkpoint import CheckpointPolicy
 from adapt.compute import pick_device, resolve
 from adapt.config import DEFAULT_METHOD, AdaptConfig
 from adapt.ensemble import Ensemble, load_seeds
-from adapt.loading import DataOptions, Loaded
+from adapt.listing import DataOptions
+from adapt.loading import Loaded
 from adapt.loading import load as load_data
 from adapt.runs import RunFolder
 from store.datasets import OWN_MANIFESTS, choose_benchmark

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from adapt.config import AdaptConfig
-from adapt.loading import DataOptions
+from adapt.listing import DataOptions
 from adapt.runs import DataRecord
 from store.datasets import dataset_of, manifest_path
 from store.errors import RunError, StoreError

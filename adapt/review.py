@@ -17,7 +17,7 @@ from adapt.bank import Bank, choose_bank, joined, load_bank, needed_bytes
 from adapt.config import AdaptConfig
 from adapt.data import TrainingData
 from adapt.embedding import sample_evenly, shares
-from adapt.loading import DataOptions, class_names, videos_of
+from adapt.listing import DataOptions, class_names, videos_of
 from adapt.methods import Networks
 from adapt.prediction import as_source, predict_with_features
 from adapt.recolour import SOURCE_TO_TARGET, Recoloured, RecolouredBank

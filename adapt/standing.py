@@ -12,7 +12,7 @@ from pathlib import Path
 
 from adapt import methods
 from adapt.config import AdaptConfig
-from adapt.loading import DataOptions, class_names, listed
+from adapt.listing import DataOptions, class_names, listed
 from adapt.plan import Asked, Job, Plan
 from adapt.run_files import read_json, write_json
 from adapt.runs import DataRecord, RunFolder

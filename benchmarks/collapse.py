@@ -30,7 +30,8 @@ from adapt.bank import Bank, sample
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch, TrainingData
 from adapt.discriminators import domains_of
-from adapt.loading import DataOptions, Loaded, load
+from adapt.listing import DataOptions
+from adapt.loading import Loaded, load
 from adapt.loop import TrainingState, train
 from adapt.losses import source_loss, target_entropy
 from adapt.methods.ma2l_td import Options

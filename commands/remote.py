@@ -18,7 +18,7 @@ from store.machine import keep_freed_memory, process_of
 from store.remote_url import RemoteUrl
 
 if TYPE_CHECKING:
-    from adapt.loading import DataOptions
+    from adapt.listing import DataOptions
 
 _REPLACE = "Where the same shards are there with other contents, put {} in their place."
 
@@ -170,7 +170,7 @@ def data_options(given: Mapping[str, Any], benchmark: str, domains: Sequence[str
     Raises:
         Ma2lError: the domains are unknown, or their features cannot be pulled.
     """
-    from adapt.loading import DataOptions
+    from adapt.listing import DataOptions
 
     features, store, root = given["features"], given["store"], given["root"]
     if isinstance(features, RemoteUrl):

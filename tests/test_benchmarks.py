@@ -20,7 +20,8 @@ from test_pyramid import reference
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
 from adapt.experiment import adapt
-from adapt.loading import DataOptions, Loaded, load
+from adapt.listing import DataOptions
+from adapt.loading import Loaded, load
 from adapt.loop import TrainingState
 from adapt.model import VideoClassifier
 from adapt.runs import RunFolder

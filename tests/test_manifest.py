@@ -89,7 +89,10 @@ def test_domains_that_number_the_classes_otherwise_are_refused() -> None:
         (domain((2, "run")), "The class 'run' has the label 0 in one domain and 2 in the other"),
         (domain((2, "\u00c9t\u00e9")), "has the label 1 in one domain and 2 in the other"),
         (domain((0, "walk")), "Label 0 is 'run' in one domain and 'walk' in the other"),
-        (domain((3, "sit")), r"labels of 3 classes must be 0 to 2, got 0, 1, 3\. Number them so\. Or"),
+        (
+            domain((3, "sit")),
+            r"labels of 3 classes must be 0 to 2, got 0, 1, 3\. Number them so\. Or",
+        ),
     ):
         with pytest.raises(ManifestError, match=message):
             classes_of(left, other)

@@ -19,7 +19,8 @@ from test_study import ablate_arguments
 
 import adapt
 from adapt import methods
-from adapt.loading import DataOptions, load
+from adapt.listing import DataOptions
+from adapt.loading import load
 from adapt.runs import RunFolder
 from store.errors import RunError
 from store.manifest import Video, read_manifest, write_manifest
