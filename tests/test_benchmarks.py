@@ -37,7 +37,6 @@ from benchmarks.planted_gap import (
     planted_gap,
     write_problem,
 )
-from benchmarks.results import results
 from extract.synthetic import make_collection, write_video
 from store.manifest import read_manifest
 from store.read import find_stores
@@ -412,32 +411,3 @@ def test_the_usual_way_computes_the_features_of_extract(tmp_path):
     backbone = Backbone(options)
     expected = backbone(np.stack(list(Video(path, backbone.frames).frames())))
     np.testing.assert_allclose(np.concatenate(seen), expected, rtol=0.02, atol=0.05)
-
-
-def test_rows_that_plans_share_are_joined_only_if_they_say_the_same(tmp_path):
-    header = "source,target,method,preset,seeds,videos,overall,deviation,class_mean,p\n"
-    for name, lines in (
-        (
-            "one",
-            ["a,b,source-only,shared,5,9,40.0,1.0,39.0,", "a,b,dann,shared,5,9,30.0,2.0,31.0,0.1"],
-        ),
-        (
-            "two",
-            ["a,b,source-only,shared,5,9,40.0,1.0,39.0,", "a,b,abg,shared,5,9,50.0,2.0,51.0,0.2"],
-        ),
-        ("unlike", ["a,b,source-only,shared,5,9,41.0,1.0,39.0,"]),
-    ):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "summary.csv").write_text(header + "\n".join(lines) + "\n")
-    out = tmp_path / "all.csv"
-
-    def collect(*names):
-        folders = [f"toy={tmp_path / name}" for name in names]
-        return CliRunner().invoke(results, ["collect", str(out), *folders])
-
-    assert collect("one", "two").exit_code == 0
-    assert pd.read_csv(out)["method"].tolist() == ["source-only", "dann", "abg"]
-    before = out.read_bytes()
-    refused = collect("one", "two", "unlike")
-    assert refused.exit_code == 2 and "1 rows occur in two folders" in refused.output
-    assert out.read_bytes() == before

@@ -81,11 +81,26 @@ def test_the_tables_stand_between_their_marks_and_again(table: Path, tmp_path: P
     assert page.read_text() == "no marks"
 
 
-def test_a_row_that_two_folders_have_is_refused(table: Path, tmp_path: Path) -> None:
-    given = [f"exercises={tmp_path / 'exercises'}"] * 2
-    outcome = CliRunner().invoke(results, ["collect", str(tmp_path / "x.csv"), *given])
-    assert outcome.exit_code == 2 and "5 rows occur in two folders" in outcome.output
-    assert not (tmp_path / "x.csv").exists()
+def test_rows_that_plans_share_are_joined_only_if_they_say_the_same(
+    table: Path, tmp_path: Path
+) -> None:
+    source_only, abg = row("source-only", "shared", THERE, 40.0), row("abg", "shared", THERE, 41.0)
+    more = summary(tmp_path / "more", [{**source_only, "seconds": 9.0}, abg])
+    unlike = summary(tmp_path / "unlike", [{**source_only, "overall": 40.5}])
+    out, first = tmp_path / "x.csv", tmp_path / "exercises"
+
+    def collect(*folders: Path):
+        given = [f"exercises={folder}" for folder in folders]
+        return CliRunner().invoke(results, ["collect", str(out), *given])
+
+    assert collect(first, more).exit_code == 0
+    found = pd.read_csv(out)
+    assert found["method"].tolist() == [*pd.read_csv(first / "summary.csv")["method"], "abg"]
+    assert found["seconds"].tolist() == [3.0] * 6
+    before = out.read_bytes()
+    refused = collect(first, more, unlike)
+    assert refused.exit_code == 2 and "1 rows occur in two folders" in refused.output
+    assert out.read_bytes() == before
 
 
 def test_the_pictures_name_what_they_show_and_repeat(table: Path, tmp_path: Path) -> None:
