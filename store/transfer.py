@@ -13,7 +13,8 @@ import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from multiprocessing.pool import AsyncResult, ThreadPool
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -160,7 +161,8 @@ class _Ranges:
 
     def __init__(self, remote: Remote, folder: Path, tick: Tick) -> None:
         self._remote, self._folder, self._tick = remote, folder, tick
-        self._readers = ThreadPoolExecutor(remote.workers, thread_name_prefix="download")
+        # Its threads do not keep a process from ending: one may wait long for a server that stalls.
+        self._readers = ThreadPool(remote.workers)
         self._stopped = threading.Event()
         self._counting = threading.Lock()
         self._open = 0
@@ -176,7 +178,7 @@ class _Ranges:
             return [job.result() for job in jobs]
         finally:
             self._stopped.set()
-            self._readers.shutdown(wait=False, cancel_futures=True)
+            self._readers.terminate()
             # They hold part files, which the next command may open. None waits for the server any more.
             writers.shutdown(wait=True, cancel_futures=True)
 
@@ -202,21 +204,21 @@ class _Ranges:
     def _in_order(self, part: _Part) -> Iterator[bytes]:
         """Yield the ranges that a part file lacks, while its share of the readers read the next ones."""
         begins = deque(range(part.done, part.size, BLOCK))
-        waiting: deque[Future[bytes]] = deque()
+        waiting: deque[AsyncResult[bytes]] = deque()
         while begins or waiting:
             share = max(1, self._remote.workers // max(1, self._open))
             while begins and len(waiting) < share:
                 begin = begins.popleft()
                 end = min(begin + BLOCK, part.size)
-                waiting.append(
-                    self._readers.submit(read_range, self._remote, part.name, begin, end, part.size)
-                )
+                what = (self._remote, part.name, begin, end, part.size)
+                waiting.append(self._readers.apply_async(read_range, what))
             yield self._result(waiting.popleft())
 
-    def _result(self, job: Future[bytes]) -> bytes:
+    def _result(self, job: AsyncResult[bytes]) -> bytes:
         while not self._stopped.is_set():
-            if wait([job], timeout=_GLANCE_SECONDS).done:
-                return job.result()
+            job.wait(_GLANCE_SECONDS)
+            if job.ready():
+                return job.get()
         raise CancelledError
 
     def _count(self, *, shards: int = 0, done: int = 0) -> None:
