@@ -112,7 +112,9 @@ def _unlike_the_record(answers: Answers, done: Mapping[str, Any]) -> str:
         gives, has = (
             f"{x[0]:.2f} % of {x[1]} videos" if x else "no accuracy" for x in (there, ended)
         )
-        return f"gives {gives}, and done.json has {has}"
+        return (
+            f"does not give the accuracy of done.json (it gives {gives}, and done.json has {has})"
+        )
     counts, named = done.get("predicted"), Counter(answers.predicted)
     if isinstance(counts, Mapping) and any(named[n] != counts.get(n) for n in {*named, *counts}):
         return "has other numbers of predictions of each class than done.json"

@@ -72,7 +72,7 @@ def in_common(one: Outcome, other: Outcome) -> tuple[Outcome, Outcome]:
             of one video, or no labelled video in common.
     """
     partly = one.partly or other.partly
-    targets = [str(found.runs[0].config.get("target")) for found in (one, other)]
+    targets = [found.runs[0].target for found in (one, other)]
     if targets[0] != targets[1]:  # both may have a video walk/001, which are two videos
         raise RunError(
             f"The targets are {printable(' and '.join(targets))}, so the runs predicted other videos, "

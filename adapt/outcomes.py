@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from adapt.accuracy import Accuracy
+from adapt.answers import read_answers
 from adapt.memory import parameter_counts
 from adapt.plan import Job
 from adapt.rules import selection_of
@@ -63,18 +64,16 @@ def read_outcome(job: Job, videos: Videos) -> Outcome:
     result, config = run.result(), run.read()[0]
     if result is None:
         raise RunError(f"{job.folder} has no accuracy: no video that it predicted has a label.")
-    ids, right_V = _predictions(job.folder / "predictions.csv")
-    if len(ids) != result.videos or abs(100 * right_V.mean() - result.overall) > 1e-6:
-        raise RunError(
-            f"{job.folder / 'predictions.csv'} does not give the accuracy of done.json, "
-            f"{result.overall:.2f} % of {result.videos} videos. Remove the run, then run the same "
-            "command again."
-        )
+    try:
+        answers = read_answers(job.folder)
+    except RunError as error:
+        remedy = "In a benchmark: remove the run, then run the same command again."
+        raise RunError(f"{error} {remedy}") from error
     return Outcome(
         job=job,
         accuracy=result,
-        videos=ids,
-        right_V=right_V,
+        videos=tuple(answers.videos),
+        right_V=np.array([p == t for p, t in zip(answers.predicted, answers.truth)], dtype=float),
         epoch=int(done["epoch"]),
         seconds=sum(float(line["seconds"]) for line in run.metrics()),
         parameters=parameter_counts(config, videos.width, videos.classes),
@@ -82,19 +81,6 @@ def read_outcome(job: Job, videos: Videos) -> Outcome:
         reads_target_labels=config.reads_target_labels,
         compute=str(config.as_dict().get("compute", "")),
     )
-
-
-def _predictions(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
-        ids = tuple(row["video"] for row in rows)
-        right = np.array([row["class"] == row["predicted"] for row in rows], dtype=float)
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise RunError(
-            f"{path} cannot be read: {error}. Remove the run, then run the same command again."
-        ) from error
-    return ids, right
 
 
 def results_csv(

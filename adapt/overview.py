@@ -53,6 +53,11 @@ class Run:
         return self.state == "finished"
 
     @property
+    def target(self) -> str:
+        """Its target. Videos of two targets are different ones, even if their ids are equal."""
+        return str(self.config.get("target"))
+
+    @property
     def name(self) -> str:
         """`dann (own)`."""
         return f"{self.config.get('method', '?')} ({self.config.get('preset', '?')})"

@@ -165,7 +165,7 @@ class RunFolder:
         old_config, old_data = self.read()
         old = {**old_config.as_dict(), **dataclasses.asdict(old_data)}
         new = {**config.as_dict(), **dataclasses.asdict(data)}
-        # Folders may have moved; that the features are the same their config's sha256 says.
+        # Folders may have moved; videos and features are compared below, by what they are.
         for record in (old, new):
             for name in ("features", "manifests", "videos", "recipe", "features_sha256"):
                 del record[name]

@@ -61,8 +61,8 @@ class Subject:
 
     @property
     def target(self) -> str:
-        """Its target. Videos of two targets are different ones, even if their ids are equal."""
-        return str(self.run.config.get("target"))
+        """As `Run.target`."""
+        return self.run.target
 
     @property
     def known(self) -> list[int]:

@@ -113,8 +113,7 @@ def _say_labels(runs: Sequence[Run], by: str) -> None:
             say(f"{run.folder}: labels that were added after it are not seen: {run.unseen}")
     for what in sorted({run.later.what for run in runs if run.later}):
         say(f"{by} {what}")
-    results = [(run.config.get("target"), run.result) for run in runs]
-    seen = sorted({str(target) for target, result in results if result and result.transductive})
+    seen = sorted({run.target for run in runs if run.result and run.result.transductive})
     if seen:
         say(
             f"Accuracies on {printable(', '.join(seen))} are transductive: these videos were in training "
