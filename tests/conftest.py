@@ -83,6 +83,14 @@ def cli():
     return run
 
 
+@contextmanager
+def edited_json(path: Path) -> Iterator[Any]:
+    """What a JSON file holds; changes of it are written back."""
+    value = json.loads(path.read_text())
+    yield value
+    path.write_text(json.dumps(value))
+
+
 def touch(root: Path, *names: str) -> Path:
     """Empty files below `root`, which is returned."""
     for name in names:

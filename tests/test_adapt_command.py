@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import CONFIG, make_store, toy_arguments
+from conftest import CONFIG, edited_json, make_store, toy_arguments
 
 from adapt import methods
 from store.manifest import read_manifest, write_manifest
@@ -106,9 +106,8 @@ def test_the_checkpoint_holds_what_predicts_and_nothing_that_runs(cli, problem: 
 def test_evaluate_says_when_it_comes_out_otherwise(cli, problem: Path) -> None:
     assert cli(*toy_arguments(problem, "run")).exit_code == 0
     done = problem / "run" / "done.json"
-    record = json.loads(done.read_text())
-    record["target_eval"]["overall"] = 12.5
-    done.write_text(json.dumps(record))
+    with edited_json(done) as record:
+        record["target_eval"]["overall"] = 12.5
     result = cli("evaluate", problem / "run", "--device", "cpu")
     assert result.exit_code == 1 and "The run recorded 12.50 overall" in result.output
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import REPOSITORY, Road
+from conftest import REPOSITORY, Road, edited_json
 
 import adapt
 from adapt import export, methods
@@ -131,9 +131,8 @@ def test_a_program_that_predicts_otherwise_is_refused(
 
 def test_without_its_features_it_is_tried_on_made_up_ones(cli, road: Road, tmp_path: Path) -> None:
     run = road.copied_run(tmp_path / "run")
-    record = json.loads((run / "config.json").read_text())
-    record["data"]["features"] = str(tmp_path / "gone")
-    (run / "config.json").write_text(json.dumps(record))
+    with edited_json(run / "config.json") as record:
+        record["data"]["features"] = str(tmp_path / "gone")
     result = cli("export", run, "--out", tmp_path / "a.pt2")
     assert result.exit_code == 0 and "on 4 inputs it predicts" in result.output
     assert "tried on made-up features alone" in result.stderr

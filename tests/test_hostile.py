@@ -17,7 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import CONFIG, make_store, toy_arguments
+from conftest import CONFIG, edited_json, make_store, toy_arguments
 from test_check import matrix, seal
 
 from commands.text import shown, shown_lines
@@ -90,10 +90,9 @@ def test_tables_have_a_largest_size(
 
 
 def edit_index(folder: Path, edit: Callable[[dict], object]) -> None:
-    index = json.loads((folder / "index.json").read_text())
-    edit(index)
-    index["config_sha256"] = config_sha256(index["config"])
-    (folder / "index.json").write_text(json.dumps(index))
+    with edited_json(folder / "index.json") as index:
+        edit(index)
+        index["config_sha256"] = config_sha256(index["config"])
 
 
 def deep(levels: int) -> list:

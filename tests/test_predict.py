@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import Result
-from conftest import Road, toy_arguments
+from conftest import Road, edited_json, toy_arguments
 
 import adapt
 from adapt.bank import FeatureBank
@@ -50,9 +50,8 @@ def change_checkpoint(run: Path, **values: object) -> None:
     path = run / "checkpoint.pt"
     checkpoint = {**torch.load(path, weights_only=True), **values}
     torch.save({k: v for k, v in checkpoint.items() if v is not None}, path)
-    done = json.loads((run / "done.json").read_text())
-    done["checkpoint_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    (run / "done.json").write_text(json.dumps(done))
+    with edited_json(run / "done.json") as done:
+        done["checkpoint_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_the_whole_target_from_cached_features(cli, road: Road, tmp_path: Path) -> None:
@@ -188,9 +187,8 @@ def test_a_run_that_did_not_record_the_recipe(cli, road: Road, tmp_path: Path) -
     """Its store says it, while that is there; a run of an older version has neither entry."""
     run = road.copied_run(tmp_path / "run")
     change_checkpoint(run, recipe=None, config=None)
-    record = json.loads((run / "config.json").read_text())
-    del record["data"]["recipe"]
-    (run / "config.json").write_text(json.dumps(record))
+    with edited_json(run / "config.json") as record:
+        del record["data"]["recipe"]
     video = road.root / "night" / "ring" / "ring_00.mp4"
     assert cli("predict", run, video, *CPU).stdout == cli("predict", road.run, video, *CPU).stdout
     record["data"]["features"] = str(tmp_path / "gone")

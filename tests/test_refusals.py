@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import config_for, make_store, stopped_before, toy_arguments
+from conftest import config_for, edited_json, make_store, stopped_before, toy_arguments
 
 from adapt import methods
 from adapt.bank import FeatureBank
@@ -263,9 +263,8 @@ def test_a_run_does_not_go_on_with_other_features(cli, problem: Path) -> None:
     assert refused.exit_code == 1
     assert "holds a run on the same videos with other features" in refused.output
     path = problem / "run" / "config.json"  # of a version that did not record it
-    record = json.loads(path.read_text())
-    del record["data"]["features_sha256"]
-    path.write_text(json.dumps(record))
+    with edited_json(path) as record:
+        del record["data"]["features_sha256"]
     assert cli(*toy_arguments(problem, "run", "--checkpoint-every", 1, "--resume")).exit_code == 0
 
 
@@ -273,9 +272,8 @@ def test_a_config_that_was_changed_after_the_run_is_refused(cli, problem: Path) 
     """Other options than those of the training would give other predictions without a word."""
     assert cli(*toy_arguments(problem, "run")).exit_code == 0
     path = problem / "run" / "config.json"
-    record = json.loads(path.read_text())
-    record["config"]["eval_draws"] = 5
-    path.write_text(json.dumps(record))
+    with edited_json(path) as record:
+        record["config"]["eval_draws"] = 5
     for command in (("predict",), ("evaluate",)):
         refused = cli(*command, problem / "run", "--device", "cpu")
         assert refused.exit_code == 1

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import Road, make_problem, toy_arguments
+from conftest import Road, edited_json, make_problem, toy_arguments
 from PIL import Image
 from scipy.stats import binomtest
 from test_unlabelled import label, take_labels_away
@@ -247,9 +247,8 @@ def test_what_was_trained_along_stands_beside_the_result(
         assert float(row[4]) == pytest.approx(gain, abs=0.06)
     assert "gain over source only, points" in words(svg(text, "class-gain-source-only"))
 
-    record = json.loads((run / "baselines.json").read_text())
-    record["rows"]["source only"]["predicted"]["right_0_0"] = "elsewhere"
-    (run / "baselines.json").write_text(json.dumps(record))
+    with edited_json(run / "baselines.json") as record:
+        record["rows"]["source only"]["predicted"]["right_0_0"] = "elsewhere"
     damaged = cli("report", run, "--out", tmp_path / "b.html")
     assert damaged.exit_code == 1 and "baselines.json does not fit the run" in damaged.output
 
@@ -259,9 +258,8 @@ def test_runs_on_another_target_are_not_tested_whatever_the_ids(
 ) -> None:
     """Both ways of a benchmark whose domains have equal ids: its runs predicted different videos."""
     other = Path(shutil.copytree(toy / "source", tmp_path / "other"))
-    record = json.loads((other / "config.json").read_text())
-    record["config"] |= {"source": "right", "target": "left"}
-    (other / "config.json").write_text(json.dumps(record))
+    with edited_json(other / "config.json") as record:
+        record["config"] |= {"source": "right", "target": "left"}
     _, page, _ = write(cli, tmp_path / "a.html", toy / "infomax", other)
     assert page.rows("The runs compared", 2)[1][3:8] == ["-"] * 5
     assert "Run 2 is " not in (tmp_path / "a.html").read_text()  # no gains per class over it

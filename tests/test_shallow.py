@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import config_for, metrics, toy_arguments
+from conftest import config_for, edited_json, metrics, toy_arguments
 from sklearn.svm import LinearSVC
 
 import adapt
@@ -283,8 +282,7 @@ def test_a_checkpoint_of_another_shape_is_refused(cli, problem: Path) -> None:
     content = torch.load(path, weights_only=True)
     content["model"]["points_Pk"] = torch.zeros(3)
     torch.save(content, path)
-    done = json.loads((problem / "run" / "done.json").read_text())
-    done["checkpoint_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    (problem / "run" / "done.json").write_text(json.dumps(done))
+    with edited_json(problem / "run" / "done.json") as done:
+        done["checkpoint_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(RunError, match="does not fit the run's config"):
         checkpoint.load_model(run, config)

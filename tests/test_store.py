@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import h5py
 import numpy as np
 import pytest
-from conftest import CONFIG, make_store
+from conftest import CONFIG, edited_json, make_store
 
 from adapt.choose import choose_stores
 from extract.videos import VideoFolder
@@ -118,9 +118,8 @@ def replace_dataset(folder: Path, name: str, make) -> None:
     with h5py.File(path, "a") as file:
         del file[name]
         make(file)
-    index = json.loads((folder / "index.json").read_text())
-    index["shards"][0]["bytes"] = path.stat().st_size
-    (folder / "index.json").write_text(json.dumps(index))
+    with edited_json(folder / "index.json") as index:
+        index["shards"][0]["bytes"] = path.stat().st_size
 
 
 def test_links_inside_a_shard_are_refused(tmp_path: Path, features: dict[str, np.ndarray]) -> None:
