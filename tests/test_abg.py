@@ -30,7 +30,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph, "EDGE_WIDTHS", (12, 7))
     monkeypatch.setattr(graph, "NODE_WIDTH", 9)
     monkeypatch.setattr(graph, "DROPOUT", 0.0)
-    monkeypatch.setattr(pairs, "BLOCK", 11)  # several blocks, the last one shorter
+    monkeypatch.setattr(pairs, "CPU_BLOCK", 11)  # several blocks, the last one shorter
 
 
 def nodes(seed: int = 0, width: int = 6) -> tuple[Tensor, Tensor]:
