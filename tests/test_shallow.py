@@ -14,7 +14,7 @@ from conftest import config_for, edited_json, metrics, toy_arguments
 from sklearn.svm import LinearSVC
 
 import adapt
-from adapt import checkpoint, methods
+from adapt import checkpoint, classifiers, methods
 from adapt.bank import FeatureBank
 from adapt.data import TrainingData
 from adapt.loop import TrainingState, train
@@ -216,6 +216,26 @@ def test_small_classes_are_fitted_too() -> None:
         assert model(as_batch(TARGET)).isfinite().all()
     once = data_of(SOURCE[:3], TARGET, np.arange(3))
     assert fitted("sa", once, classifier="svm")[0](as_batch(TARGET)).isfinite().all()
+
+
+def test_validation_looks_at_so_many_videos_and_the_fit_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    class Watched(LinearSVC):
+        def fit(self, x: np.ndarray, y: np.ndarray) -> Watched:
+            seen.append(np.bincount(y, minlength=3).tolist())
+            return super().fit(x, y)
+
+    monkeypatch.setattr("sklearn.svm.LinearSVC", Watched)
+    monkeypatch.setattr(classifiers, "MOST_VALIDATED", 40)
+    labels = np.array([0] * 60 + [1] * 57 + [2] * 3)  # the last has fewer than there are folds
+    fitted("coral", data_of(draw(0, 0, videos=120), draw(1, 1), labels), classifier="svm")
+    assert seen[-1] == [60, 57, 3]
+    assert len(seen) == 4 * 5 + 1
+    for zero, one, two in seen[:-1]:  # four fifths of every third video of a class
+        assert zero == 16 and one in (15, 16) and two <= 1, seen
 
 
 def test_a_source_of_one_class_is_refused() -> None:
