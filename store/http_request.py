@@ -43,18 +43,20 @@ def opened(url: str, headers: Mapping[str, str]) -> Any:
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Goes where a server sends on to; with the password only if that is the same server."""
 
-    def redirect_request(self, request: Any, file: Any, code: int, text: str, *more: Any) -> Any:
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
         """Return the request of the new place; see `HTTPRedirectHandler`."""
-        new = super().redirect_request(request, file, code, text, *more)
+        new = super().redirect_request(req, fp, code, msg, headers, newurl)
         if new is None:
             return None
         if new.type not in ("http", "https"):
-            file.close()
+            fp.close()
             raise StoreError(
                 f"The server sends on to {new.type}://, which is not read. Give the URL of another place."
             )
-        known = request.unredirected_hdrs.get("Authorization")
-        if known and (new.type, new.host) == (request.type, request.host):
+        known = req.unredirected_hdrs.get("Authorization")
+        if known and (new.type, new.host) == (req.type, req.host):
             new.add_unredirected_header("Authorization", known)
         return new
 
