@@ -54,6 +54,7 @@ try:
     from commands.text import say, shown_lines
     from store.errors import ConfigError, Ma2lError
     from store.program import IN_CHECKOUT, program
+    from store.remote_url import redacted
 except ImportError as failure:
     sys.exit(
         f"Error: A part of this program cannot be imported ({failure}). Install the program again, into a "
@@ -80,6 +81,9 @@ class _Errors(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.ClickException as error:
+            error.message = redacted(error.message)  # click repeats arguments that it does not know
+            raise
         except (Ma2lError, OSError) as error:
             if isinstance(error, BrokenPipeError) and streams.drop_abandoned():
                 ctx.exit(streams.READER_GONE)

@@ -14,8 +14,9 @@ def check_fits(config: AdaptConfig, loaded: Loaded) -> None:
     """Refuse what cannot be trained.
 
     Raises:
-        ConfigError: the data are of other domains or labels than the config's, the processes cannot share
-            the batches, or the rule of the epoch needs videos or labels that are not there.
+        ConfigError: the data are of other domains or labels than the config's, the processes loaded
+            different data or cannot share the batches, or the rule of the epoch needs videos or labels that
+            are not there.
     """
     asked = (config.lists, config.source, config.target)
     if asked != loaded.domains:
@@ -29,6 +30,7 @@ def check_fits(config: AdaptConfig, loaded: Loaded) -> None:
             f"and --method {config.method} is to train {'without' if loaded.reads_target_labels else 'on'} "
             "them. Load the data again."
         )
+    _check_same_data(loaded)
     _check_batches(config, loaded)
     reason = methods.find(config.method).one_process
     if parallel.world() > 1 and reason:
@@ -37,6 +39,27 @@ def check_fits(config: AdaptConfig, loaded: Loaded) -> None:
         )
     _check_rule(config, loaded)
     _check_labels(config, loaded)
+
+
+def _check_same_data(loaded: Loaded) -> None:
+    """Refuse processes that loaded different data, as those of several machines may.
+
+    Each takes its share of batches that all of them draw alike, so the run would be of a mixture.
+    """
+    record = loaded.record
+    values = {
+        "store": record.store,
+        "config of the features": record.feature_config_sha256,
+        "features": str(record.features_sha256),
+        "videos and labels": record.videos,
+    }
+    unlike = parallel.differing(values, loaded.data.device)
+    if unlike:
+        raise ConfigError(
+            f"The processes that train together loaded other data than the first one: they differ in "
+            f"{', '.join(unlike)}. Give all machines the same --features and --manifests: copy the stores "
+            "with store push and store pull, because features that were extracted twice differ by rounding."
+        )
 
 
 def _check_batches(config: AdaptConfig, loaded: Loaded) -> None:

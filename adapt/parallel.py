@@ -66,6 +66,12 @@ def group(environment: Mapping[str, str], device: torch.device) -> Iterator[None
         failed = False
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)
+        if _is_of_others(error):
+            what = str(error).splitlines()[0].split(". ")[0]
+            raise RunError(
+                "Another process of this training ended or cannot be reached; its own message says why "
+                f"(here: {what}). What was kept of the run is still there, and --resume goes on with it."
+            ) from error
         raise
     finally:
         # A DistributedDataParallel that is still alive keeps the group's threads, and they abort the
@@ -73,6 +79,13 @@ def group(environment: Mapping[str, str], device: torch.device) -> Iterator[None
         gc.collect()
         if not failed or backend == "gloo":  # after a failure NCCL would wait for the others
             dist.destroy_process_group()
+
+
+def _is_of_others(error: BaseException) -> bool:
+    """Return whether an error is that of a process that waited for another one."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo/transport" in str(error)
+    )
 
 
 def from_first(function: Callable[[], Any]) -> Any:
@@ -116,6 +129,18 @@ def _sent_by_first(value: dict[str, Any]) -> dict[str, Any]:
         io.BytesIO(content.cpu().numpy().tobytes()), map_location="cpu", weights_only=True
     )
     return received
+
+
+def differing(values: Mapping[str, str], device: torch.device) -> list[str]:
+    """Return the names of the values that are not those of the first process in some process.
+
+    Args:
+        values: the same names in every process.
+        device: of this process, for what is sent.
+    """
+    first = from_first(lambda: dict(values))
+    same = torch.tensor([first[name] == value for name, value in values.items()], device=device)
+    return [name for name, all_same in zip(values, smallest(same.byte()).tolist()) if not all_same]
 
 
 def check_divisible(count: int) -> None:

@@ -14,7 +14,7 @@ from store import datasets
 from store.errors import ConfigError, ManifestError, printable
 from store.machine import DEVICE_HELP, DEVICES, check_device
 from store.options import flag, type_name
-from store.remote_url import RemoteUrl, is_url, redacted
+from store.remote_url import RemoteUrl, is_url, redacted_url
 
 SOME_FAILED = 3
 """Exit code: done, but some videos are missing or failed."""
@@ -65,7 +65,7 @@ class GivenPath(click.Path):
         _refuse_empty(value, "path", self, param, ctx)
         if isinstance(value, str) and is_url(value):
             self.fail(
-                f"{redacted(value)} is a URL, and this takes a path. `store pull` brings features from a "
+                f"{redacted_url(value)} is a URL, and this takes a path. `store pull` brings features from a "
                 "URL; adapt, ablate and benchmark take one as --features.",
                 param,
                 ctx,

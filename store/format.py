@@ -34,6 +34,7 @@ LARGEST = {INDEX: 64_000_000, SUMS: 64_000_000, VIDEOS: 1_000_000_000, FAILURES:
 """The largest size in bytes at which a table is read. The 46,624 videos of Kinetics take 15 MB."""
 STORED_DTYPES = ("float16", "float32")
 _SHARD_NAME = re.compile(r"shard-\d{5}\.h5", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _STORE_NAME = re.compile(r".+-([0-9a-f]{8})")
 _INDEX_FIELDS = {
     **{"dataset": str, "config": dict, "config_sha256": str, "width": int, "shards": list},
@@ -141,11 +142,12 @@ def read_index(folder: Path) -> dict[str, Any]:
     return parse_index(read_table(folder / INDEX), folder / INDEX)
 
 
-def parse_index(data: bytes, path: Path) -> dict[str, Any]:
+def parse_index(data: bytes, path: Path | str, remedy: str = REBUILD) -> dict[str, Any]:
     """Return the index of a store, with all fields and names of shards checked.
 
     Args:
         path: where `data` was read, for messages.
+        remedy: the sentence that says what to do about a damaged index there.
 
     Raises:
         StoreError: the index is damaged, has another format, or names foreign files.
@@ -153,7 +155,7 @@ def parse_index(data: bytes, path: Path) -> dict[str, Any]:
     try:
         index = load_json(data.decode("utf-8", "surrogateescape"))
     except ValueError as error:
-        raise StoreError(f"{path} is damaged ({error}). {REBUILD}") from error
+        raise StoreError(f"{path} is damaged ({error}). {remedy}") from error
     found = index.get("format") if isinstance(index, dict) else None
     if type(found) is not int or found != FORMAT:
         raise StoreError(f"{path} has format {_short(repr(found))}, this version reads {FORMAT}.")
@@ -163,16 +165,18 @@ def parse_index(data: bytes, path: Path) -> dict[str, Any]:
         wrong += _wrong_fields(index["tables"], _TABLES_FIELDS)
         for shard in index["shards"]:
             wrong += _wrong_fields(shard, _SHARD_FIELDS)
+    if not wrong and not all(_SHA256.fullmatch(shard["sha256"]) for shard in index["shards"]):
+        wrong.append("sha256")
     if wrong:
-        raise StoreError(f"{path} is damaged (no valid {', '.join(wrong[:3])}). {REBUILD}")
+        raise StoreError(f"{path} is damaged (no valid {', '.join(wrong[:3])}). {remedy}")
     if config_sha256(index["config"]) != index["config_sha256"]:
-        raise StoreError(f"{path} is damaged (config_sha256 is not that of its config). {REBUILD}")
+        raise StoreError(f"{path} is damaged (config_sha256 is not that of its config). {remedy}")
     stored_dtype(index["config"])
     names = [shard["file"] for shard in index["shards"]]
     foreign = [name for name in names if not is_shard_name(name)]
     if foreign:
         raise StoreError(
-            f"{path} names {len(foreign)} files that are no shards {first_of(foreign)}. {REBUILD}"
+            f"{path} names {len(foreign)} files that are no shards {first_of(foreign)}. {remedy}"
         )
     return dict(index)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from store.errors import ConfigError, StoreError, first_of
 from store.files import explained, replacing
-from store.format import INDEX, shards_in
+from store.format import INDEX, read_index, shards_in
 from store.locks import folder_lock, is_live
 from store.moving import refuse_filling
 from store.plain import hash_plain, size_of
@@ -25,7 +25,7 @@ from store.read import FeatureStore
 from store.records import VideoRecord
 from store.remote import Progress
 from store.remote_stores import Found
-from store.remote_tables import Tables, check_same_config, index_at
+from store.remote_tables import Tables, check_same_config
 from store.remote_url import RemoteUrl, is_url
 from store.transfer import check_room, download
 
@@ -84,7 +84,7 @@ def _pull(
     progress: Progress,
 ) -> Pulled:
     theirs = found.tables
-    here, gone = _here(folder, theirs)
+    here, gone, damaged = _here(folder, theirs)
     if gone and not replace:
         raise StoreError(
             f"{folder} has {len(gone)} shards that {found.remote.url} does not have, or has with other "
@@ -93,7 +93,7 @@ def _pull(
         )
     wanted = set(theirs.shards)
     if videos is not None:
-        wanted = {row.shard for row in theirs.rows if row.stored and row.video in videos}
+        wanted = {row.shard for row in theirs.rows if row.stored and row.video in videos} | damaged
     missing = [entry for name, entry in theirs.shards.items() if name in wanted - here]
     check_room(folder, missing)
     progress.begin(str(found.place), sum(entry["bytes"] for entry in missing))
@@ -141,21 +141,31 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _here(folder: Path, theirs: Tables) -> tuple[set[str], list[str]]:
-    """Return which of their shards are here already, and which shards here are none of theirs."""
+def _here(folder: Path, theirs: Tables) -> tuple[set[str], list[str], set[str]]:
+    """Return which of their shards are here, which shards here are none of theirs, and which are damaged."""
     refuse_filling(folder, "Let it end, or pull into another folder.")
-    index = index_at(folder)
+    index = _index_at(folder)
     if index is not None:
         check_same_config(Tables(index=index, rows=()), theirs, folder)
     listed = {entry["file"]: entry["sha256"] for entry in index["shards"]} if index else {}
-    here, gone = set(), []
+    here, gone, damaged = set(), [], set()
     for path in shards_in(folder):
         entry, known = theirs.shards.get(path.name), listed.get(path.name)
         if entry is not None and _is_same(path, entry, known):
             here.add(path.name)
         elif entry is None or known != entry["sha256"]:
             gone.append(path.name)
-    return here, gone
+        else:
+            damaged.add(path.name)
+    return here, gone, damaged
+
+
+def _index_at(folder: Path) -> dict[str, Any] | None:
+    """Return the index of a store on this machine, None if there is none that can be read."""
+    try:
+        return read_index(folder)
+    except StoreError:
+        return None
 
 
 def _is_same(path: Path, entry: Mapping[str, Any], known: str | None) -> bool:

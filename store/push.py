@@ -7,6 +7,7 @@ them come one after the other, and the second finds what the first has added.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,7 @@ from store import checksums
 from store.arrival import check_arrival, has_arrived
 from store.card import CARD_BYTES, card_of, is_ours, licence_of
 from store.claim import claimed
-from store.errors import ConfigError, StoreError
+from store.errors import ConfigError, StoreError, UnreachableError
 from store.format import CARD, LARGEST, is_shard_name, renamed
 from store.plain import size_of
 from store.remote import Progress, open_remote
@@ -26,6 +27,7 @@ from store.remote_fsspec import FsspecRemote
 from store.remote_tables import Tables, check_same_config, merged, tables_at, tables_here
 from store.remote_url import RemoteUrl
 
+log = logging.getLogger(__name__)
 _UPLOADS = 4
 """How many shards are uploaded at the same time, where the backend allows it."""
 
@@ -72,7 +74,8 @@ def push(
 
     Args:
         root: the folder of features there; the store goes to `<data set>/<folder>` in it.
-        replace: make the store there what this one is, instead of adding to it.
+        replace: make the store there what this one is, instead of adding to it; one that is damaged, or
+            half replaced by a push that was killed, is mended so.
         take_over: ignore that another push holds the store there.
         licence: for the card, an identifier of the Hub; None keeps that of a card that is there.
 
@@ -86,9 +89,9 @@ def push(
     if wrong:
         raise StoreError(f"{folder}: {wrong}. Give the folder its name back.")
     remote = root.below(ours.index["dataset"]).below(folder.name)
-    _joined(ours, tables_at(remote, interrupted=True), replace, remote)  # refused before a claim
+    _joined(ours, _tables_there(remote, replace), replace, remote)  # refused before a claim
     with claimed(remote, take_over=take_over):
-        before = tables_at(remote, interrupted=True)
+        before = _tables_there(remote, replace)
         after = _joined(ours, before, replace, remote)
         missing = _missing(ours, before, remote)
         _check_sizes(folder, missing)
@@ -109,6 +112,19 @@ def push(
         listed=len(after.shards),
         changed=changed,
     )
+
+
+def _tables_there(remote: FsspecRemote, replace: bool) -> Tables | None:
+    """Read what is there; None if there is no store, or one that is damaged and is to be replaced."""
+    try:
+        return tables_at(remote, interrupted=True)
+    except UnreachableError:
+        raise
+    except StoreError as error:
+        if not replace:
+            raise
+        log.warning("What is there is replaced, and cannot be read: %s", error)
+        return None
 
 
 def _joined(ours: Tables, theirs: Tables | None, replace: bool, remote: FsspecRemote) -> Tables:

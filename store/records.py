@@ -141,11 +141,12 @@ def record_from(values: Mapping[str, Any]) -> VideoRecord:
     return VideoRecord(**known)
 
 
-def parse_records(data: bytes, path: Path) -> list[VideoRecord]:
+def parse_records(data: bytes, path: Path | str, remedy: str = REBUILD) -> list[VideoRecord]:
     """Parse the rows of videos.csv or failures.csv.
 
     Args:
         path: where `data` was read, for messages.
+        remedy: the sentence that says what to do about a damaged table there.
 
     Raises:
         StoreError: the table is damaged or has other columns.
@@ -159,7 +160,7 @@ def parse_records(data: bytes, path: Path) -> list[VideoRecord]:
         return [record_from({n: kind(t) for (n, kind), t in zip(kinds, row)}) for row in rows]
     except (ValueError, csv.Error, MemoryError) as error:
         why = error if str(error) else "not enough memory"
-        raise StoreError(f"{path} is damaged ({why}). {REBUILD}") from error
+        raise StoreError(f"{path} is damaged ({why}). {remedy}") from error
 
 
 def records_text(records: Iterable[VideoRecord]) -> str:

@@ -76,7 +76,7 @@ def cached(
                         "Pulled %d shards (%.1f MB) of %s from %s to %s.",
                         *(pulled.shards, pulled.bytes / 1e6, found[name].place, url, features),
                     )
-        return Cached(features, chosen or one)
+        return Cached(features, one or chosen)  # the cache may hold others that are no longer there
     except UnreachableError as error:
         if not all(list((features / d).glob(f"*/{INDEX}")) for d in videos):
             raise

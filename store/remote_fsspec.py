@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,9 +147,20 @@ class FsspecRemote:
             if self.url.protocol in _OBJECTS or name.startswith("."):
                 self.fs.pipe_file(self.at(name), data)
                 return
-            partial = f".{name}.{secrets.token_hex(4)}.partial"
-            self.fs.pipe_file(self.at(partial), data)
-            self.fs.mv(self.at(partial), self.at(name))
+            with self._complete(name) as partial:
+                self.fs.pipe_file(partial, data)
+
+    @contextmanager
+    def _complete(self, name: str) -> Iterator[str]:
+        """Yield the path of a hidden file that gets its name at the end, or is removed after an error."""
+        partial = self.at(f".{name}.{secrets.token_hex(4)}.partial")
+        try:
+            yield partial
+            self.fs.mv(partial, self.at(name))
+        except BaseException:
+            with suppress(Exception):  # the error that is on its way says more
+                self.fs.rm_file(partial)
+            raise
 
     def upload(self, path: Path, name: str, callback: Any) -> None:
         """Upload a file under a name; it has that name only when it is complete.
@@ -161,13 +174,8 @@ class FsspecRemote:
                 self.fs.put_file(str(path), self.at(name), callback=callback, **more)
                 return
             self._make_folder()
-            partial = f".{name}.{secrets.token_hex(4)}.partial"
-            try:
-                self.fs.put_file(str(path), self.at(partial), callback=callback)
-                self.fs.mv(self.at(partial), self.at(name))
-            except BaseException:
-                self.fs.rm_file(self.at(partial))
-                raise
+            with self._complete(name) as partial:
+                self.fs.put_file(str(path), partial, callback=callback)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""

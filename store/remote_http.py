@@ -8,22 +8,20 @@ every file is compared with its sha256 at the end.
 
 from __future__ import annotations
 
-import base64
 import html.parser
 import http.client
 import re
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 from store.errors import StoreError, UnreachableError
+from store.http_request import opened
 from store.remote import WORKERS, patiently
 from store.remote_errors import explaining
 from store.remote_url import RemoteUrl
 
-_TIMEOUT_SECONDS = 60.0
 _LISTING_BYTES = 10_000_000
 _PIECE = 1 << 20
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19}|\*)")
@@ -66,14 +64,14 @@ class HttpRemote:
         def whole() -> bytes:
             with explaining(self.url, f"has no readable {name or 'list of its folders'}"):
                 with self._open(name, {}) as answer:
-                    data = _up_to(answer, limit + 1)
-                    said = answer.headers.get("Content-Length", "")
+                    data = b"".join(_pieces(answer, limit + 1))
+                    said = _length(answer)
                 if len(data) > limit:
                     raise StoreError(
                         f"{self.url}: {name} is larger than {limit / 1e6:,.0f} MB and is refused."
                     )
-                if said.isdecimal() and len(said) < 19 and len(data) < int(said):
-                    raise UnreachableError(f"{self.url}: the connection broke within {name}.")
+                if said is not None and len(data) < said:
+                    raise self._broken(f"within {name}")
                 return data
 
         try:
@@ -89,9 +87,9 @@ class HttpRemote:
                     self.streams = True
                     raise RangesIgnored(f"{self.url}: the server ignores ranges.")
                 self._check_range(answer, name, begin, size)
-                data = _up_to(answer, end - begin)
+                data = _some_of(answer, end - begin)
             if not data:
-                raise UnreachableError(f"{self.url}: the connection broke before {name} came.")
+                raise self._broken(f"before {name} came")
             return data
 
     def stream(self, name: str, size: int) -> Iterator[bytes]:
@@ -99,48 +97,65 @@ class HttpRemote:
 
         Raises:
             UnreachableError: the connection broke.
+            StoreError: the server says that it sends fewer bytes.
         """
         with (
             explaining(self.url, f"has no readable {name}"),
             self._open(name, {}) as answer,
         ):
-            while size:
-                data = _up_to(answer, min(size, _PIECE))
-                if not data:
-                    raise UnreachableError(f"{self.url}: the connection broke within {name}.")
+            said = _length(answer)
+            if said is not None and said < size:
+                raise self._other_size(name, said, size)
+            for data in _pieces(answer, size):
                 size -= len(data)
                 yield data
+            if size:
+                raise self._broken(f"within {name}")
+
+    def _broken(self, where: str) -> UnreachableError:
+        return UnreachableError(
+            f"{self.url}: the connection broke {where}. What was transferred is kept; run the same command "
+            "again."
+        )
+
+    def _other_size(self, name: str, found: int, size: int) -> StoreError:
+        return StoreError(
+            f"{self.url}: {name} is {found:,} bytes long, the index says {size:,} bytes. It was "
+            "changed or cut there; push the store again."
+        )
 
     def _open(self, name: str, headers: dict[str, str]) -> Any:
-        secret = self.url.secret
-        parts = urllib.parse.urlsplit(f"{secret}/{urllib.parse.quote(name)}")
-        user, _, host = parts.netloc.rpartition("@")
-        request = urllib.request.Request(
-            urllib.parse.urlunsplit(parts._replace(netloc=host)),
-            headers={"Accept-Encoding": "identity", "User-Agent": "ma2l-td", **headers},
-        )
-        if user:  # not sent on to another server that this one names
-            plain = urllib.parse.unquote(user).encode()
-            request.add_unredirected_header(
-                "Authorization", "Basic " + base64.b64encode(plain).decode()
-            )
+        """Ask for a file; the answer is a context manager.
+
+        Raises:
+            StoreError: the server refuses, or sends on to what is no web server.
+            UnreachableError: it may answer later.
+        """
         try:
-            return urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
+            return opened(f"{self.url.secret}/{urllib.parse.quote(name)}", headers)
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code in (404, 410):
-                raise _AbsentError(
-                    f"{self.url}: {name or 'the folder'} is not there (HTTP {error.code}). Check the URL."
-                ) from None
-            if error.code in (401, 403, 407):
-                raise PermissionError(f"HTTP {error.code} {error.reason}") from None
-            if error.code >= 500 or error.code in (408, 429):
-                raise UnreachableError(
-                    f"{self.url}: the server answers HTTP {error.code} for {name}."
-                ) from None
-            raise StoreError(
-                f"{self.url}: the server answers HTTP {error.code} for {name}."
-            ) from None
+            raise self._refused(name, error) from None
+
+    def _refused(self, name: str, error: urllib.error.HTTPError) -> Exception:
+        """What an answer means that brings no file."""
+        if error.code in (404, 410):
+            return _AbsentError(
+                f"{self.url}: {name or 'the folder'} is not there (HTTP {error.code}). Check the URL."
+            )
+        if error.code in (401, 403, 407):
+            return PermissionError(f"HTTP {error.code} {error.reason}")
+        found = f"{self.url}: the server answers HTTP {error.code} for {name or 'the folder'}."
+        if error.code == 416:
+            return StoreError(
+                f"{found} The file is shorter than the index says: it was changed or cut there. Push the "
+                "store again."
+            )
+        if error.code >= 500 or error.code in (408, 429):
+            return UnreachableError(f"{found} What was transferred is kept; try again later.")
+        return StoreError(
+            f"{found} Check that a browser gets {name or 'the folder'} from this URL."
+        )
 
     def _check_range(self, answer: Any, name: str, begin: int, size: int) -> None:
         said = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
@@ -150,10 +165,7 @@ class HttpRemote:
                 "another way."
             )
         if said[2] != "*" and int(said[2]) != size:
-            raise StoreError(
-                f"{self.url}: {name} is {int(said[2]):,} bytes long, the index says {size:,} bytes. It was "
-                "changed or cut there; push the store again."
-            )
+            raise self._other_size(name, int(said[2]), size)
 
 
 class RangesIgnored(StoreError):
@@ -179,19 +191,32 @@ class _Links(html.parser.HTMLParser):
             self.folders.add(name)
 
 
-def _up_to(answer: Any, limit: int) -> bytes:
+def _length(answer: Any) -> int | None:
+    """Return how many bytes the server says that it sends, None if it does not say."""
+    said = answer.headers.get("Content-Length", "")
+    return int(said) if said.isascii() and said.isdecimal() and len(said) < 19 else None
+
+
+def _pieces(answer: Any, limit: int) -> Iterator[bytes]:
+    """Yield an answer as it comes, up to `limit` bytes.
+
+    Raises:
+        OSError, HTTPException: it breaks off.
+    """
+    while limit:
+        part = answer.read1(min(_PIECE, limit))  # what has come, without a copy
+        if not part:
+            return
+        limit -= len(part)
+        yield part
+
+
+def _some_of(answer: Any, limit: int) -> bytes:
     """Return up to `limit` bytes of an answer; fewer if it ends or breaks off after some."""
     parts: list[bytes] = []
-    left = limit
-    while left:
-        try:
-            part = answer.read1(min(_PIECE, left))  # what has come, without a copy
-        except (OSError, http.client.HTTPException):
-            if parts:
-                break
+    try:
+        parts.extend(_pieces(answer, limit))
+    except (OSError, http.client.HTTPException):
+        if not parts:
             raise
-        if not part:
-            break
-        parts.append(part)
-        left -= len(part)
     return b"".join(parts)

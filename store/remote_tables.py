@@ -19,15 +19,17 @@ from store.format import (
     VIDEOS,
     config_differences,
     parse_index,
-    read_index,
     read_table,
 )
 from store.ids import is_plain_name
-from store.records import VideoRecord, parse_records
+from store.records import REBUILD, VideoRecord, parse_records
 from store.remote import Remote
 from store.tables import make_tables
 
 _TRIES, _PAUSE_SECONDS = 5, 1.0
+PUSH_AGAIN = "Check that the URL is that of a store; if it is, push the store again with --replace."
+"""What to do about a damaged table elsewhere."""
+_MEND = "Run store verify where the store was made, and push it again with --replace."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ def tables_here(folder: Path) -> Tables:
             f"{folder}: {INDEX} and {VIDEOS} are not of one state. Let an extraction that runs there end, "
             "or run extract again: it writes both anew."
         )
-    return _checked(index, raw, folder)
+    return _checked(index, raw, folder, REBUILD)
 
 
 def tables_at(remote: Remote, *, interrupted: bool = False) -> Tables | None:
@@ -97,20 +99,20 @@ def tables_at(remote: Remote, *, interrupted: bool = False) -> Tables | None:
         StoreError: they are damaged, too large, or not of one state, even after waiting for others.
         UnreachableError: the server does not answer.
     """
-    shown = Path(str(remote.url))
+    shown = str(remote.url)
     for left in reversed(range(_TRIES)):
         data = remote.table(INDEX, LARGEST[INDEX])
         if data is None:
             return None
-        index = parse_index(data, shown / INDEX)
+        index = parse_index(data, f"{shown}/{INDEX}", PUSH_AGAIN)
         raw = {INDEX: data}
         for name in (VIDEOS, FAILURES):
             found = remote.table(name, LARGEST[name])
             if found is None:
-                raise StoreError(f"{remote.url} has no {name}, though it has {INDEX}.")
+                raise StoreError(f"{shown} has no {name}, though it has {INDEX}. {PUSH_AGAIN}")
             raw[name] = found
         if _fits(index, raw):
-            return _checked(index, raw, shown)
+            return _checked(index, raw, shown, PUSH_AGAIN)
         if left:
             time.sleep(_PAUSE_SECONDS)
     if not interrupted:
@@ -123,7 +125,7 @@ def tables_at(remote: Remote, *, interrupted: bool = False) -> Tables | None:
         row
         if not row.stored or row.shard in listed
         else VideoRecord(video=row.video, status="pending", error="its push was interrupted")
-        for row in parse_records(raw[VIDEOS], shown / VIDEOS)
+        for row in parse_records(raw[VIDEOS], f"{shown}/{VIDEOS}", PUSH_AGAIN)
     ]
     check_counts(index, rows, shown)
     return Tables(index=index, rows=rows)
@@ -136,27 +138,36 @@ def _fits(index: Mapping[str, Any], raw: Mapping[str, bytes]) -> bool:
     )
 
 
-def _checked(index: dict[str, Any], raw: Mapping[str, bytes], where: Path) -> Tables:
+def _checked(
+    index: dict[str, Any], raw: Mapping[str, bytes], where: Path | str, remedy: str
+) -> Tables:
     """Check what a reader of a stranger's store relies on."""
     if not is_plain_name(index["dataset"]):
         raise StoreError(
-            f"{where / INDEX} names the data set {index['dataset'][:60]!r}, which is no name of a folder. "
+            f"{where}/{INDEX} names the data set {index['dataset'][:60]!r}, which is no name of a folder. "
             "It is refused."
         )
     twice = [name for name, n in Counter(e["file"] for e in index["shards"]).items() if n > 1]
     if twice:
-        raise StoreError(f"{where / INDEX} lists {len(twice)} shards twice {first_of(twice)}.")
-    rows = parse_records(raw[VIDEOS], where / VIDEOS)
+        raise StoreError(
+            f"{where}/{INDEX} lists {len(twice)} shards twice {first_of(twice)}. {remedy}"
+        )
+    rows = parse_records(raw[VIDEOS], f"{where}/{VIDEOS}", remedy)
     check_counts(index, rows, where)
     return Tables(index=index, rows=rows, raw=raw)
 
 
-def check_counts(index: Mapping[str, Any], rows: Sequence[VideoRecord], where: Path) -> None:
-    """Make sure that the rows have as many videos and frames in every shard as the index says.
+def check_counts(index: Mapping[str, Any], rows: Sequence[VideoRecord], where: Path | str) -> None:
+    """Make sure that the rows have every video once, and as many in every shard as the index says.
 
     Raises:
         StoreError: they have not.
     """
+    twice = [name for name, n in Counter(row.video for row in rows).items() if n > 1]
+    if twice:
+        raise StoreError(
+            f"{where}: {VIDEOS} names {len(twice)} videos twice {first_of(twice)}. {_MEND}"
+        )
     videos: Counter[str] = Counter()
     frames: Counter[str] = Counter()
     for row in rows:
@@ -166,11 +177,10 @@ def check_counts(index: Mapping[str, Any], rows: Sequence[VideoRecord], where: P
     said = {entry["file"]: (entry["videos"], entry["frames"]) for entry in index["shards"]}
     found = {name: (videos[name], frames[name]) for name in {*said, *videos}}
     wrong = sorted(name for name in found if found[name] != said.get(name))
-    if wrong or len({row.video for row in rows}) < len(rows):
-        example = f" {first_of(wrong)}" if wrong else ""
+    if wrong:
         raise StoreError(
-            f"{where}: {INDEX} and {VIDEOS} contradict each other in {len(wrong)} shards{example}. Run "
-            "store verify where the store was made."
+            f"{where}: {INDEX} and {VIDEOS} contradict each other in {len(wrong)} shards "
+            f"{first_of(wrong)}. {_MEND}"
         )
 
 
@@ -233,11 +243,3 @@ def merged(ours: Tables, theirs: Tables, where: object) -> Tables:
             rows[row.video] = row
     index = {**theirs.index, "shards": [{**b, **a}[name] for name in sorted({*a, *b})]}
     return Tables(index=index, rows=[rows[video] for video in sorted(rows)])
-
-
-def index_at(folder: Path) -> dict[str, Any] | None:
-    """Return the index of a store on this machine, None if there is none that can be read."""
-    try:
-        return read_index(folder)
-    except StoreError:
-        return None

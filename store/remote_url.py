@@ -10,10 +10,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from store.errors import ConfigError
+from store.errors import ConfigError, printable
 
 PROTOCOLS = ("file", "s3", "gs", "hf", "ssh", "sftp", "http", "https")
-_USER = re.compile(r"(?<=://)[^/\s'\"]*@")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{0,2}")
+_USER = re.compile(r"(?<=://)(?:[^/\s]*@|[^/\s:@\[]+:(?!\d*(?:[/\s]|$))\S*@)")
+"""Up to the last `@` of the server's part, or of all where what follows a colon there is no port."""
 _QUERY = re.compile(r"(://[^\s'\"?#]*)[?#][^\s'\"]*")
 _REPOSITORY = re.compile(r"hf://datasets/[^/@]+/[^/@]+(@(refs/(pr|convert)/)?[^/]+)?")
 _WITH_USER = ("ssh", "sftp", "http", "https")
@@ -26,13 +28,42 @@ def is_repository(url: RemoteUrl) -> bool:
 
 
 def is_url(text: str) -> bool:
-    """Return whether a text is a URL and not a path: `s3://bucket/features`, but not `features`."""
-    return "://" in text
+    """Return whether a text is meant as a URL and not as a path: `s3://bucket/features`, but not `features`.
+
+    `https:/host` is: as a path it would be a folder, whose name may hold a password.
+    """
+    return "://" in text or text.partition(":/")[0].lower() in PROTOCOLS
 
 
 def redacted(text: object) -> str:
     """Return a text with the users, passwords and queries of all URLs in it replaced by `***`."""
     return _QUERY.sub(r"\1?***", _USER.sub("***@", str(text)))
+
+
+def redacted_url(url: str) -> str:
+    """Return a text that is one URL, redacted even where its password has spaces or slashes."""
+    scheme = _SCHEME.match(url)
+    start = scheme.end() if scheme else 0
+    user, rest = _split(url[start:])
+    cut = re.split("[?#]", rest, maxsplit=1)
+    return url[:start] + "***@" * bool(user) + cut[0] + "?***" * (len(cut) > 1)
+
+
+def _split(rest: str) -> tuple[str, str]:
+    """Return user and password with the `@` (or nothing), and the server and path, of what follows `://`.
+
+    A password with a slash in it, which a URL cannot have, is recognised by its colon.
+    """
+    server, path = rest.partition("/")[0], rest
+    end = server.rfind("@")
+    if end < 0 and ":" in server and not _port(server).isdecimal():
+        end = path.rfind("@")
+    return rest[: end + 1], rest[end + 1 :]
+
+
+def _port(server: str) -> str:
+    """Return what follows the colon of `host:port` or `[::1]:port`; `0` if there is no colon."""
+    return server.rpartition("]")[2].partition(":")[2] or "0"
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,32 +78,35 @@ class RemoteUrl:
         """Make one of what a user gave: a URL, or the path of a folder on this machine.
 
         Raises:
-            ConfigError: the protocol is unknown, or the URL has a query, a fragment or a password that
-                its protocol does not read.
+            ConfigError: the protocol is unknown, or the URL has a query, a fragment, a port that is none, or
+                a password that its protocol does not read or that is not percent-encoded.
         """
         if not is_url(text):
             return RemoteUrl(f"file://{Path(text).absolute().as_posix()}")
-        protocol = text.partition("://")[0].lower()
+        shown = redacted_url(text)
+        protocol, slashes, rest = text.partition("://")
+        if not slashes:
+            raise ConfigError(f"{shown} has one slash after the colon, and a URL has two. Add it.")
+        protocol = protocol.lower()
         if protocol not in PROTOCOLS:
             raise ConfigError(
-                f"{redacted(text)} begins with {protocol}://, which is not supported. There are: "
+                f"{shown} begins with {protocol}://, which is not supported. There are: "
                 f"{', '.join(f'{name}://' for name in PROTOCOLS)}, and paths."
             )
-        if any(mark in text for mark in "?#\n\r\\"):
+        if any(mark in text for mark in "?#\\") or not text.isprintable():
             raise ConfigError(
-                f"{redacted(text)} is no URL of a folder: it must not contain '?', '#' or '\\'. "
-                "Give the URL of the folder in which the stores lie."
+                f"{printable(shown)} is no URL of a folder: it must not contain '?', '#', '\\' or control "
+                "characters. Give the URL of the folder in which the stores lie."
             )
-        host = text.partition("://")[2].partition("/")[0]
-        if "@" in host and protocol not in _WITH_USER:
-            raise ConfigError(
-                f"{redacted(text)} holds a user or a password, which {protocol}:// does not read from a "
-                "URL. Leave it out, and give the credentials as the tools of that service expect them "
-                "(docs/moving.md)."
-            )
+        user, place = _split(rest)
+        _check_user(user, protocol, shown)
+        host = place.partition("/")[0]
         if protocol != "file" and not host:
-            raise ConfigError(f"{redacted(text)} names no server, bucket or repository.")
-        return RemoteUrl(f"{protocol}://{text.partition('://')[2].rstrip('/')}")
+            raise ConfigError(f"{shown} names no server, bucket or repository.")
+        port = _port(host) if protocol in _WITH_USER else "0"
+        if not (port.isdecimal() and int(port[:6]) < 2**16):
+            raise ConfigError(f"{shown} names the port {port}, and a port is a number below 65536.")
+        return RemoteUrl(f"{protocol}://{rest.rstrip('/')}")
 
     @property
     def protocol(self) -> str:
@@ -89,6 +123,25 @@ class RemoteUrl:
         return RemoteUrl(f"{self.secret}/{name}")
 
     def __str__(self) -> str:
-        return redacted(self.secret)
+        return redacted_url(self.secret)
 
     __repr__ = __str__
+
+
+def _check_user(user: str, protocol: str, shown: str) -> None:
+    """Refuse a user or a password that the protocol does not read, or that could not be told from the rest.
+
+    Raises:
+        ConfigError: there is such a one.
+    """
+    if user and protocol not in _WITH_USER:
+        raise ConfigError(
+            f"{shown} holds a user or a password, which {protocol}:// does not read from a "
+            "URL. Leave it out, and give the credentials as the tools of that service expect them "
+            "(docs/moving.md)."
+        )
+    if any(c.isspace() or c == "/" for c in user):
+        raise ConfigError(
+            f"{shown} has a space or a slash in its user or password. Write %20 for a space and %2F for a "
+            "slash there."
+        )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from store.card import (
@@ -27,6 +26,7 @@ from store.format import CARD, INDEX, LARGEST, is_store_name, parse_index, store
 from store.ids import is_plain_name
 from store.remote import Remote
 from store.remote_fsspec import FsspecRemote
+from store.remote_tables import PUSH_AGAIN
 from store.remote_url import RemoteUrl, is_repository
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def _stores_in(root: Remote) -> list[_Listed]:
                 data = remote.table(INDEX, LARGEST[INDEX])
                 card = remote.table(CARD, CARD_BYTES) or b""
                 if data is not None:  # else its first push is still under way
-                    index = parse_index(data, Path(str(remote.url)) / INDEX)
+                    index = parse_index(data, f"{remote.url}/{INDEX}", PUSH_AGAIN)
                     found.append(
                         _Listed(name=f"{dataset}/{name}", index=index, licence=licence_of(card))
                     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -88,6 +89,12 @@ class WebServer:
         self.endless = False
         """Send more than was asked for, for as long as somebody reads."""
         self.password: str | None = None
+        self.page_breaks = False
+        """Send a folder's page in chunks and close the connection before the last one."""
+        self.moved: dict[str, str] = {}
+        """The path of a request -> where the server sends on to."""
+        self.authorised: list[str | None] = []
+        """The header Authorization of every request."""
         self.sent = 0
         """Bytes of shards that were sent."""
 
@@ -95,12 +102,23 @@ class WebServer:
         """Answer a GET."""
         asked = handler.headers.get("Range", "")
         self.log.append((handler.path, asked))
-        path = self.root / handler.path.lstrip("/")
+        self.authorised.append(handler.headers.get("Authorization"))
+        path = self.root / urllib.parse.unquote(handler.path).lstrip("/")
+        if handler.path in self.moved:
+            return self._head(handler, 302, 0, {"Location": self.moved[handler.path]})
         if self.password and handler.headers.get("Authorization") != self.password:
             return self._head(handler, 401, 0)
         if path.is_dir():
             links = "".join(f'<a href="{p.name}/">{p.name}</a>' for p in path.iterdir())
             data = f"<a href='../'>up</a><a href='/x/'>x</a>{links}".encode()
+            if self.page_breaks:
+                handler.protocol_version = "HTTP/1.1"
+                handler.send_response(200)
+                handler.send_header("Transfer-Encoding", "chunked")
+                handler.end_headers()
+                handler.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+                handler.close_connection = True
+                return None
             self._head(handler, 200, len(data))
             handler.wfile.write(data)
             return None

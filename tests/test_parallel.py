@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, metrics, toy_arguments
+from conftest import REPOSITORY, make_problem, metrics, toy_arguments
 
 from adapt import checkpoint, methods
 from adapt.runs import RunFolder
@@ -180,6 +180,43 @@ def test_what_one_process_refuses_ends_all(
     assert process.returncode != 0
     assert message in process.stderr
     assert not (problem / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("unlike", "said"),
+    [("seed", "they differ in features."), ("labels", "they differ in videos and labels.")],
+)
+def test_processes_with_other_data_are_refused(tmp_path: Path, unlike: str, said: str) -> None:
+    """As on two machines, of which one has features of its own or older manifests."""
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder, seed in zip(folders, (0, unlike == "seed")):
+        make_problem(folder, seed=seed)
+    if unlike == "labels":
+        manifest = folders[1] / "manifests" / "toy" / "left.csv"
+        first, rest = manifest.read_text().split("left_0_5,0,c0", 1)
+        manifest.write_text(f"{first}left_0_5,1,c1{rest}")
+    script = Path(__file__).with_name("rank_folders.py")
+    here = toy_arguments(Path(), "run")
+    process = run(*TORCHRUN, 2, "--", script, *folders, *here)
+    assert process.returncode != 0
+    assert "loaded other data than the first one" in process.stderr and said in process.stderr
+    assert not any((folder / "run").exists() for folder in folders)
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_alone_ends_all_with_one_sentence(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        make_problem(folder)
+    [shard] = (folders[1] / "features" / "left").rglob("shard-*.h5")
+    shard.unlink()
+    script = Path(__file__).with_name("rank_folders.py")
+    process = run(*TORCHRUN, 2, "--", script, *folders, *toy_arguments(Path(), "run"))
+    assert process.returncode != 0
+    assert shard.name in process.stderr
+    assert "RuntimeError" not in process.stderr
+    assert not (folders[0] / "run" / "done.json").exists()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -276,6 +277,43 @@ def test_a_shard_that_a_killed_replacement_left_is_fetched_again(
     assert contents(folder) == contents(there)
 
 
+def test_a_video_that_is_named_twice_is_said(cli, there: Path, tmp_path: Path) -> None:
+    """In the place of another one of its shard, so that the counts are right."""
+    rows = (there / "videos.csv").read_text().splitlines(keepends=True)
+    (there / "videos.csv").write_text("".join([*rows[:-1], rows[-2]]))
+    index = json.loads((there / "index.json").read_text())
+    digest = hashlib.sha256((there / "videos.csv").read_bytes()).hexdigest()
+    change_index(there, tables={**index["tables"], "videos.csv": digest})
+    result = cli("store", "pull", tmp_path / "there", tmp_path / "here")
+    assert result.exit_code == 1
+    assert "videos.csv names 1 videos twice (first: video-2-1)" in " ".join(result.output.split())
+
+
+def test_a_damaged_shard_that_no_benchmark_needs_is_fetched_again(
+    cli, there: Path, tmp_path: Path
+) -> None:
+    """Else it would lie there in no index, and the next pull would take it for one of somebody else."""
+    manifests = tmp_path / "manifests"
+    write_benchmark(manifests, "small", "mine", ["video-0-1"])
+    assert cli("store", "pull", tmp_path / "there", tmp_path / "here").exit_code == 0
+    folder = tmp_path / "here" / "mine" / there.name
+    (folder / "shard-00001.h5").write_bytes(b"cut")
+    options = ("--benchmark", "small", "--manifests", manifests)
+    result = cli("store", "pull", tmp_path / "there", tmp_path / "here", *options)
+    assert result.exit_code == 0 and "1 shards fetched" in result.output, result.output
+    assert contents(folder) == contents(there)
+
+
+def test_what_is_no_index_elsewhere_is_said_with_its_url(cli, there: Path, tmp_path: Path) -> None:
+    """As a web server that has a page for every address answers."""
+    (tmp_path / "there" / "index.json").write_text("<html>Not found")
+    with serving(tmp_path / "there") as (_, url):
+        result = cli("store", "pull", url, tmp_path / "here")
+    text = " ".join(result.output.split())
+    assert result.exit_code == 1 and f"{url}/index.json is damaged" in text
+    assert "Check that the URL is that of a store" in text and "run extract" not in text
+
+
 def test_an_unfinished_extraction_is_left_alone(cli, there: Path, tmp_path: Path) -> None:
     """Its shards stand in no index yet."""
     mine = make_shards(tmp_path / "here", shards=(7,), seed=1)
@@ -316,6 +354,9 @@ def test_a_hostile_index_is_refused(
         ("bytes", 10**15, "has"),
         ("bytes", 2**63, "is damaged"),
         ("sha256", 5, "is damaged"),
+        ("sha256", "a\0b", "is damaged (no valid sha256)"),
+        ("sha256", "/../../up", "is damaged (no valid sha256)"),
+        ("sha256", "A" * 64, "is damaged (no valid sha256)"),
         ("videos", 4, "contradict each other in 1 shards (first: shard-00000.h5)"),
     ],
 )

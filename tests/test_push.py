@@ -303,6 +303,58 @@ def test_a_killed_push_is_gone_on_with(
     assert not [name for name in target.names() if claim.is_claim(name)]
 
 
+@pytest.mark.parametrize("killed_before", ["index.json", "SHA256SUMS"])
+def test_a_killed_replacement_is_completed_by_the_next(
+    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_before: str
+) -> None:
+    """The rows there are of the new shards then, and the index is of the old ones."""
+    pushed(cli, make_shards(tmp_path / "old", shards=(0, 1)), tmp_path / "there")
+    mine = make_shards(tmp_path / "mine", shards=(0, 2), frames=50, seed=1)
+    there = tmp_path / "there" / "mine" / mine.name
+    write = remote_fsspec.FsspecRemote.write
+
+    def killed(self: remote_fsspec.FsspecRemote, name: str, data: bytes) -> None:
+        if name == killed_before:
+            raise KeyboardInterrupt
+        write(self, name, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(remote_fsspec.FsspecRemote, "write", killed)
+        assert cli("store", "push", mine, tmp_path / "there", "--replace").exit_code == 130
+    assert contents(there) != contents(mine)
+    pushed(cli, mine, tmp_path / "there", "--replace")
+    assert contents(there) == contents(mine) and problems(there) == []
+
+
+def test_a_damaged_index_there_is_replaced_if_that_is_asked_for(cli, tmp_path: Path) -> None:
+    mine = make_shards(tmp_path / "mine")
+    pushed(cli, mine, tmp_path / "there")
+    there = tmp_path / "there" / "mine" / mine.name
+    (there / "index.json").write_text("{")
+    result = cli("store", "push", mine, tmp_path / "there")
+    text = " ".join(result.output.split())
+    assert result.exit_code == 1 and "index.json is damaged" in text
+    assert "push the store again with --replace" in text
+    assert "What is there is replaced" in pushed(cli, mine, tmp_path / "there", "--replace")
+    assert contents(there) == contents(mine)
+
+
+def test_a_failed_upload_leaves_nothing_and_says_why(
+    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hidden file may not even have been made."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    mine = make_shards(tmp_path / "mine")
+    monkeypatch.setattr(LocalFileSystem, "put_file", full)
+    result = cli("store", "push", mine, tmp_path / "there")
+    assert result.exit_code == 1 and "No space left on device. Make room" in result.output
+    assert not list((tmp_path / "there").rglob("*.*"))
+
+
 def test_between_two_tables_a_pull_is_refused(cli, tmp_path: Path) -> None:
     mine = make_shards(tmp_path / "mine", shards=(0, 1), listed=2)
     pushed(cli, make_shards(tmp_path / "old", shards=(1,), listed=2), tmp_path / "there")

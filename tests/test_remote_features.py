@@ -111,6 +111,16 @@ def test_several_stores_are_a_choice_before_shards_are_pulled(cli, tmp_path: Pat
         assert result.exit_code == 0, result.output
 
 
+def test_a_store_that_is_only_in_the_cache_is_no_choice(cli, problem: Path) -> None:
+    """It was removed there; --store names the beginning that both have."""
+    with serving(problem / "features") as (_, url):
+        assert cli(*from_url(problem, "first", url)).exit_code == 0
+        for folder in cache_of(RemoteUrl.of(url)).glob("*/fake-*"):
+            shutil.copytree(folder, folder.with_name("fake-old"))
+        result = cli(*from_url(problem, "second", url, "--store", "fake"))
+    assert result.exit_code == 0, result.output
+
+
 def test_no_such_data_set_is_said(cli, problem: Path) -> None:
     with serving(problem / "features") as (_, url):
         result = cli(*from_url(problem, "run", f"{url}/left"))
