@@ -82,7 +82,8 @@ class _Errors(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
-            error.message = redacted(error.message)  # click repeats arguments that it does not know
+            # click repeats arguments that it does not know.
+            error.message = redacted(error.message)  # type: ignore[misc]
             raise
         except (Ma2lError, OSError) as error:
             if isinstance(error, BrokenPipeError) and streams.drop_abandoned():
