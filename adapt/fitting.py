@@ -30,13 +30,13 @@ def check_fits(config: AdaptConfig, loaded: Loaded) -> None:
             f"and --method {config.method} is to train {'without' if loaded.reads_target_labels else 'on'} "
             "them. Load the data again."
         )
-    _check_same_data(loaded)
     _check_batches(config, loaded)
     reason = methods.find(config.method).one_process
     if parallel.world() > 1 and reason:
         raise ConfigError(
             f"--method {config.method} trains in one process: start it without torchrun ({reason})."
         )
+    _check_same_data(loaded)
     _check_rule(config, loaded)
     _check_labels(config, loaded)
 
