@@ -19,7 +19,7 @@ PENALTIES = (0.1, 1.0, 10.0, 100.0)
 """C of the support vector machine, in features whose mean square norm is 1; chosen."""
 FOLDS = 5
 MOST_VALIDATED = 2000
-"""Videos that validation looks at: it fits 20 classifiers, and with 43,000 videos each takes minutes."""
+"""Videos that validation looks at: it fits 20 classifiers, and one of 16,000 videos took 114 s (measured)."""
 _MEASURED = 1000
 """Points by which the spread of the nearest neighbours is measured."""
 

@@ -98,9 +98,9 @@ class NormalisedLinear(torch.autograd.Function):
         ctx.of_batch = of_batch
         W = (weight_PO * keep_O).to(h.dtype)
         c = None if c_P is None else c_P.to(h.dtype)
-        result = Rows(len(h), h.device)
+        factor_O, result = scale_O * g_O, Rows(len(h), h.device)
         for part in h.split(_block(h)):
-            before = torch.addcmul(b_O, exact(part) - mean_O, scale_O * g_O)
+            before = torch.addcmul(b_O, exact(part) - mean_O, factor_O)
             result.add(F.linear(F.leaky_relu(before, SLOPE, inplace=True).to(h.dtype), W, c))
         return result.all()
 
@@ -123,11 +123,12 @@ class NormalisedLinear(torch.autograd.Function):
             d_g += arriving.mul(centred).sum(dim=0)
             a.copy_(arriving)
         d_g *= scale_O
+        less_O, along_O = factor_O * d_b / len(h), factor_O * scale_O * d_g / len(h)
         for part, a in zip(h.split(_block(h)), dh.split(_block(h))):
             d_part = exact(a) * factor_O
             if ctx.of_batch:
-                d_part -= factor_O * d_b / len(h)
-                d_part.addcmul_(exact(part) - mean_O, factor_O * scale_O * d_g / len(h), value=-1)
+                d_part -= less_O
+                d_part.addcmul_(exact(part) - mean_O, along_O, value=-1)
             a.copy_(d_part)
         d_W *= keep_O
         return dh, d_g, d_b, d_W, d_c if ctx.needs_input_grad[4] else None, *[None] * 4

@@ -89,9 +89,11 @@ def push(
     if wrong:
         raise StoreError(f"{folder}: {wrong}. Give the folder its name back.")
     remote = root.below(ours.index["dataset"]).below(folder.name)
-    _joined(ours, _tables_there(remote, replace), replace, remote)  # refused before a claim
+    _joined(ours, _tables_there(remote, replace)[0], replace, remote)  # refused before a claim
     with claimed(remote, take_over=take_over):
-        before = _tables_there(remote, replace)
+        before, damage = _tables_there(remote, replace)
+        if damage:
+            log.warning("What is there is replaced, and cannot be read: %s", damage)
         after = _joined(ours, before, replace, remote)
         missing = _missing(ours, before, remote)
         _check_sizes(folder, missing)
@@ -114,17 +116,16 @@ def push(
     )
 
 
-def _tables_there(remote: FsspecRemote, replace: bool) -> Tables | None:
-    """Read what is there; None if there is no store, or one that is damaged and is to be replaced."""
+def _tables_there(remote: FsspecRemote, replace: bool) -> tuple[Tables | None, str]:
+    """Read what is there, and what is wrong with it; None if there is no store, or one to be replaced."""
     try:
-        return tables_at(remote, interrupted=True)
+        return tables_at(remote, interrupted=True), ""
     except UnreachableError:
         raise
     except StoreError as error:
         if not replace:
             raise
-        log.warning("What is there is replaced, and cannot be read: %s", error)
-        return None
+        return None, str(error)
 
 
 def _joined(ours: Tables, theirs: Tables | None, replace: bool, remote: FsspecRemote) -> Tables:

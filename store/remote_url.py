@@ -54,10 +54,10 @@ def _split(rest: str) -> tuple[str, str]:
 
     A password with a slash in it, which a URL cannot have, is recognised by its colon.
     """
-    server, path = rest.partition("/")[0], rest
+    server = rest.partition("/")[0]
     end = server.rfind("@")
-    if end < 0 and ":" in server and not _port(server).isdecimal():
-        end = path.rfind("@")
+    if end < 0 and not _port(server).isdecimal():
+        end = rest.rfind("@")
     return rest[: end + 1], rest[end + 1 :]
 
 

@@ -182,3 +182,12 @@ def serving(root: Path) -> Iterator[tuple[WebServer, str]]:
         finally:
             running.shutdown()
             thread.join()
+
+
+def pulled_from(cli: Any, root: Path, **behaviour: Any) -> tuple[Any, WebServer]:
+    """Pull what lies in `root`/there into `root`/here, from a web server that behaves so."""
+    with serving(root / "there") as (server, url):
+        for name, value in behaviour.items():
+            assert hasattr(server, name), name
+            setattr(server, name, value)
+        return cli("store", "pull", url, root / "here"), server

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from remotes import WIDTH, change_index, contents, make_shards, serving
+from remotes import WIDTH, change_index, contents, make_shards, pulled_from, serving
 
 from store import remote as remote_module
 from store import remote_tables, transfer
@@ -119,9 +119,7 @@ def test_an_unknown_benchmark_is_named(cli, there: Path, tmp_path: Path) -> None
 
 
 def test_connections_that_break_are_gone_on_with(cli, there: Path, tmp_path: Path) -> None:
-    with serving(tmp_path / "there") as (server, url):
-        server.breaks_after = 3_333
-        result = cli("store", "pull", url, tmp_path / "here")
+    result, server = pulled_from(cli, tmp_path, breaks_after=3_333)
     assert result.exit_code == 0, result.output
     assert contents(tmp_path / "here" / "mine" / there.name) == contents(there)
     size = sum(path.stat().st_size for path in there.glob("*.h5"))
@@ -131,9 +129,7 @@ def test_connections_that_break_are_gone_on_with(cli, there: Path, tmp_path: Pat
 def test_a_server_without_ranges_is_read_from_the_beginning(
     cli, there: Path, tmp_path: Path
 ) -> None:
-    with serving(tmp_path / "there") as (server, url):
-        server.ranges = False
-        result = cli("store", "pull", url, tmp_path / "here")
+    result, _ = pulled_from(cli, tmp_path, ranges=False)
     assert result.exit_code == 0, result.output
     assert contents(tmp_path / "here" / "mine" / there.name) == contents(there)
 
@@ -141,27 +137,21 @@ def test_a_server_without_ranges_is_read_from_the_beginning(
 def test_a_server_without_ranges_that_breaks_gives_no_store(
     cli, there: Path, tmp_path: Path
 ) -> None:
-    with serving(tmp_path / "there") as (server, url):
-        server.ranges, server.breaks_after = False, 5_000
-        result = cli("store", "pull", url, tmp_path / "here")
+    result, _ = pulled_from(cli, tmp_path, ranges=False, breaks_after=5_000)
     assert result.exit_code == 1 and "the connection broke within shard-00000.h5" in result.output
     folder = tmp_path / "here" / "mine" / there.name
     assert not list(folder.glob("[!.]*"))
 
 
 def test_other_bytes_than_asked_for_are_refused(cli, there: Path, tmp_path: Path) -> None:
-    with serving(tmp_path / "there") as (server, url):
-        server.shift = 100
-        result = cli("store", "pull", url, tmp_path / "here")
+    result, _ = pulled_from(cli, tmp_path, shift=100)
     assert result.exit_code == 1
     assert re.search(r"sends other bytes of shard-0000\d.h5 than it was asked for", result.output)
     assert not list((tmp_path / "here").rglob("[!.]*.h5"))
 
 
 def test_more_bytes_than_asked_for_are_not_read(cli, there: Path, tmp_path: Path) -> None:
-    with serving(tmp_path / "there") as (server, url):
-        server.endless = True
-        result = cli("store", "pull", url, tmp_path / "here")
+    result, server = pulled_from(cli, tmp_path, endless=True)
     assert result.exit_code == 0, result.output
     assert contents(tmp_path / "here" / "mine" / there.name) == contents(there)
     assert server.sent < 10**9
@@ -178,9 +168,7 @@ def test_a_shard_that_changed_there_is_never_kept(
     cli, there: Path, tmp_path: Path, ranges: bool
 ) -> None:
     flip(there / "shard-00001.h5")
-    with serving(tmp_path / "there") as (server, url):
-        server.ranges = ranges
-        result = cli("store", "pull", url, tmp_path / "here")
+    result, _ = pulled_from(cli, tmp_path, ranges=ranges)
     assert result.exit_code == 1
     assert "1 shards of" in result.output and "first: shard-00001.h5" in result.output
     folder = tmp_path / "here" / "mine" / there.name
@@ -399,7 +387,7 @@ class Held:
 
     def __init__(self, there: Path) -> None:
         self.remote = open_remote(RemoteUrl.of(str(there)))
-        self.url, self.workers = self.remote.url, 8
+        self.url, self.workers = self.remote.url, 11  # one is left when 2 shards of 5 ranges wait
         self.go, self.waited = threading.Event(), threading.Event()
 
     def some(self, name: str, begin: int, end: int, size: int) -> bytes:

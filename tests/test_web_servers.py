@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from remotes import contents, make_shards, serving
+from remotes import contents, make_shards, pulled_from, serving
 
 from adapt import environment
 from store import remote as remote_module
@@ -113,9 +113,7 @@ def test_a_page_of_folders_that_breaks_off_leaves_no_store_out(
     cli, there: Path, tmp_path: Path
 ) -> None:
     """Half of a page would be a list of fewer stores."""
-    with serving(tmp_path / "there") as (server, url):
-        server.page_breaks = True
-        result = cli("store", "pull", url, tmp_path / "here")
+    result, server = pulled_from(cli, tmp_path, page_breaks=True)
     assert result.exit_code == 1, result.output
     assert "has no readable list of its folders: the server does not answer" in result.output
     assert sum(path == "/" for path, _ in server.log) == 6  # tried again
@@ -127,9 +125,7 @@ def test_a_page_in_the_place_of_a_shard_is_refused_at_once(
     """As a server that asks for a login answers: whole, and shorter than the shard."""
     for path in there.glob("*.h5"):
         path.write_text("<html>Log in")
-    with serving(tmp_path / "there") as (server, url):
-        server.ranges = False
-        result = cli("store", "pull", url, tmp_path / "here")
+    result, _ = pulled_from(cli, tmp_path, ranges=False)
     assert result.exit_code == 1
     assert "shard-00000.h5 is 12 bytes long, the index says" in result.output
     assert not list((tmp_path / "here").rglob("[!.]*.h5"))
@@ -153,9 +149,7 @@ def test_a_password_follows_to_the_same_server_alone(cli, there: Path, tmp_path:
 
 
 def test_a_server_sends_on_to_web_servers_alone(cli, there: Path, tmp_path: Path) -> None:
-    with serving(tmp_path / "there") as (server, url):
-        server.moved = {"/index.json": "ftp://127.0.0.1:1/index.json"}
-        result = cli("store", "pull", url, tmp_path / "here")
+    result, _ = pulled_from(cli, tmp_path, moved={"/index.json": "ftp://127.0.0.1:1/index.json"})
     assert result.exit_code == 1
     assert "The server sends on to ftp://, which is not read." in result.output
 
