@@ -161,9 +161,18 @@ def later_labels(
     )
 
 
-def accuracy_now(answers: Answers, later: LaterLabels) -> Accuracy:
-    """The accuracy on the videos that have a label now; it is transductive, because all of them trained."""
-    pairs = [(p, t) for p, t in zip(answers.predicted, later.truth, strict=True) if t is not None]
+def accuracy_now(answers: Answers, truth: Sequence[str | None]) -> Accuracy | None:
+    """The accuracy on the videos that have a label now; it is transductive, because all of them trained.
+
+    Args:
+        truth: the class of each video; None where nobody knows it.
+
+    Returns:
+        None where no video has one.
+    """
+    pairs = [(p, t) for p, t in zip(answers.predicted, truth, strict=True) if t is not None]
+    if not pairs:
+        return None
     place = {name: number for number, name in enumerate({name for pair in pairs for name in pair})}
     found = accuracy([place[p] for p, _ in pairs], [place[t] for _, t in pairs])
     return dataclasses.replace(found, transductive=True)

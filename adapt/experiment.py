@@ -1,4 +1,4 @@
-"""From loaded features to a finished run folder, and back from a run folder to its accuracy."""
+"""From loaded features to a finished run folder."""
 
 from __future__ import annotations
 
@@ -6,38 +6,27 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from adapt import checkpoint, parallel, selection
 from adapt.accuracy import Accuracy, accuracy_on
 from adapt.alongside import NOTHING_BESIDE, Beside, train_alongside
 from adapt.attending import write_attention
-from adapt.bank import choose_bank, load_bank, needed_bytes
 from adapt.checkpoint import KEEP_NOTHING, CheckpointPolicy
 from adapt.compute import resolve
 from adapt.config import AdaptConfig
-from adapt.details import Details, details
 from adapt.environment import environment
 from adapt.events import check_available, events_of
 from adapt.fitting import check_fits
-from adapt.listing import class_names, videos_of
 from adapt.loading import Loaded
 from adapt.loop import TrainingState, train
 from adapt.memory import check_memory
 from adapt.prediction import predict
 from adapt.recolour import predicting, recoloured
-from adapt.recorded import target_store
 from adapt.runs import RunFolder
 from store.errors import RunError
 from store.machine import keep_freed_memory
-from store.manifest import Video
 
 log = logging.getLogger(__name__)
 
@@ -165,66 +154,3 @@ def _finish(
         seconds=time.monotonic() - begin,
     )
     return _fields(result)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Repeated:
-    """What a run's checkpoint says now of its target's evaluation videos."""
-
-    config: AdaptConfig
-    result: Accuracy | None
-    """None where no video has a label."""
-    predicted: Mapping[str, str]
-    """The class of each video, by id."""
-    classes: Sequence[str]
-    details: Details | None
-    """Of the videos that have a label; None where none has."""
-    videos: Sequence[Video]
-    probabilities_VN: NDArray[np.float64]
-
-
-def evaluate(
-    run: RunFolder, device: torch.device, features: Path | None, manifests: Path | None
-) -> Repeated:
-    """Predict a run's target's evaluation split again from its checkpoint and the cached features.
-
-    Args:
-        features, manifests: where they lie now, None if they have not moved.
-
-    Raises:
-        Ma2lError: the run did not finish, or its features are gone or were made differently.
-    """
-    config, record = run.read()
-    with target_store(config, record, features, manifests) as (store, options):
-        videos = videos_of(config, options, config.target, "eval", store)
-        kind = choose_bank("auto", needed_bytes(store, videos), device)
-        bank = load_bank(store, videos, device, kind)
-    trained = checkpoint.load_model(run, config)
-    names = class_names(config, options)
-    if list(names) != trained.classes:
-        raise RunError(
-            f"The run knows the classes {trained.classes}, the manifests have {list(names)}."
-        )
-    logits_VN = predict(trained.model.to(device), bank, config)
-    predicted = logits_VN.argmax(dim=1).tolist()
-    known = [(number, v.label) for number, v in enumerate(videos) if v.label is not None]
-    rows, labels = zip(*known) if known else ((), ())
-    P_VN = logits_VN.double().softmax(dim=1).numpy()
-    return Repeated(
-        config=config,
-        result=accuracy_on(predicted, videos),
-        predicted={video.id: names[p] for video, p in zip(videos, predicted)},
-        classes=names,
-        details=details(P_VN[list(rows)], np.array(labels), names) if known else None,
-        videos=videos,
-        probabilities_VN=P_VN,
-    )
-
-
-def together(seeds: Sequence[Repeated]) -> Accuracy | None:
-    """The accuracy of the mean of several runs' probabilities, None where no video has a label.
-
-    The runs differ in their seed alone (`ensemble.unlike_but_for_seed`), so their videos are the same.
-    """
-    P_VN = np.mean([seed.probabilities_VN for seed in seeds], axis=0)
-    return accuracy_on(P_VN.argmax(axis=1).tolist(), seeds[0].videos)

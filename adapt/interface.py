@@ -20,6 +20,7 @@ from adapt.checkpoint import CheckpointPolicy
 from adapt.compute import pick_device, resolve
 from adapt.config import DEFAULT_METHOD, AdaptConfig
 from adapt.ensemble import Ensemble, load_seeds
+from adapt.evaluation import Evaluator
 from adapt.listing import DataOptions
 from adapt.loading import Loaded
 from adapt.loading import load as load_data
@@ -143,12 +144,12 @@ def evaluate(
     Raises:
         Ma2lError: the run did not finish, or its features are gone or were made differently.
     """
-    return experiment.evaluate(
-        RunFolder(Path(run)),
+    evaluator = Evaluator(
         pick_device(device),
         None if features is None else Path(features),
         None if manifests is None else Path(manifests),
-    ).result
+    )
+    return evaluator.evaluate(RunFolder(Path(run))).result
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from adapt.accuracy import Accuracy
-from adapt.answers import read_answers
+from adapt.answers import accuracy_now, read_answers
 from adapt.memory import parameter_counts
 from adapt.plan import Job
 from adapt.rules import selection_of
@@ -34,7 +34,8 @@ class Outcome:
     """A finished run.
 
     Attributes:
-        videos: ids of the target's evaluation videos; right_V: whether each was predicted rightly (V,).
+        videos: ids of the target's evaluation videos that have a label; right_V: whether each was predicted
+            rightly (V,).
         seconds: of all its epochs, whatever stops there were between them.
         parameters: of the predicting model, and of all that is trained.
         reads_target_labels: whether its method, or the rule that chose the epoch, reads them.
@@ -54,7 +55,7 @@ class Outcome:
 
 
 def read_outcome(job: Job, videos: Videos) -> Outcome:
-    """What a finished run ended with.
+    """What a finished run ended with; of a target that came without labels, by the labels of now.
 
     Raises:
         RunError: its files are damaged, or contradict each other.
@@ -62,18 +63,25 @@ def read_outcome(job: Job, videos: Videos) -> Outcome:
     run = RunFolder(job.folder)
     done = read_json(job.folder, "done.json")
     result, config = run.result(), run.read()[0]
-    if result is None:
-        raise RunError(f"{job.folder} has no accuracy: no video that it predicted has a label.")
     try:
         answers = read_answers(job.folder)
     except RunError as error:
         remedy = "In a benchmark: remove the run, then run the same command again."
         raise RunError(f"{error} {remedy}") from error
+    truth = answers.truth
+    if videos.labels:
+        truth = [videos.labels.get(video) for video in answers.videos]
+        result = accuracy_now(answers, truth)
+    if result is None:
+        raise RunError(f"{job.folder} has no accuracy: no video that it predicted has a label.")
+    known = [
+        (v, p == t) for v, p, t in zip(answers.videos, answers.predicted, truth) if t is not None
+    ]
     return Outcome(
         job=job,
         accuracy=result,
-        videos=tuple(answers.videos),
-        right_V=np.array([p == t for p, t in zip(answers.predicted, answers.truth)], dtype=float),
+        videos=tuple(video for video, _ in known),
+        right_V=np.array([right for _, right in known], dtype=float),
         epoch=int(done["epoch"]),
         seconds=sum(float(line["seconds"]) for line in run.metrics()),
         parameters=parameter_counts(config, videos.width, videos.classes),

@@ -221,7 +221,7 @@ def _ended(folder: Path, config: Mapping[str, Any], manifests: Path) -> dict[str
         return {**found, "unseen": str(error)}
     if later is None:
         return found
-    return {**found, "later": later, "result": accuracy_now(answers, later)}
+    return {**found, "later": later, "result": accuracy_now(answers, later.truth)}
 
 
 def _recorded(accuracies: Any) -> Accuracy | None:

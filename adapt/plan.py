@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,7 @@ class Asked:
         methods: names, or `all`.
         presets: names, or `all`; None for each method's default one.
         changes: options for every method that reads them, name -> text.
+        bare: domains that came without labels, on which no bound can train.
     """
 
     benchmark: str
@@ -35,6 +36,7 @@ class Asked:
     presets: Sequence[str] | None
     seeds: Sequence[int]
     changes: Mapping[str, str]
+    bare: Collection[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,7 @@ def make_plan(asked: Asked, folder: Path) -> Plan:
     """
     found, broken = _usable(asked.methods)
     notes: list[str] = []
+    found = _without_bounds(found, asked, notes)
     chosen = {m.name: _presets(m, asked.presets, notes) for m in found}
     _refuse_unknown_presets(asked.presets, found)
     refuse_unread(asked.changes, found, notes)
@@ -155,6 +158,20 @@ def _usable(asked: Sequence[str]) -> tuple[list[Method], dict[str, str]]:
         except Exception as error:  # whatever a file of the user's raises when it is imported
             broken[name] = f"{type(error).__name__}: {error}"
     return sorted(found, key=_place), broken
+
+
+def _without_bounds(found: list[Method], asked: Asked, notes: list[str]) -> list[Method]:
+    """Leave out the methods that `all` names and no target here has the labels for."""
+    bare = [target for _, target in asked.directions if target in asked.bare]
+    kept = [
+        m for m in found if not (bare and m.reads_target_labels and m.name not in asked.methods)
+    ]
+    notes += [
+        f"{method.name} is left out: it learns from the target's labels, and {bare[0]} came without."
+        for method in found
+        if method not in kept
+    ]
+    return kept
 
 
 def _place(method: Method) -> tuple[bool, int, str]:

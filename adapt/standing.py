@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from adapt import methods
+from adapt.answers import read_answers
 from adapt.config import AdaptConfig
-from adapt.listing import DataOptions, class_names, listed
+from adapt.fingerprint import videos_text
+from adapt.listing import DataOptions, Listed, class_names, listed
 from adapt.plan import Asked, Job, Plan
 from adapt.run_files import read_json, write_json
 from adapt.runs import DataRecord, RunFolder
-from store.errors import ConfigError, RunError, first_of, printable
+from store.errors import ConfigError, RunError, counted, first_of, printable
 from store.locks import LOCK
+from store.program import program
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +78,16 @@ class Videos:
     """What the runs of a pair of domains have in common.
 
     Attributes:
+        record: how they are to be recorded, with the labels that the target has now.
+        record_then: given the labels that some of the target's videos had, by id, the same with those.
+        labels: of a target that came without labels, the classes that its videos have now, by id; empty of
+            any other, whose labels do not change.
         width: D, the backbone's width; classes: N.
     """
 
     record: DataRecord
+    record_then: Callable[[Mapping[str, str | None]], DataRecord]
+    labels: Mapping[str, str | None]
     width: int
     classes: int
 
@@ -93,17 +103,41 @@ def videos_of_jobs(jobs: Sequence[Job], data: DataOptions) -> list[Videos]:
         key = pair_of(job.config)
         if key not in known:
             with listed(job.config, data) as found:
-                if found.transductive:
+                if all(video.label is None for video in found.held_out):
                     raise ConfigError(
-                        f"{job.config.target} of {job.config.benchmark} is a domain without labels, and "
-                        "benchmark compares accuracies. Use adapt, whose label-free scores can be compared."
+                        f"None of the {counted(len(found.held_out), 'video')} of {job.config.target} of "
+                        f"{job.config.benchmark} has a label, and benchmark compares accuracies. Label some: "
+                        f"{program()} manifest label labels.csv --benchmark {job.config.benchmark} --domain "
+                        f"{job.config.target}; or use adapt, whose label-free scores can be compared."
                     )
+                names = class_names(job.config, data)
                 known[key] = Videos(
                     record=found.record,
+                    record_then=functools.partial(_record_then, job.config, found, names),
+                    labels=(
+                        {video.id: video.class_name for video in found.held_out}
+                        if found.transductive
+                        else {}
+                    ),
                     width=found.stores[job.config.target].width,
-                    classes=len(class_names(job.config, data)),
+                    classes=len(names),
                 )
     return [known[pair_of(job.config)] for job in jobs]
+
+
+def _record_then(
+    config: AdaptConfig, found: Listed, names: Sequence[str], labels: Mapping[str, str | None]
+) -> DataRecord:
+    """What would be recorded if the target's videos had the labels that they had then."""
+    held_out = [
+        dataclasses.replace(
+            video, class_name=name, label=None if name is None else names.index(name)
+        )
+        for video in found.held_out
+        for name in [labels.get(video.id)]
+    ]
+    text = videos_text(config, found.labelled, found.target, held_out)
+    return dataclasses.replace(found.record, videos=text)
 
 
 def pair_of(config: AdaptConfig) -> tuple[str, str, bool]:
@@ -149,12 +183,31 @@ def _state(job: Job, videos: Videos) -> State | str:
             f"{run.path} holds no run but other files. Remove it, or give another --out."
         )
     try:
-        unlike = run.unlike(with_recorded_compute(job.config, run), videos.record)
+        config = with_recorded_compute(job.config, run)
+        unlike = run.unlike(config, videos.record)
         if run.is_finished():
             run.result()
+            if unlike and videos.labels and not job.config.reads_target_labels:
+                unlike = _but_for_labels(run, config, videos, unlike)
     except RunError as error:
         return f"damaged: {error}"
     return unlike or (State.DONE if run.is_finished() else State.PART)
+
+
+def _but_for_labels(run: RunFolder, config: AdaptConfig, videos: Videos, unlike: str) -> str:
+    """How a finished run is unlike what is asked for if labels that came after it do not count.
+
+    They decide its accuracy alone, which `outcomes` takes by the labels of now.
+
+    Args:
+        unlike: how it is if they do count.
+    """
+    answers = read_answers(run.path)
+    try:
+        record = videos.record_then(dict(zip(answers.videos, answers.truth)))
+    except ValueError:  # a class of then that there is no more
+        return unlike
+    return run.unlike(config, record)
 
 
 def with_recorded_compute(config: AdaptConfig, run: RunFolder) -> AdaptConfig:

@@ -16,8 +16,10 @@ from commands.progress import BenchmarkProgress
 from commands.remote import data_options
 from commands.text import say
 from commands.training import parse_seeds, run_options
+from store.datasets import manifest_path
 from store.errors import ConfigError, printable
 from store.machine import cores
+from store.manifest import has_no_labels, read_manifest
 from store.options import flag
 
 if TYPE_CHECKING:
@@ -159,15 +161,18 @@ def _asked(benchmark: str, given: dict[str, Any]) -> Asked:
         raise ConfigError("Give either --epochs or --set epochs.")
     if given["epochs"] is not None:
         changes["epochs"] = str(given["epochs"])
+    directions = directions_of(
+        benchmark,
+        given["source"],
+        given["target"],
+        both=given["both_directions"],
+        root=given["root"],
+    )
+    tables = {target: manifest_path(benchmark, target, given["root"]) for _, target in directions}
     return Asked(
         benchmark=benchmark,
-        directions=directions_of(
-            benchmark,
-            given["source"],
-            given["target"],
-            both=given["both_directions"],
-            root=given["root"],
-        ),
+        directions=directions,
+        bare=[target for target, path in tables.items() if has_no_labels(read_manifest(path))],
         methods=_names("--methods", given["methods"]),
         presets=None if given["settings"] is None else _names("--settings", given["settings"]),
         seeds=parse_seeds(given["seeds"]),

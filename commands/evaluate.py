@@ -20,7 +20,7 @@ from commands.text import say
 from store.errors import ConfigError, RunError, first_of
 
 if TYPE_CHECKING:
-    from adapt.experiment import Repeated
+    from adapt.evaluation import Repeated
     from adapt.runs import RunFolder
 
 
@@ -50,7 +50,7 @@ def evaluate_command(
     """
     from adapt.compute import pick_device
     from adapt.ensemble import unlike_but_for_seed
-    from adapt.experiment import evaluate
+    from adapt.evaluation import Evaluator
     from adapt.overview import repeated_seed
     from adapt.runs import RunFolder, run_folders
 
@@ -62,9 +62,10 @@ def evaluate_command(
             )
         refuse_standing(confusion, "--confusion")
     progress = CountProgress("evaluate", len(folders), "runs")
+    evaluator = Evaluator(pick_device(device), features, root)
     found = []
     for number, folder in enumerate(folders, 1):
-        repeated = evaluate(RunFolder(folder), pick_device(device), features, root)
+        repeated = evaluator.evaluate(RunFolder(folder))
         found.append(repeated)
         if len(folders) > 1:
             progress(number)
@@ -86,7 +87,7 @@ def evaluate_command(
 
 def _say_together(seeds: Sequence[Repeated]) -> None:
     """What several seeds say by the mean of their probabilities, as `predict` does with their folder."""
-    from adapt.experiment import together
+    from adapt.evaluation import together
 
     result = together(seeds)
     if result is None:

@@ -14,7 +14,7 @@ from extract.from_folders import from_folders
 from extract.splits import DEFAULT_RULE, SplitRule, grouping
 from store import datasets
 from store.errors import ConfigError, ManifestError, printable
-from store.ids import is_plain_name
+from store.ids import why_no_name
 from store.manifest import Video, has_no_labels, read_manifest
 from store.options import parse_names
 from store.own_benchmarks import refuse_name_clash, write_benchmark
@@ -228,6 +228,6 @@ def _parse_domains(
             "has none: give one of the two."
         )
     for name in (benchmark, *labelled, *flat):
-        if not is_plain_name(name):
-            raise ConfigError(f"A name must be letters, digits, '.', '_' or '-', got {name!r}.")
+        if reason := why_no_name(name):
+            raise ConfigError(reason)
     return labelled, flat

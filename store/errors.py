@@ -48,6 +48,37 @@ def first_of(items: Sequence[object]) -> str:
     return f"(first: {printable(items[0])})"
 
 
+_PLURALS = {"has": "have", "is": "are", "was": "were", "does": "do"}
+
+
+def counted(count: int, noun: str, verb: str = "", *, of: int | None = None) -> str:
+    """Return a number with what it counts and a verb that agrees with it.
+
+    For example `1 video has`, `3 videos have` and `1 of 840 videos has`.
+
+    Args:
+        noun: in the singular, with words before it if need be, as `hmdb train video`.
+        verb: in the singular, with words after it if need be, as `has no features`.
+        of: of how many it is a part.
+    """
+    total = count if of is None else of
+    number = f"{count:,}" if of is None else f"{count:,} of {of:,}"
+    first, space, rest = verb.partition(" ")
+    if verb and count != 1:
+        first = _PLURALS.get(first) or first.removesuffix("s")
+    return (
+        f"{number} {noun if total == 1 else _plural(noun)}{' ' if verb else ''}{first}{space}{rest}"
+    )
+
+
+def _plural(noun: str) -> str:
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    if noun.endswith("series"):
+        return noun
+    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+
+
 def printable(text: object) -> str:
     """Return a name for a message, with control characters and bytes that are not UTF-8 as escapes."""
     return "".join(c if c.isprintable() else _escape(c) for c in str(text))

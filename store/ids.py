@@ -12,15 +12,36 @@ from typing import NamedTuple
 from store.errors import ManifestError, printable, shortened
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+"""Names that Windows keeps for devices, whatever suffix follows: no folder or file there can have one."""
+
+
+def why_no_name(name: str) -> str:
+    """Return why a name cannot be a folder below `features/` and an option without quotes, on any system.
+
+    Returns:
+        Sentences with the rule and what to do; empty if the name can be one.
+    """
+    if _PLAIN_NAME.fullmatch(name) is None:
+        return (
+            f"{shortened(name)} is no name. A name consists of letters, digits, '.', '_' and '-', "
+            "and begins with a letter or a digit. Rename it."
+        )
+    if _DEVICE.fullmatch(name):
+        return (
+            f"{shortened(name)} is no name, because Windows keeps it for a device, and nothing made here "
+            f"could be copied there. Choose another, e.g. my-{name}."
+        )
+    return ""
 
 
 def is_plain_name(name: str) -> bool:
     """Return whether a name is safe as a folder below `features/` and as an option without quotes."""
-    return _PLAIN_NAME.fullmatch(name) is not None
+    return not why_no_name(name)
 
 
 def check_plain_name(name: str, where: str) -> None:
-    """Refuse a benchmark's, a domain's or a data set's name that could lead to another folder.
+    """Refuse a benchmark's, a domain's or a data set's name that no folder can have or that leads elsewhere.
 
     Args:
         where: what has the name, for the message.
@@ -28,11 +49,8 @@ def check_plain_name(name: str, where: str) -> None:
     Raises:
         ManifestError: the name is not allowed.
     """
-    if not is_plain_name(name):
-        raise ManifestError(
-            f"{where}: {shortened(name)} is no name. A name consists of letters, digits, '.', '_' and '-', "
-            "and begins with a letter or a digit. Rename it."
-        )
+    if reason := why_no_name(name):
+        raise ManifestError(f"{where}: {reason}")
 
 
 def nfc(text: str) -> str:

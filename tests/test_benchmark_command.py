@@ -446,7 +446,8 @@ def test_large_networks_are_trained_first_within_a_seed() -> None:
         seeds=[0, 1],
         changes={},
     )
-    videos: Any = [Videos(record=None, width=2048, classes=12)] * len(plan.jobs)  # type: ignore[arg-type]
+    used: Any = {"record": None, "record_then": None, "labels": {}, "width": 2048, "classes": 12}
+    videos = [Videos(**used)] * len(plan.jobs)
     found = Benchmark(asked=asked, plan=plan, folder=Path("x"), videos=videos, states=[])
     order = [(job.config.seed, job.config.method) for job in found.todo()]
     assert order == [(s, m) for s in (0, 1) for m in ("ma2l-td", "ta3n", "source-only")]

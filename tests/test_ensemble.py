@@ -180,3 +180,36 @@ def test_a_folder_of_one_run_stands_for_the_run(cli, road: Road, tmp_path: Path)
     result = cli("export", tmp_path / "seeds", "--out", tmp_path / "a.pt2")
     assert result.exit_code == 0, result.output
     assert "made-up features" not in result.output  # those of the run's target were found
+
+
+def test_evaluate_loads_features_once_for_all_runs_that_share_them(
+    cli, problem: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs in a folder may have other directions and classes; each is judged on its own videos."""
+    from adapt import evaluation
+
+    more = ("--seeds", "0,1", "--epochs", 1, "--no-baselines")
+    for name, given in {
+        "a": more,
+        "b": (*more, "--source", "right", "--target", "left"),
+        "c": (*more, "--classes", "c0,c2"),
+    }.items():
+        result = cli(*toy_arguments(problem, f"all/{name}", *given))
+        assert result.exit_code == 0, result.output
+    runs = [problem / "all" / name / f"seed{seed}" for name in "abc" for seed in (0, 1)]
+    alone = [cli("evaluate", run, *CPU).output.splitlines()[1] for run in runs]
+
+    loaded = []
+    load = evaluation.load_bank
+    monkeypatch.setattr(
+        evaluation,
+        "load_bank",
+        lambda *args, **kw: loaded.append(args[0].folder) or load(*args, **kw),
+    )
+    together = cli("evaluate", problem / "all", *CPU)
+    assert together.exit_code == 0, together.output
+    lines = [
+        line for line in together.output.splitlines() if "target evaluation videos: ov" in line
+    ]
+    assert lines == alone and len({line.split(":")[0] for line in lines}) > 1
+    assert [folder.parent.name for folder in loaded] == ["right", "left", "right"]

@@ -173,3 +173,28 @@ def test_a_folder_that_cannot_be_written_is_explained(pair: dict[str, Path], cli
         "Error: Cannot write /proc/own/mine: No such file or directory. Make room, or give another "
         "--manifests, then run the same command again.\n"
     )
+
+
+@pytest.mark.parametrize("name", ["con", "COM1", "lpt9.old", "a/b", "-x"])
+def test_names_that_no_folder_can_have_everywhere_are_refused(
+    tmp_path: Path, cli, name: str
+) -> None:
+    """Windows has no folder `con`, whatever its suffix; `contest` and `com10` are names as any other."""
+    pair = {d: fill(tmp_path / d, "run", "walk") for d in ("phone", "cctv")}
+    for domains, benchmark in (
+        ({"phone": pair["phone"], name: pair["cctv"]}, "mine"),
+        (pair, name),
+    ):
+        given = [word for d, folder in domains.items() for word in ("--domain", f"{d}={folder}")]
+        made = cli(
+            "manifest",
+            "from-folder",
+            f"--benchmark={benchmark}",
+            *given,
+            "--manifests",
+            tmp_path / "m",
+        )
+        assert made.exit_code == 2 and f"'{name}' is no name" in made.output, made.output
+        assert not (tmp_path / "m").exists()
+    usual = {"contest": pair["phone"], "com10": pair["cctv"]}
+    assert cli(*arguments(usual, tmp_path / "m")).exit_code == 0

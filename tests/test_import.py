@@ -680,6 +680,7 @@ def test_features_of_unlike_origins_are_not_mixed(imported, cli, tmp_path) -> No
     [
         (("--dataset", "../x"), "is no name"),
         (("--name", "a/b"), "is no name"),
+        (("--name", "aux"), "is no name, because Windows keeps it for a device"),
         (("--list", "train.txt"), "name its benchmark"),
         (("--classes", "c.txt"), "give them with --list"),
         (("--modality", "RGB"), "is read with --format epic or video-features"),

@@ -294,3 +294,70 @@ def test_the_manifest_is_named_from_where_one_is(
     label(cli, problem, truth)
     monkeypatch.chdir(problem)
     assert "36 of 36 videos have in manifests/toy/right.csv now" in cli("runs").output
+
+
+def benchmarked(cli, root: Path, *more: object) -> tuple[dict[str, dict[str, str]], str]:
+    """Rows of results.csv by method, and what was printed."""
+    small = ("batch_size=8", "width=16", "compute=float32", "frames=9", "epochs=2")
+    places = ("--features", root / "features", "--manifests", root / "manifests")
+    given = ("--benchmark", "toy", *places, "--out", root / "out", "--device", "cpu", "--jobs", 1)
+    sets = [word for text in small for word in ("--set", text)]
+    pair = ("--source", "left", "--target", "right", "--seeds", 0)
+    result = cli("benchmark", *given, *sets, *pair, "--methods", "source-only,infomax", *more)
+    if result.exit_code:
+        return {}, result.output
+    with (root / "out" / "results.csv").open(newline="") as file:
+        return {row["method"]: row for row in csv.DictReader(file)}, result.output
+
+
+def test_benchmark_takes_the_labels_of_now(cli, problem: Path) -> None:
+    truth = take_labels_away(problem)
+    _, output = benchmarked(cli, problem)
+    assert "None of the 36 videos of right of toy has a label" in output
+    assert "manifest label labels.csv --benchmark toy --domain right" in output
+
+    some = {video: truth[video] for video in [*truth][::3]}
+    made: dict[Path, bytes] = {}
+    for known in (some, truth):  # the second time no run is trained again
+        label(cli, problem, known)
+        rows, output = benchmarked(cli, problem)
+        right: dict[str, list[bool]] = {}
+        for method, row in rows.items():
+            run = problem / "out" / row["run"]
+            predicted = {r["video"]: r["predicted"] for r in predictions(run)}
+            right[method] = [predicted[video] == name for video, name in known.items()]
+            share = 100 * sum(right[method]) / len(known)
+            assert row["status"] == "done" and int(row["videos"]) == len(known)
+            assert float(row["overall"]) == pytest.approx(share, abs=1e-4)
+        pairs = list(zip(*right.values(), strict=True))
+        difference = 100 * sum(b - a for a, b in pairs) / len(known)
+        assert f"| {difference:+.2f} |" in (problem / "out" / "table.md").read_text()
+        assert f"({len(known)} of right)" in output
+        assert "Accuracies on right are transductive" in output
+        files = {p: p.read_bytes() for p in (problem / "out").rglob("seed0/*") if p.is_file()}
+        assert not made or files == made
+        made = files
+    _, output = benchmarked(cli, problem, "--set", "learning_rate=0.1")
+    assert "it is a run with other options" in output
+    rows_of_target = read_manifest(manifest(problem))
+    write_manifest(manifest(problem), rows_of_target[1:])
+    _, output = benchmarked(cli, problem)
+    assert "it is a run on other videos or labels" in output
+
+
+def test_benchmark_leaves_out_bounds_that_a_target_without_labels_cannot_train(
+    cli, problem: Path
+) -> None:
+    label(cli, problem, take_labels_away(problem))
+    note = (
+        "Note: target-only is left out: it learns from the target's labels, and right came without."
+    )
+    plain = cli(
+        "benchmark", "--benchmark", "toy", "--manifests", problem / "manifests", "--show-plan"
+    )
+    assert note in plain.output and "left-right/target-only" not in plain.output
+    named = ("--methods", "target-only", "--features", problem / "features")
+    refused = cli("benchmark", "--benchmark", "toy", "--manifests", problem / "manifests", *named)
+    assert (
+        refused.exit_code == 2 and "--method target-only learns from the target's" in refused.output
+    )

@@ -346,6 +346,8 @@ def test_own_benchmarks_do_not_land_among_the_built_in_ones(tmp_path: Path) -> N
         ("dataset,domain\n../x,lab\n", r"datasets.csv, line 2: '../x' is no name"),
         ("dataset,domain\nlabs,/tmp\n", r"datasets.csv, line 2: '/tmp' is no name"),
         ("dataset,domain\n..,lab\n", r"line 2: '..' is no name"),
+        ("dataset,domain\nCon,lab\n", r"line 2: 'Con' is no name, because Windows keeps it"),
+        ("dataset,domain\nlabs,nul.old\n", r"line 2: 'nul.old' .* Choose another, e.g. my-nul.old"),
         ("name,feeds\nlabs,lab\n", r"the columns must be dataset,domain, got 'name,feeds'"),
         ("dataset,domain\nlabs\n", r"line 2: expected 2 columns, got 1"),
         ("dataset,domain\na,lab\nb,lab\n", r"line 3: b,lab contradicts .*line 2"),
