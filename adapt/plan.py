@@ -12,8 +12,9 @@ from adapt.config import AdaptConfig, unmet
 from adapt.methods import Method
 from adapt.plan_options import refuse_never_read, refuse_unread, value_of
 from adapt.published import FIRST, LAST, PUBLISHED, Direction
-from store.datasets import benchmarks
+from store.datasets import benchmarks, manifest_path
 from store.errors import ConfigError, printable
+from store.manifest import has_no_labels, read_manifest
 from store.options import type_name
 
 ALL = "all"
@@ -82,7 +83,7 @@ def directions_of(
     """The pair of domains, and with `both` the way back.
 
     A pair that is not given is the benchmark's two domains, in the order of the paper's tables or else
-    of their names.
+    of their names; one that came without labels is the target.
 
     Raises:
         ConfigError: no such benchmark or domain, or the pair cannot be known.
@@ -102,7 +103,8 @@ def directions_of(
             )
     if source is None and target is None and len(domains) == 2:
         published = PUBLISHED.get(benchmark)
-        source, target = (published.directions[0] if published else None) or domains
+        labelled_first = sorted(domains, key=lambda domain: came_bare(benchmark, domain, root))
+        source, target = published.directions[0] if published else labelled_first
     elif len(domains) == 2:
         source = source or next(d for d in domains if d != target)
         target = target or next(d for d in domains if d != source)
@@ -114,6 +116,15 @@ def directions_of(
     if source == target:
         raise ConfigError(f"--source and --target are both {source}. Give two domains.")
     return [(source, target), (target, source)] if both else [(source, target)]
+
+
+def came_bare(benchmark: str, domain: str, root: Path) -> bool:
+    """Whether a domain came without labels, so that it can only be a target and no bound can train on it.
+
+    Raises:
+        ManifestError: its manifest breaks a rule.
+    """
+    return has_no_labels(read_manifest(manifest_path(benchmark, domain, root)))
 
 
 def make_plan(asked: Asked, folder: Path) -> Plan:

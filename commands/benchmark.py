@@ -16,10 +16,8 @@ from commands.progress import BenchmarkProgress
 from commands.remote import data_options
 from commands.text import say
 from commands.training import parse_seeds, run_options
-from store.datasets import manifest_path
 from store.errors import ConfigError, printable
 from store.machine import cores
-from store.manifest import has_no_labels, read_manifest
 from store.options import flag
 
 if TYPE_CHECKING:
@@ -144,7 +142,7 @@ def _how(crew: CrewOptions) -> str:
 
 
 def _asked(benchmark: str, given: dict[str, Any]) -> Asked:
-    from adapt.plan import Asked, directions_of
+    from adapt.plan import Asked, came_bare, directions_of
 
     changes: dict[str, str] = {}
     for text in given["changes"]:
@@ -168,11 +166,10 @@ def _asked(benchmark: str, given: dict[str, Any]) -> Asked:
         both=given["both_directions"],
         root=given["root"],
     )
-    tables = {target: manifest_path(benchmark, target, given["root"]) for _, target in directions}
     return Asked(
         benchmark=benchmark,
         directions=directions,
-        bare=[target for target, path in tables.items() if has_no_labels(read_manifest(path))],
+        bare=[domain for _, domain in directions if came_bare(benchmark, domain, given["root"])],
         methods=_names("--methods", given["methods"]),
         presets=None if given["settings"] is None else _names("--settings", given["settings"]),
         seeds=parse_seeds(given["seeds"]),

@@ -345,6 +345,15 @@ def test_benchmark_takes_the_labels_of_now(cli, problem: Path) -> None:
     assert "it is a run on other videos or labels" in output
 
 
+def test_the_domain_without_labels_is_the_target_of_a_benchmark(cli, problem: Path) -> None:
+    folder = problem / "manifests" / "toy"
+    label(cli, problem, take_labels_away(problem))
+    (folder / "right.csv").rename(folder / "first.csv")  # by name it would be the source
+    given = ("--benchmark", "toy", "--manifests", problem / "manifests", "--show-plan")
+    shown = cli("benchmark", *given, "--methods", "source-only", "--seeds", 0, "--out", "out")
+    assert shown.output.splitlines() == ["out/left-first/source-only-paper/seed0"]
+
+
 def test_benchmark_leaves_out_bounds_that_a_target_without_labels_cannot_train(
     cli, problem: Path
 ) -> None:
