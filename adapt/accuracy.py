@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from store.errors import counted
 from store.manifest import Video, has_no_labels
 
 NO_LABELS = "no labels"
@@ -32,8 +33,11 @@ class Accuracy:
     def what(self) -> str:
         """What it is an accuracy on, as in `12 target evaluation videos`."""
         if self.transductive:
-            return f"{self.videos} labelled target videos (transductive: in training too, without labels)"
-        return f"{self.videos} target evaluation videos"
+            return (
+                f"{counted(self.videos, 'labelled target video')} (transductive: in training "
+                "too, without labels)"
+            )
+        return counted(self.videos, "target evaluation video")
 
 
 def accuracy_on(predicted: Sequence[int], videos: Sequence[Video]) -> Accuracy | None:

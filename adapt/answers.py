@@ -20,7 +20,7 @@ from adapt.accuracy import Accuracy, accuracy
 from adapt.run_files import read_json
 from adapt.sources import listed_videos
 from store.datasets import manifest_path
-from store.errors import ManifestError, RunError, first_of, printable
+from store.errors import ManifestError, RunError, counted, first_of, printable
 from store.files import sha256_of
 from store.manifest import has_no_labels
 
@@ -60,7 +60,7 @@ class LaterLabels:
             self.manifest.relative_to(here) if self.manifest.is_relative_to(here) else self.manifest
         )
         return (
-            f"the labels that {known:,} of {len(self.truth):,} videos have in {printable(path)} now "
+            f"the labels that {counted(known, 'video', 'has', of=len(self.truth))} in {printable(path)} now "
             f"(sha256 {self.sha256[:16]}); the run ended with {had}"
         )
 
@@ -151,7 +151,8 @@ def later_labels(
     foreign = sorted({name for name in truth if name is not None} - {*classes}) if classes else []
     if foreign:
         raise ManifestError(
-            f"{printable(path)} has {len(foreign)} classes that the run does not know {first_of(foreign)}"
+            f"{printable(path)} has {counted(len(foreign), 'class')} that the run does not know "
+            f"{first_of(foreign)}"
         )
     return LaterLabels(
         manifest=path,

@@ -13,7 +13,7 @@ from adapt.report_tables import gain_of, tested
 from adapt.rules import RULES
 from adapt.subject import Subject
 from adapt.table_text import Table
-from store.errors import RunError, first_of, printable
+from store.errors import RunError, counted, first_of, printable
 
 THIS_RUN = "this run"
 
@@ -31,7 +31,7 @@ def baseline_subjects(subject: Subject) -> dict[str, Subject]:
         if lacking or foreign:
             raise RunError(
                 f"{printable(subject.run.folder / FILE)} does not fit the run: {row.name} lacks "
-                f"{len(lacking)} of its videos and has {len(foreign)} unknown classes "
+                f"{len(lacking)} of its videos and has {counted(len(foreign), 'unknown class')} "
                 f"{first_of([*lacking, *foreign])}. Remove the file: the run itself does not need it."
             )
         predicted = [row.predicted[video] for video in subject.videos]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from store.datasets import OWN_MANIFESTS, dataset_of
-from store.errors import StoreError, first_of, printable
+from store.errors import StoreError, counted, first_of, printable
 from store.format import FAILURES, config_differences, read_records
 from store.manifest import Video
 from store.program import program
@@ -39,7 +39,7 @@ def stores_of(
             videos = [video.id for video in listed[domain]]
             command = extract_command(datasets[domain], features, manifests, made)
             lacking.append(
-                f"{len(videos):,} of {len(videos):,} {domain} videos have no features in "
+                f"{counted(len(videos), f'{domain} video', 'has', of=len(videos))} no features in "
                 f"{features / datasets[domain]} {first_of(videos)}. Run: {command}"
             )
     if lacking:
@@ -66,7 +66,7 @@ def choose_stores(*found: dict[str, FeatureStore], chosen: str | None) -> tuple[
     if chosen is not None:
         fitting = [name for name in common if name.startswith(chosen)]
         if len(fitting) != 1:
-            begins = f"{len(fitting)} stores begin" if fitting else "No store begins"
+            begins = counted(len(fitting), "store", "begins") if fitting else "No store begins"
             raise StoreError(
                 f"{begins} with {chosen!r}. {'Both' if len(found) == 2 else 'All'} domains have: "
                 f"{', '.join(common) or 'none'}."
@@ -129,7 +129,7 @@ def available(
     missing = [video.id for video in videos if video.id not in store]
     if missing and (not allow_missing or len(missing) == len(videos)):
         raise StoreError(
-            f"{len(missing)} of {len(videos)} {what} videos have no features in {store.folder} "
+            f"{counted(len(missing), f'{what} video', 'has', of=len(videos))} no features in {store.folder} "
             f"{first_of(missing)}.{_reason(store, missing)}\n{remedy(missing)}\n"
             "or go on without them: --allow-missing"
         )
@@ -172,7 +172,7 @@ def how_to_get(
         words += ["--benchmark", benchmark]
         if manifests != OWN_MANIFESTS:
             words += ["--manifests", str(manifests)]
-        count = f"{urls.count(url):,} of {len(missing):,} were left in {url}"
+        count = f"{counted(urls.count(url), 'video', 'was', of=len(missing))} left in {url}"
         secret = "with your user and password in place of ***" if "***" in url else ""
         lines.append(
             f"{count}. Run{f', {secret}' if secret else ''}: {program()} {shlex.join(words)}"

@@ -14,7 +14,7 @@ from adapt.checkpoint import Trained
 from adapt.overview import repeated_seed
 from adapt.runs import RunFolder, run_folders
 from adapt.whole import WholeVideos, classify_picked
-from store.errors import RunError, first_of, printable
+from store.errors import RunError, counted, first_of, printable
 
 _FEW = 80.0
 """Percent of equal answers below which a warning is due (our choice)."""
@@ -31,7 +31,8 @@ def load_seeds(folder: Path) -> list[Trained]:
     open_ones = [str(run.path) for run in runs if not run.is_finished()]
     if len(runs) > 1 and open_ones:
         raise RunError(
-            f"{len(open_ones)} of {len(runs)} runs in {folder} are not finished {first_of(open_ones)}. Go on "
+            f"{counted(len(open_ones), 'run', 'is', of=len(runs), where=f'in {folder}')} not "
+            f"finished {first_of(open_ones)}. Go on "
             "with --resume, remove them, or name one run."
         )
     if unlike := unlike_but_for_seed(runs):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from store.errors import ConfigError
+from store.errors import ConfigError, counted
 
 MOST_FRAMES, MOST_LEVELS = 10_000, 30
 
@@ -31,7 +31,8 @@ class Geometry:
                 raise ConfigError(f"--{name} must be from 2 to {most}, got {value}.")
         if self.frames > MOST_FRAMES:
             raise ConfigError(
-                f"--kernel {self.kernel} with --levels {self.levels} needs {self.frames:,} frames of "
+                f"--kernel {self.kernel} with --levels {self.levels} needs "
+                f"{counted(self.frames, 'frame')} of "
                 f"every video; the most is {MOST_FRAMES:,}. Lower either."
             )
 

@@ -17,7 +17,7 @@ from adapt.rules import NEED_SOURCE_VIDEOS
 from adapt.runs import DataRecord
 from adapt.sources import check_bound, check_classes, check_sources, listed_videos
 from store.datasets import dataset_of, manifest_path
-from store.errors import StoreError, first_of
+from store.errors import StoreError, counted, first_of
 from store.manifest import Video, classes_of, has_no_labels
 from store.read import FeatureStore
 from store.recipe import Recipe
@@ -145,12 +145,12 @@ def videos_of(
     found = available(listed, store, what, remedy, allow_missing=options.allow_missing)
     if len(found) < len(listed):
         lacking = len(listed) - len(found)
-        log.warning(f"Continuing without {lacking} of {len(listed)} {what} videos.")
+        log.warning(f"Continuing without {counted(lacking, f'{what} video', of=len(listed))}.")
     short = [v.id for v in found if store.records[v.id].frames < config.frames]
     if short:
         log.warning(
-            f"{len(short)} of {len(found)} {what} videos have fewer features than the "
-            f"{config.frames} frames sampled, so that frames repeat {first_of(short)}."
+            f"{counted(len(short), f'{what} video', 'has', of=len(found))} fewer features than the "
+            f"{counted(config.frames, 'frame')} sampled, so that frames repeat {first_of(short)}."
         )
     return found
 
@@ -166,7 +166,7 @@ def _source_held_out(
     if not lacking or config.select in NEED_SOURCE_VIDEOS:
         return videos_of(config, options, domain, "eval", store)
     log.info(
-        f"{len(lacking)} of {len(listed)} {domain} eval videos have no features "
+        f"{counted(len(lacking), f'{domain} eval video', 'has', of=len(listed))} no features "
         f"{first_of(lacking)}: no score is taken on them."
     )
     return []

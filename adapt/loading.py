@@ -16,6 +16,7 @@ from adapt.data import TrainingData, labels_of
 from adapt.listing import DataOptions, class_names, listed
 from adapt.runs import DataRecord
 from adapt.sources import warn_of_untaught
+from store.errors import counted
 from store.manifest import Video
 from store.read import FeatureStore
 
@@ -60,8 +61,9 @@ def load(config: AdaptConfig, options: DataOptions, device: torch.device) -> Loa
         learned = [video for videos in found.labelled.values() for video in videos]
         names = ",".join(found.labelled)
         log.info(
-            f"{len(learned)} labelled ({names}), {len(found.target)} target, {len(found.held_out)} "
-            f"evaluation videos of {config.lists}, features {target_store.folder.name} "
+            f"{len(learned)} labelled ({names}), {len(found.target)} target, "
+            f"{counted(len(found.held_out), 'evaluation video')} "
+            f"of {config.lists}, features {target_store.folder.name} "
             f"({target_store.index['run'].get('weights')}), {size / 1e9:.2f} GB, bank: {kind}"
         )
         classes = class_names(config, options)

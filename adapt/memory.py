@@ -8,7 +8,7 @@ from adapt import methods
 from adapt.bank import available_memory
 from adapt.config import AdaptConfig
 from adapt.data import TrainingData, batch_sizes
-from store.errors import ConfigError
+from store.errors import ConfigError, counted
 
 _FLOAT32 = 4
 
@@ -45,8 +45,8 @@ def check_memory(config: AdaptConfig, data: TrainingData) -> None:
     room = torch.cuda.mem_get_info(data.device)[1] if on_gpu else available_memory()
     if needed > room:
         raise ConfigError(
-            f"These options need at least {needed / 1e9:,.1f} GB: {parameters:,} parameters, and "
-            f"{videos:,} videos of {config.frames:,} frames in a step. {data.device} has "
+            f"These options need at least {needed / 1e9:,.1f} GB: {counted(parameters, 'parameter')}, and "
+            f"{counted(videos, 'video')} of {counted(config.frames, 'frame')} in a step. {data.device} has "
             f"{room / 1e9:,.1f} GB. Lower what makes the networks or the batch large, e.g. "
             "--batch-size, --draws, --frames or --width."
         )

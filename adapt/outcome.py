@@ -10,7 +10,7 @@ from typing import Any
 
 from adapt.answers import Answers, read_answers
 from adapt.overview import Run, but_seed, seeds_of
-from store.errors import RunError, first_of, printable
+from store.errors import RunError, counted, first_of, printable
 from store.format import config_differences
 
 
@@ -57,7 +57,8 @@ def outcome(folder: Path, manifests: Path | None = None) -> Outcome:
     unlike = [run.folder for run, table in zip(runs, tables) if table.keys() != tables[0].keys()]
     if unlike:
         raise RunError(
-            f"{len(unlike)} of {len(runs)} runs in {printable(folder)} were evaluated on other videos "
+            f"{counted(len(unlike), 'run', 'was', of=len(runs), where=f'in {printable(folder)}')} "
+            "evaluated on other videos "
             f"than the first {first_of(unlike)}."
         )
     shares = [sum(table[v] for table in tables) / len(tables) for v in videos]
@@ -83,19 +84,21 @@ def in_common(one: Outcome, other: Outcome) -> tuple[Outcome, Outcome]:
     unlike = [video for video in both if classes[video] != theirs[video]]
     if unlike:
         raise RunError(
-            f"{len(unlike):,} of {len(both):,} videos have another true class in B than in A "
+            f"{counted(len(unlike), 'video', 'has', of=len(both))} another true class in B than in A "
             f"{first_of(unlike)}, so the runs cannot be compared. Train the one with the old labels again."
         )
     alone = [sorted(classes.keys() - theirs.keys()), sorted(theirs.keys() - classes.keys())]
     if any(alone) and not partly:
         name, lacking = ("A", alone[0]) if alone[0] else ("B", alone[1])
         raise RunError(
-            f"The runs were not evaluated on the same videos: {len(lacking):,} are only in {name} "
+            "The runs were not evaluated on the same videos: "
+            f"{counted(len(lacking), 'video', 'is')} only in {name} "
             f"{first_of(lacking)}."
         )
     if not both:
         raise RunError(
-            f"A has labels of {len(classes):,} videos and B of {len(theirs):,}, and no video is among both. "
+            f"A has labels of {counted(len(classes), 'video')} and B of {len(theirs):,}, and no "
+            "video is among both. "
             "Label some that both predicted, with manifest label."
         )
     videos = [(video, classes[video]) for video in both]
@@ -125,7 +128,8 @@ def _right(run: Run, answers: Answers) -> dict[tuple[str, str], bool]:
     if not table:
         seen = f" ({run.unseen})" if run.unseen else ""
         raise RunError(
-            f"None of the {len(answers.videos):,} videos that {printable(run.folder)} predicted has a "
+            f"None of the {counted(len(answers.videos), 'video')} that {printable(run.folder)} "
+            "predicted has a "
             f"label{seen}. Label some with manifest label."
         )
     return table

@@ -117,7 +117,8 @@ def summarise(folder: Path, manifests: Path | None = None) -> Run:
             config, data = {}, {}
             raise RunError("config.json holds no config of a run")
         if not (folder / "done.json").exists():
-            state = f"unfinished: {_epochs(folder)} of {config.get('epochs', 1)} epochs"
+            of = config.get("epochs", 1)
+            state = f"unfinished: {_epochs(folder)} of {of} {'epoch' if of == 1 else 'epochs'}"
         else:
             ended = _ended(folder, config, manifests or Path(str(data.get("manifests", ""))))
     except RunError as error:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from store.errors import ConfigError, Ma2lError, RunError
+from store.errors import ConfigError, Ma2lError, RunError, counted
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,8 @@ def check_divisible(count: int) -> None:
     """
     if count % world():
         raise ConfigError(
-            f"{world()} processes cannot share a batch of {count} videos equally. Choose --batch-size "
+            f"{counted(world(), 'process')} cannot share a batch of {counted(count, 'video')} "
+            "equally. Choose --batch-size "
             f"(with --target-batch equal) so that it is a multiple of {world()}."
         )
 

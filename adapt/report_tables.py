@@ -16,7 +16,7 @@ from adapt.rules import LAST, RULES, by_rule
 from adapt.score_table import p_text
 from adapt.subject import Subject
 from adapt.table_text import Table
-from store.errors import printable
+from store.errors import counted, printable
 
 _SURE = 0.05
 _TESTED = ("points", "95 % interval", "p", "corrected")
@@ -178,7 +178,9 @@ def class_counts(subject: Subject) -> Table:
         title="Predicted classes",
         groups=[("", ["class", "videos", "share, %"])],
         rows=rows,
-        notes=[f"Of {total:,} target videos. Nothing here says whether the predictions are right."],
+        notes=[
+            f"Of {counted(total, 'target video')}. Nothing here says whether the predictions are right."
+        ],
     )
 
 

@@ -32,7 +32,7 @@ from typing import Any
 from adapt.accuracy import Accuracy
 from adapt.config import AdaptConfig
 from adapt.run_files import GO_ON, read_json, write_json
-from store.errors import ConfigError, RunError
+from store.errors import ConfigError, RunError, counted
 from store.files import explained, write_text
 from store.format import config_differences
 from store.locks import LOCK, folder_lock, remove_leftovers
@@ -257,7 +257,11 @@ class RunFolder:
             "done.json",
             {
                 "target_eval": None if result is None else dataclasses.asdict(result),
-                **({} if result else {"no_accuracy": f"none of {len(videos)} videos has a label"}),
+                **(
+                    {}
+                    if result
+                    else {"no_accuracy": f"none of {counted(len(videos), 'video')} has a label"}
+                ),
                 "predicted": {name: named.count(name) for name in classes},
                 "selection": chosen.selection,
                 "epoch": chosen.epoch,

@@ -9,6 +9,7 @@ from adapt.published import BASELINE, PUBLISHED, Direction
 from adapt.scoreboard import Cell, Comparison, Row, Scoreboard
 from adapt.study import mean
 from adapt.table_text import Table
+from store.errors import counted
 
 _SURE = 0.05
 
@@ -164,7 +165,8 @@ def _comparison_notes(board: Scoreboard) -> list[str]:
         "have; they hold for these trained models on other videos, not for other seeds.",
         "Interval: paired bootstrap over the videos. p: exact test by flipping the signs of the videos' "
         "differences; with one seed it is McNemar's.",
-        f"Corrected: by Holm's method over all {len(board.against_baseline)} comparisons with {BASELINE} "
+        "Corrected: by Holm's method over all "
+        f"{counted(len(board.against_baseline), 'comparison')} with {BASELINE} "
         f"and, for themselves, all {len(board.against_best)} with the best. *: below 0.05.",
         f"Preset: that of the row of {BASELINE} whose options agree most with the method's.",
         "The best is chosen on these same videos, so its lead is flattered.",

@@ -17,7 +17,7 @@ from adapt.methods import Networks
 from adapt.prediction import Predicted, as_source, as_target, predict, predict_with_features
 from adapt.rules import FEWEST, LAST, NEED_FEATURES, best_epochs, by_rule, selection_of
 from adapt.runs import Chosen, RunFolder
-from store.errors import ConfigError, RunError
+from store.errors import ConfigError, RunError, counted
 
 
 def score(
@@ -127,7 +127,8 @@ def chosen(
     epoch = best_epochs(metrics).get(config.select)
     if epoch is None:
         raise RunError(
-            f"The score of --select {config.select} was a finite number in none of {len(metrics)} epochs, so "
+            f"The score of --select {config.select} was a finite number in none of "
+            f"{counted(len(metrics), 'epoch')}, so "
             "there is no epoch to take. Train again with another rule."
         )
     if config.select != LAST:

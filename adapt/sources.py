@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from store.datasets import manifest_path
-from store.errors import ConfigError, ManifestError, first_of
+from store.errors import ConfigError, ManifestError, counted, first_of
 from store.manifest import Video, chosen_classes, has_no_labels, read_manifest, with_classes
 from store.options import parse_names
 
@@ -62,7 +62,8 @@ def check_sources(benchmark: str, manifests: Mapping[str, Sequence[Video]]) -> N
         unlike = sorted(str(name) for name in known[first] ^ known[domain])
         if unlike:
             raise ManifestError(
-                f"{first} and {domain} do not have the same classes, {len(unlike)} are in one of them alone "
+                f"{first} and {domain} do not have the same classes, "
+                f"{counted(len(unlike), 'class', 'is')} in one of them alone "
                 f"{first_of(unlike)}, so they cannot be joined. Name those that both have with --classes."
             )
 
@@ -107,7 +108,7 @@ def warn_of_untaught(source: str, classes: Sequence[str], learned: Sequence[Vide
     untaught = sorted(set(range(len(classes))) - {video.label for video in learned})
     if untaught:
         log.warning(
-            f"{len(untaught)} of {len(classes)} classes {'has' if len(untaught) == 1 else 'have'} "
+            f"{counted(len(untaught), 'class', 'has', of=len(classes))} "
             f"no {source} training video {first_of([classes[n] for n in untaught])}: it "
             "cannot be learned."
         )

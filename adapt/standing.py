@@ -163,7 +163,7 @@ def states_of(jobs: Sequence[Job], videos: Sequence[Videos], *, redo: bool = Fal
     if unlike and not redo:
         first, reason = next(iter(unlike.items()))
         raise RunError(
-            f"{len(unlike)} of {len(jobs)} runs are there and are not those asked for, the first in "
+            f"{counted(len(unlike), 'run', 'is', of=len(jobs))} there and not as asked for, the first in "
             f"{first}: it is {reason} Repeat their options, or give another --out, or train them anew "
             "with --redo."
         )

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from adapt.sampling import centred
-from store.errors import ConfigError, StoreError, first_of
+from store.errors import ConfigError, StoreError, counted, first_of
 from store.ids import near_ids
 from store.read import FeatureStore
 
@@ -50,7 +50,8 @@ class StoreDataset(Dataset[dict[str, Any]]):
         lacking = [video for video in self.videos if video not in self.store]
         if lacking:
             raise StoreError(
-                f"{len(lacking):,} of {len(self.videos):,} videos have no features in {self.store.folder} "
+                f"{counted(len(lacking), 'video', 'has', of=len(self.videos))} no features in "
+                f"{self.store.folder} "
                 f"{first_of(lacking)}.{near_ids(lacking[0], self.store.records)} Extract them, or leave "
                 "them out."
             )

@@ -15,6 +15,7 @@ import click
 import pandas as pd
 
 from benchmarks.curves import draw_gaps, draw_intervals
+from store.errors import counted
 
 CSV = click.Path(path_type=Path, exists=True, dir_okay=False)
 BEGIN, END = "<!-- begin: python -m benchmarks.results tables -->", "<!-- end -->"
@@ -48,7 +49,8 @@ def collect(csv: Path, folders: Sequence[str]) -> None:
     if len(unlike):
         first = " ".join(unlike.iloc[0][KEY])
         raise click.UsageError(
-            f"{len(unlike)} rows occur in two folders with other figures, the first is: {first}."
+            f"{counted(len(unlike), 'row', 'occurs')} in "
+            f"two folders with other figures, the first is: {first}."
         )
     joined = joined.drop_duplicates(KEY)  # source only stands beside the methods of every plan
     joined.to_csv(csv, index=False)

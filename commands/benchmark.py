@@ -16,7 +16,7 @@ from commands.progress import BenchmarkProgress
 from commands.remote import data_options
 from commands.text import say
 from commands.training import parse_seeds, run_options
-from store.errors import ConfigError, printable
+from store.errors import ConfigError, counted, printable
 from store.machine import cores
 from store.options import flag
 
@@ -73,8 +73,11 @@ def _benchmark(benchmark: str, out: Path | None, show_plan: bool, redo: bool, **
         f"Written to {folder}: table.html, table.md, summary.csv and results.csv, the runs beside them."
     )
     if found.failures or plan.broken:
-        counts = f"{len(found.failures)} of {len(plan.jobs)} runs"
-        say(f"{counts} failed, {len(plan.broken)} methods left out; see the last table.", err=True)
+        counts = counted(len(found.failures), "run", of=len(plan.jobs))
+        say(
+            f"{counts} failed, {counted(len(plan.broken), 'method')} left out; see the last table.",
+            err=True,
+        )
         sys.exit(SOME_FAILED)
 
 
@@ -136,8 +139,8 @@ def _how(crew: CrewOptions) -> str:
     count, gpus = len(crew.devices), len(set(crew.devices) - {"cpu"})
     side = f"{count} runs side by side" if count > 1 else "one run at a time"
     if gpus:
-        return f"{side} on {gpus} GPU{'s' if gpus > 1 else ''}."
-    threads = f"{crew.threads} thread{'s' if crew.threads > 1 else ''}"
+        return f"{side} on {counted(gpus, 'GPU')}."
+    threads = counted(crew.threads, "thread")
     return f"{side} on the CPU, {threads}{' each' if count > 1 else ''}."
 
 

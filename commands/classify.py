@@ -20,7 +20,15 @@ from extract.backbone import worker_count
 from extract.stream import Unreadable, stream
 from extract.videos import left_out_note, survey
 from store.datasets import manifest_path
-from store.errors import ConfigError, DecodeError, RunError, StoreError, first_of, printable
+from store.errors import (
+    ConfigError,
+    DecodeError,
+    RunError,
+    StoreError,
+    counted,
+    first_of,
+    printable,
+)
 from store.machine import keep_freed_memory
 from store.manifest import read_manifest
 from store.recipe import Recipe
@@ -42,7 +50,8 @@ def load_run(run: Path) -> Trained:
     inner = run_folders(run)
     if len(inner) > 1:
         raise RunError(
-            f"{run} holds {len(inner)} runs and is none itself. Name one of them {first_of(inner)}."
+            f"{run} holds {counted(len(inner), 'run')} and is none itself. Name one of them "
+            f"{first_of(inner)}."
         )
     folder = RunFolder(inner[0])
     return checkpoint.load_model(folder, folder.read()[0])
@@ -108,7 +117,7 @@ def classify_target(
         missing = [video.id for video in listed if video.id not in store]
         if missing:
             log.warning(
-                f"{len(missing):,} of {len(listed):,} {config.target} videos have no features in "
+                f"{counted(len(missing), f'{config.target} video', 'has', of=len(listed))} no features in "
                 f"{store.folder} {first_of(missing)}."
             )
         if not there:
@@ -173,7 +182,9 @@ def classify_files(
                 found[result.video] = Labelled(result.video, probabilities_N)
             progress(len(found) + failed)
     if not found:
-        raise DecodeError(f"None of {failed:,} videos could be predicted; the reasons are above.")
+        raise DecodeError(
+            f"None of {counted(failed, 'video')} could be predicted; the reasons are above."
+        )
     _say_agreement(answer)
     return [found[name] for name in videos if name in found], failed
 

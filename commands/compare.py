@@ -15,7 +15,7 @@ from commands.options import QUIET, GivenPath, GivenText
 from commands.text import say
 from store.causes import cause_of
 from store.compare import Pair, compare
-from store.errors import first_of, printable
+from store.errors import counted, first_of, printable
 from store.format import config_differences
 from store.read import FeatureStore
 
@@ -142,7 +142,7 @@ def _say_likely_causes(mine: FeatureStore, yours: FeatureStore, videos: Sequence
     causes = [cause_of(mine.read(video), yours.read(video)) for video in looked]
     for kind, count in Counter(cause.kind for cause in causes).most_common():
         text = next(cause.text for cause in causes if cause.kind == kind)
-        say(f"likely cause in {count} of {len(looked)} videos looked at: {kind}: {text}")
+        say(f"likely cause in {counted(count, 'video', of=len(looked))} looked at: {kind}: {text}")
 
 
 def _say_tried(
@@ -159,7 +159,7 @@ def _say_tried(
     say(f"{printable(video)} extracted again in several ways:")
     for name, found in zip("AB", findings):
         best, recorded = found.best, found.recorded
-        shift = f", shifted by {best.lag} frames" if best.lag else ""
+        shift = f", shifted by {counted(best.lag, 'frame')}" if best.lag else ""
         if not found.explained:
             say(
                 f"  {name}: none of the ways gives its features (nearest: {best.name}{shift}, error "
@@ -194,7 +194,7 @@ def _say_pairs(pairs: Sequence[Pair], tolerance: float, show: int) -> bool:
         "another number of frames": len(other_count),
     }
     parts = [f"{count:,} {what}" for what, count in counts.items() if count]
-    equal = f"{len(pairs) - len(unequal):,} of {len(pairs):,} videos have equal bytes"
+    equal = f"{counted(len(pairs) - len(unequal), 'video', 'has', of=len(pairs))} equal bytes"
     say(", ".join([equal, *parts]))
     if pairs:
         say(

@@ -17,7 +17,7 @@ from commands.options import DEVICE, MOVED_FEATURES, MOVED_MANIFESTS, QUIET, Giv
 from commands.output import refuse_standing, write_result
 from commands.results import say_accuracy, say_details
 from commands.text import say
-from store.errors import ConfigError, RunError, first_of
+from store.errors import ConfigError, RunError, counted, first_of
 
 if TYPE_CHECKING:
     from adapt.evaluation import Repeated
@@ -127,7 +127,8 @@ def _compared(run: RunFolder, now: Repeated) -> str:
         unlike = [v for v, name in now.predicted.items() if recorded.get(v, name) != name]
         if unlike:
             raise RunError(
-                f"{len(unlike)} of {len(now.predicted)} predictions are not those that the run recorded "
+                f"{counted(len(unlike), 'prediction', 'is', of=len(now.predicted))} not those "
+                "that the run recorded "
                 f"{first_of(unlike)}: another machine or version rounds otherwise, or the features were "
                 "changed."
             )

@@ -13,7 +13,7 @@ from commands.options import FEATURES, MANIFESTS, QUIET, SOME_FAILED, GivenPath,
 from commands.progress import ExchangeProgress
 from commands.stopping import StopSignals
 from commands.text import say
-from store.errors import ConfigError, StoreError, first_of, printable
+from store.errors import ConfigError, StoreError, counted, first_of, printable
 from store.format import STORED_DTYPES
 from store.ids import check_plain_name
 from store.import_lists import (
@@ -157,7 +157,7 @@ def store_import(
         listed = {video.id: video.frames for video in videos}
         width = width_in(sources, list(listed))
         path, new = write_own_manifest(videos, benchmark, dataset, root)
-        say(f"{path}: {len(videos):,} videos{'' if new else ', as before'}")
+        say(f"{path}: {counted(len(videos), 'video')}{'' if new else ', as before'}")
     else:
         listed = listed_elsewhere(dataset, benchmark, sources, root)
         width = width_in(sources, list(listed))
@@ -192,9 +192,9 @@ def _say_imported(
 ) -> None:
     totals, config = report.index["totals"], report.index["config"]
     say(
-        f"{dataset}: {totals['stored']:,} of {totals['listed']:,} videos are stored, "
-        f"{totals['frames']:,} features of width {report.index['width']}, in {report.folder}\n"
-        f"  in this run: {report.new_videos:,} stored, {report.new_frames:,} features in "
+        f"{dataset}: {counted(totals['stored'], 'video', 'is', of=totals['listed'])} stored, "
+        f"{counted(totals['frames'], 'feature')} of width {report.index['width']}, in {report.folder}\n"
+        f"  in this run: {report.new_videos:,} stored, {counted(report.new_frames, 'feature')} in "
         f"{report.seconds:,.1f} s"
     )
     if report.largest_error:
@@ -204,29 +204,31 @@ def _say_imported(
             f"{report.largest_error:.3g}{'; --dtype float32 stores float32 as it is' if half else ''}"
         )
     for status, what in (
-        ("missing", "are not there"),
+        ("missing", "is not there"),
         ("failed", "could not be stored"),
-        ("damaged", "are incomplete and stored as far as they are there"),
+        ("damaged", "is incomplete, and stored as far as it goes"),
     ):
         bad = [r for r in report.records.values() if r.status == status]
         if bad:
-            say(f"  {len(bad):,} {what} (first: {bad[0].video}: {bad[0].error})")
+            say(f"  {counted(len(bad), 'video', what)} (first: {bad[0].video}: {bad[0].error})")
     if totals["missing"] or totals["failed"]:
         say(f"  all of them with their reasons: {report.folder / 'failures.csv'}")
     if report.changed:
         say(
-            f"  {len(report.changed):,} were stored before, and {printable(source)} has other features of "
-            f"them now {first_of(report.changed)}; what is stored stays. To import all of it, remove "
+            f"  {counted(len(report.changed), 'video', 'was')} stored before, and "
+            f"{printable(source)} has other "
+            f"features of them now {first_of(report.changed)}; what is stored stays. To import "
+            "all of it, remove "
             f"{report.folder}, or give another --name or --origin"
         )
     if unlisted:
-        say(f"  {unlisted:,} more are in the folder and not listed, so they are left out")
+        say(f"  {counted(unlisted, 'video', 'is')} left out, in the folder and not listed")
     counts = {v: r.frames for v, r in report.records.items() if r.stored}
     more = more_than_listed(listed, counts) if layout == "t7" else {}
     if more:
         video, (said, there) = next(iter(more.items()))
         say(
-            f"  {len(more):,} have more features than listed frames, all are stored "
+            f"  {counted(len(more), 'video', 'has')} more features than listed frames, all are stored "
             f"{first_of([f'{video}: {there}, listed {said}'])}"
         )
     say(

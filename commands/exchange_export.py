@@ -13,7 +13,7 @@ from commands.progress import ExchangeProgress
 from commands.stopping import StopSignals
 from commands.text import say
 from store.datasets import manifests_of
-from store.errors import ConfigError, StoreError, first_of
+from store.errors import ConfigError, StoreError, counted, first_of
 from store.exporting import FRAMES_FOLDER, Exporter
 from store.format import STORED_DTYPES
 from store.ids import check_plain_name
@@ -91,16 +91,18 @@ def store_export(
                 stopped=signals.stopped,
             ).run(lists_of(listed, dataset, frames, FRAMES_FOLDER if layout == "t7" else "."))
     say(
-        f"{dataset}: {report.videos:,} of {len(videos):,} videos are in {out}, in this run "
-        f"{report.new_videos:,} with {report.new_frames:,} features in {report.seconds:,.1f} s"
+        f"{dataset}: {counted(report.videos, 'video', 'is', of=len(videos))} in {out}, in this run "
+        f"{report.new_videos:,} with {counted(report.new_frames, 'feature')} in {report.seconds:,.1f} s"
     )
     if report.stopped:
         say("Stopped; what was complete is kept. Run the same command to go on.", err=True)
         sys.exit(128 + signals.number)
     spaced = [video for video in videos if " " in video and layout == "t7"]
     if spaced:
-        say(f"  {len(spaced):,} ids have spaces, which TA3N's lists cannot have {first_of(spaced)}")
+        say(
+            f"  {counted(len(spaced), 'id', 'has')} spaces, which TA3N's lists cannot have {first_of(spaced)}"
+        )
     lacking = sorted(wanted - store.records.keys())
     if lacking:
-        say(f"  {len(lacking):,} listed videos are not in the store {first_of(lacking)}")
+        say(f"  {counted(len(lacking), 'listed video', 'is')} not in the store {first_of(lacking)}")
         sys.exit(SOME_FAILED)

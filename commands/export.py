@@ -12,7 +12,7 @@ from commands.bar import StageProgress
 from commands.options import QUIET, GivenPath, GivenText
 from commands.output import refuse_standing
 from commands.text import say
-from store.errors import ConfigError, Ma2lError, printable
+from store.errors import ConfigError, Ma2lError, counted, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,7 +98,7 @@ def export_command(
         partial.write_bytes(data)
     say(
         f"{printable(out)}: {len(data) / 1e6:,.1f} MB, takes {'frames' if with_backbone else 'features'}; "
-        f"on {len(cases)} inputs it predicts as the run does. How to use it: docs/export.md"
+        f"on {counted(len(cases), 'input')} it predicts as the run does. How to use it: docs/export.md"
     )
 
 

@@ -25,7 +25,7 @@ from commands.stopping import StopSignals
 from commands.text import say
 from extract.config import CHANGED, ExtractConfig
 from store import datasets
-from store.errors import first_of
+from store.errors import counted, first_of
 from store.machine import process_of
 
 if TYPE_CHECKING:
@@ -103,39 +103,42 @@ def _say_extracted(dataset: str, listed: Mapping[str, int | None], report: Repor
     totals = report.index["totals"]
     rate = report.new_frames / report.seconds
     say(
-        f"{dataset}: {totals['stored']:,} of {totals['listed']:,} listed videos are stored, "
-        f"{totals['frames']:,} frames, in {report.folder}\n"
+        f"{dataset}: {counted(totals['stored'], 'listed video', 'is', of=totals['listed'])} stored, "
+        f"{counted(totals['frames'], 'frame')}, in {report.folder}\n"
         f"  in this run: {report.new_videos:,} stored, {report.new_failures:,} failed; "
-        f"{report.new_frames:,} frames in {report.seconds:,.0f} s ({rate:,.1f} frames/s), "
+        f"{counted(report.new_frames, 'frame')} in {report.seconds:,.0f} s ({rate:,.1f} frames/s), "
         f"weights {report.weights}, on {report.index['run']['device']}"
     )
     reasons = {
-        "missing": "have no file",
+        "missing": "has no file",
         "failed": "could not be stored",
-        "damaged": "are stored as far as they are whole",
-        "pending": "are left to do",
+        "damaged": "is damaged, and stored as far as whole",
+        "pending": "is left to do",
     }
     for status, what in reasons.items():
         bad = [r for r in report.records.values() if r.status == status]
         if bad:
             reason = f": {bad[0].error}" if bad[0].error and status != "pending" else ""
-            say(f"  {len(bad):,} {what} (first: {bad[0].video}{reason})")
+            say(f"  {counted(len(bad), 'video', what)} (first: {bad[0].video}{reason})")
     if totals["missing"] or totals["failed"]:
         say(f"  all of them with their reasons: {report.folder / 'failures.csv'}")
     if report.kept:
         say(
-            f"  {len(report.kept):,} could not be extracted again, so their old features stay as they were "
+            f"  {counted(len(report.kept), 'video')} could not be extracted again, so the old "
+            "features stay as they were "
             f"{first_of(list(report.kept))}: {next(iter(report.kept.values()))}"
         )
     if report.changed:
         say(
-            f"  {len(report.changed):,} stored videos have another file now {first_of(report.changed)}; "
-            "their features are of the old one. To extract them again: add --redo"
+            f"  {counted(len(report.changed), 'stored video', 'has')} another file now "
+            f"{first_of(report.changed)}; "
+            "the features are of the old one. To extract them again: add --redo"
         )
     unlike = unlike_published(listed, list(report.records.values()))
     if unlike:
         first = unlike[0]
         say(
-            f"  {len(unlike):,} have another number of frames than published, stored as decoded "
+            f"  {counted(len(unlike), 'video', 'has')} another number of frames than published, "
+            "stored as decoded "
             f"(first: {first.video}: {first.decoded_frames}, published {listed[first.video]})"
         )

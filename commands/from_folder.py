@@ -13,7 +13,7 @@ from commands.text import say
 from extract.from_folders import from_folders
 from extract.splits import DEFAULT_RULE, SplitRule, grouping
 from store import datasets
-from store.errors import ConfigError, ManifestError, printable
+from store.errors import ConfigError, ManifestError, counted, printable
 from store.ids import why_no_name
 from store.manifest import Video, has_no_labels, read_manifest
 from store.options import parse_names
@@ -137,7 +137,10 @@ def _sizes(rows: Sequence[Video]) -> str:
     if has_no_labels(rows):
         known = sum(video.label is not None for video in rows)
         labels = f"{known} with a label for the accuracy" if known else "no labels"
-        return f"{len(rows)} videos, which all train and are all predicted, {labels}"
+        what = "which trains and is predicted"
+        if len(rows) != 1:
+            what = "which all train and are all predicted"
+        return f"{counted(len(rows), 'video')}, {what}, {labels}"
     train = sum(video.split == "train" for video in rows)
     return f"{train} train, {len(rows) - train} eval"
 

@@ -10,7 +10,7 @@ from commands.options import MANIFESTS, GivenPath
 from commands.text import say
 from extract.videos import VIDEO_SUFFIXES
 from store import datasets
-from store.errors import ManifestError, printable
+from store.errors import ManifestError, counted, printable
 from store.files import explained
 from store.labels import add_labels
 from store.manifest import classes_of, read_manifest, write_manifest
@@ -48,7 +48,7 @@ def manifest_label(file: Path, benchmark: str, domain: str, root: Path) -> None:
         write_manifest(path, added.videos)
     known = sum(video.label is not None for video in added.videos)
     say(
-        f"{printable(path)}: {known} of {len(added.videos)} videos have a label now "
+        f"{printable(path)}: {counted(known, 'video', 'has', of=len(added.videos))} a label now "
         f"({added.new} new, {added.changed} changed)\n"
         "  All of them train as before, without labels. The accuracy is that of the labelled ones, and it is "
         "transductive: these videos were in training.\n"

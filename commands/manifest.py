@@ -12,7 +12,7 @@ from commands.label import manifest_label
 from commands.options import INPUT, MANIFESTS, SOME_FAILED, VIDEOS, video_folders
 from commands.text import say
 from store import datasets
-from store.errors import ManifestError, first_of, printable
+from store.errors import ManifestError, counted, first_of, printable
 from store.manifest import has_no_labels, read_manifest
 
 
@@ -72,15 +72,15 @@ def manifest_check(dataset: str, videos: tuple[Path, ...], kind: str, root: Path
     missing = [video for video, paths in found.items() if not paths]
     unclear = [video for video, paths in found.items() if len(paths) > 1]
     say(
-        f"{dataset}: {len(listed) - len(missing):,} of {len(listed):,} listed videos are in {folder} "
-        f"({len(folder):,} videos there in all)"
+        f"{dataset}: {counted(len(listed) - len(missing), 'listed video', 'is', of=len(listed))} in {folder} "
+        f"({counted(len(folder), 'video')} there in all)"
     )
     if unclear:
         names = ", ".join(printable(path) for _, path in found[unclear[0]])
         say(f"  {len(unclear):,} could be several files (first: {unclear[0]}: {names})")
     if missing:
         reason = folder.why_missing(missing[0])
-        say(f"  {len(missing):,} are missing {first_of(missing)}: {reason}")
+        say(f"  {counted(len(missing), 'video', 'is')} missing {first_of(missing)}: {reason}")
     if folder.left_out:
         say(f"  {left_out_note(folder.left_out)}")
     if missing or unclear:

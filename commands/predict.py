@@ -11,7 +11,7 @@ from commands.labels import FORMATS, labels_text
 from commands.options import DEVICE, QUIET, SOME_FAILED, GivenPath, GivenText
 from commands.output import refuse_standing, write_result
 from commands.text import say
-from store.errors import ConfigError, printable
+from store.errors import ConfigError, counted, printable
 
 
 @click.command("predict")
@@ -120,7 +120,7 @@ def predict_command(
         say(text.removesuffix("\n"))
     else:
         write_result(out, text)
-        say(f"{len(rows):,} videos are predicted in {printable(out)}.", err=True)
+        say(f"{counted(len(rows), 'video', 'is')} predicted in {printable(out)}.", err=True)
     if left_out:
-        say(f"{left_out:,} videos could not be predicted, as said above.", err=True)
+        say(f"{counted(left_out, 'video')} could not be predicted, as said above.", err=True)
         sys.exit(SOME_FAILED)

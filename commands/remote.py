@@ -12,7 +12,7 @@ import click
 from commands.options import MANIFESTS, QUIET, GivenPath, GivenPlace, GivenText
 from commands.progress import TransferProgress
 from commands.text import say
-from store.errors import StoreError, first_of
+from store.errors import StoreError, counted, first_of
 from store.inventory import some_store_folders
 from store.machine import keep_freed_memory, process_of
 from store.remote_url import RemoteUrl
@@ -73,7 +73,9 @@ def push_command(
                 licence=licence,
                 progress=progress,
             )
-            sent = f"{done.shards:,} of {done.listed:,} shards sent, {done.bytes / 1e6:,.1f} MB"
+            sent = (
+                f"{counted(done.shards, 'shard', of=done.listed)} sent, {done.bytes / 1e6:,.1f} MB"
+            )
             say(f"{done.url}: {sent if done.changed or done.shards else 'nothing to send'}")
     write_root_card(root)
 
@@ -146,11 +148,13 @@ def pull_command(
             )
             pulled += 1
             say(
-                f"{done.folder}: {done.shards:,} shards fetched, {done.bytes / 1e6:,.1f} MB; "
-                f"{done.here:,} of {done.listed:,} are here"
+                f"{done.folder}: {counted(done.shards, 'shard')} fetched, {done.bytes / 1e6:,.1f} MB; "
+                f"{counted(done.here, 'shard', 'is', of=done.listed)} here"
             )
     if not pulled:
-        left = f"; {len(other)} others were left out {first_of(other)}" if other else ""
+        left = (
+            f"; {counted(len(other), 'other', 'was')} left out {first_of(other)}" if other else ""
+        )
         raise StoreError(
             f"There is no such store in {url}{left}. Check that the bucket, repository and path exist."
         )

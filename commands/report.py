@@ -18,6 +18,7 @@ from store.errors import (
     Ma2lError,
     ManifestError,
     RunError,
+    counted,
     first_of,
     printable,
 )
@@ -103,7 +104,7 @@ def report_command(
         write_result(out, page)
     for note in report.notes:
         say(f"Note: {note}", err=True)
-    where = f", {len(report.pictures)} pictures in {printable(plots)}" if plots else ""
+    where = f", {counted(len(report.pictures), 'picture')} in {printable(plots)}" if plots else ""
     say(f"The report is in {printable(out)}{where}.")
 
 
@@ -153,7 +154,8 @@ def _checked(subject: Subject, review: Review, notes: list[str]) -> Subject:
     foreign = sorted(set(subject.classes) - set(review.classes))
     if foreign:
         raise RunError(
-            f"{printable(subject.run.folder / 'predictions.csv')} names {len(foreign)} classes that the "
+            f"{printable(subject.run.folder / 'predictions.csv')} names "
+            f"{counted(len(foreign), 'class')} that the "
             f"run's model does not know {first_of(foreign)}: it is damaged. Train again."
         )
     # A run of an older version does not say in which order its classes are.
@@ -164,7 +166,8 @@ def _checked(subject: Subject, review: Review, notes: list[str]) -> Subject:
     unlike = [video for video, name in now.items() if recorded.get(video, name) != name]
     if unlike:
         notes.append(
-            f"{len(unlike)} of {len(now)} videos are predicted otherwise now than the run recorded "
+            f"{counted(len(unlike), 'video', 'is', of=len(now))} predicted otherwise now than the "
+            "run recorded "
             f"{first_of(unlike)}: another machine or version rounds otherwise, or the features were "
             "changed. Accuracies and tables are those that the run recorded; what is computed from "
             "features is of now."
@@ -172,12 +175,13 @@ def _checked(subject: Subject, review: Review, notes: list[str]) -> Subject:
     other = len(now.keys() ^ recorded.keys())
     if other:
         notes.append(
-            f"{other} videos are not both in the run's predictions and in the manifest of now."
+            f"{counted(other, 'video', 'is')} not both in the run's predictions and in the manifest of now."
         )
     labelled = otherwise_labelled(subject, review.videos)
     if labelled:
         notes.append(
-            f"{len(labelled)} of {len(now)} videos have another label now than when the run ended "
+            f"{counted(len(labelled), 'video', 'has', of=len(now))} another label now than when "
+            "the run ended "
             f"{first_of(labelled)}. The accuracies here are of then."
         )
     return subject
@@ -207,6 +211,7 @@ def _frames(
         return {}
     for video, reason in list(reasons.items())[:1]:
         notes.append(
-            f"Frames of {len(reasons)} of {len(wanted)} videos (first: {printable(video)}): {reason}."
+            f"Frames of {counted(len(reasons), 'video', of=len(wanted))} (first: "
+            f"{printable(video)}): {reason}."
         )
     return dict(frames)

@@ -33,7 +33,7 @@ from adapt.subject import Subject, compared_by_class, seeds_text
 from adapt.table_text import Table, html_page, html_table
 from commands import report_plots
 from commands.report_style import STYLE
-from store.errors import printable
+from store.errors import counted, printable
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Report:
         }
         result, seeds = subject.result, seeds_text(self.subjects)
         if result is None:
-            large = f"{NO_LABELS}, so no accuracy: {len(subject.videos):,} videos of the target"
+            large = f"{NO_LABELS}, so no accuracy: {counted(len(subject.videos), 'video')} of the target"
         else:
             large = f"seed {run.seed}: " * bool(seeds) + accuracy_text(result)
             facts = {
@@ -188,7 +188,11 @@ class Report:
             for i in self.listed
         ]
         total = sum(subject.truth[i] != subject.predicted[i] for i in subject.known)
-        notes = [f"{len(rows):,} of {total:,} mistakes." if known else f"{len(rows):,} videos."]
+        notes = [
+            f"{counted(len(rows), 'mistake', of=total)}."
+            if known
+            else f"{counted(len(rows), 'video')}."
+        ]
         table = Table(
             title=title,
             groups=[("", heads)],

@@ -14,7 +14,7 @@ from adapt.report_tables import class_gains
 from adapt.review import MOST, Cloud, Review
 from adapt.rules import RULES
 from adapt.subject import Subject
-from store.errors import printable
+from store.errors import counted, printable
 
 _NOT_LOSSES = {"epoch", "seconds", "learning_rate", "reversal", "scores"}
 _ACCURACIES = {
@@ -51,7 +51,8 @@ def points(subject: Subject, review: Review) -> Drawn:
         if shown != cloud.of:
             drawn.notes.append(
                 f"{title.partition(':')[0].capitalize()}: a sample of {shown[0]:,} of {cloud.of[0]:,} "
-                f"source and {shown[1]:,} of {cloud.of[1]:,} target videos (at most {MOST:,} are drawn)."
+                f"source and {counted(shown[1], 'target video', of=cloud.of[1])} (at most "
+                f"{MOST:,} are drawn)."
             )
     drawn.notes += [
         "t-SNE with a fixed seed: training videos of the source and evaluation videos of the target. "
@@ -145,7 +146,7 @@ def attention(subject: Subject) -> Drawn:
         count = len(time_charts.shown(row.single, len(found.even_T)))
         drawn.notes.append(
             f"{'Source' if row.source else 'Target'}, {printable(row.domain)}: the mean and one deviation of "
-            f"{row.videos:,} evaluation videos, and {count:,} of them as rows."
+            f"{counted(row.videos, 'evaluation video')}, and {count:,} of them as rows."
         )
     drawn.notes += [
         f"{found.what[0].upper()}{found.what[1:]}.",

@@ -11,7 +11,7 @@ from commands.progress import MoveProgress
 from commands.text import say
 from extract.videos import VIDEO_SUFFIXES
 from store.datasets import manifests_of
-from store.errors import ConfigError, ManifestError, shortened
+from store.errors import ConfigError, ManifestError, counted, shortened
 from store.ids import near_ids
 from store.inventory import some_store_folders
 from store.merge import Written, merge, subset
@@ -91,7 +91,7 @@ def _of_file(folder: Path, listing: Path) -> set[str]:
     if matched.unknown:
         first = matched.unknown[0]
         raise ManifestError(
-            f"{len(matched.unknown):,} of {len(rows):,} videos are not listed in {folder} (first: "
+            f"{counted(len(matched.unknown), 'video', 'is', of=len(rows))} not listed in {folder} (first: "
             f"{shortened(first.video)}, {first.where}).{near_ids(first.video, known)} Correct the list, or "
             "take them out of it."
         )
@@ -107,8 +107,8 @@ def _of_benchmark(folder: Path, benchmark: str, root: Path) -> set[str]:
 def _say_written(written: Written, twice: str) -> None:
     totals = written.index["totals"]
     say(
-        f"{written.folder}: {totals['stored']:,} of {totals['listed']:,} listed videos are stored, "
-        f"{totals['frames']:,} frames; {written.new:,} copied now{twice}"
+        f"{written.folder}: {counted(totals['stored'], 'listed video', 'is', of=totals['listed'])} stored, "
+        f"{counted(totals['frames'], 'frame')}; {written.new:,} copied now{twice}"
     )
     left = [f"{totals[s]:,} {s}" for s in ("damaged", "missing", "failed", "pending") if totals[s]]
     if left:
@@ -135,6 +135,7 @@ def repack_command(folder: Path) -> None:
             done = repack(path, progress)
         shards, size = done.shards, [count / 1e6 for count in done.bytes]
         say(
-            f"{path}: {done.moved:,} videos moved, {shards[0]:,} shards are {shards[1]:,} now, "
+            f"{path}: {counted(done.moved, 'video')} moved, {counted(shards[0], 'shard', 'is')} "
+            f"{shards[1]:,} now, "
             f"{size[0]:,.1f} MB are {size[1]:,.1f} MB"
         )

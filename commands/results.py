@@ -10,7 +10,7 @@ from adapt.config import AdaptConfig
 from adapt.rules import CHOICES, RULES, selection_of
 from commands.text import say
 from commands.training import method_and_preset
-from store.errors import printable
+from store.errors import counted, printable
 
 if TYPE_CHECKING:
     from adapt.accuracy import Accuracy
@@ -33,14 +33,18 @@ def say_accuracy(
         f"seed {config.seed}, {selection_of(config.select)}{_bound(config)}"
     )
     if result is None:
-        say(f"  no accuracy, because none of {sum(predicted.values())} target videos has a label")
+        say(
+            f"  no accuracy, because none of {counted(sum(predicted.values()), 'target video')} has a label"
+        )
     else:
         say(
             f"  {result.what}: overall {result.overall:.2f} % (95 % interval {result.low:.1f} to "
             f"{result.high:.1f}), class mean {result.class_mean:.2f} %"
         )
     if result is None or result.transductive:
-        say(f"  predicted for {sum(predicted.values())} target videos: {counts_text(predicted)}")
+        say(
+            f"  predicted for {counted(sum(predicted.values()), 'target video')}: {counts_text(predicted)}"
+        )
         say(f"  predictions: {folder / 'predictions.csv'}")
     say(f"  run folder: {folder}")
 
@@ -118,7 +122,7 @@ def say_seeds(
     what = known[0].what if known else "no accuracy, because no target video has a label"
     say(
         f"{config.source} -> {config.target} ({config.lists}), {method_and_preset(config)}, "
-        f"{len(summary.seeds)} seeds, {selection_of(config.select)}, {what}{_bound(config)}"
+        f"{counted(len(summary.seeds), 'seed')}, {selection_of(config.select)}, {what}{_bound(config)}"
     )
     if not known or known[0].transductive:
         for seed, counts in zip(summary.seeds, predicted, strict=True):

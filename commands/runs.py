@@ -16,7 +16,7 @@ from adapt.overview import Group, Run, find_runs, grouped
 from commands.options import MOVED_MANIFESTS, GivenPath
 from commands.output import refuse_standing, write_result
 from commands.text import say
-from store.errors import RunError, printable
+from store.errors import RunError, counted, printable
 
 DEFAULT = Path("runs")
 _HEADS = ("method", "pair", "benchmark", "seeds", "overall", "class mean", "rule", "date", "folder")
@@ -124,12 +124,15 @@ def _say_labels(runs: Sequence[Run], by: str) -> None:
 def _videos(one: Outcome, other: Outcome, common: int) -> str:
     """How many videos are compared, and of how many where some have no label."""
     if not (one.partly or other.partly):
-        return f"{common:,} videos"
+        return counted(common, "video")
     labels = [
         f"of {len(found.videos):,} of {found.predicted:,} in {name}"
         for name, found in (("A", one), ("B", other))
     ]
-    return f"{common:,} videos that have a label and that both predicted (labels {' and '.join(labels)})"
+    return (
+        f"{counted(common, 'video', 'has', where='that both predicted')} a label (labels "
+        f"{' and '.join(labels)})"
+    )
 
 
 def _compared(one: Outcome, other: Outcome) -> str:
@@ -221,7 +224,7 @@ def _spread(values: Sequence[float]) -> tuple[float | None, float | None]:
 
 
 def _seeds(runs: Sequence[Run]) -> str:
-    return f"seed{'s' if len(runs) > 1 else ''} {_ranges([run.seed for run in runs])}"
+    return f"{'seeds' if len(runs) > 1 else 'seed'} {_ranges([run.seed for run in runs])}"
 
 
 def _ranges(seeds: Sequence[str]) -> str:

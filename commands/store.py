@@ -22,7 +22,7 @@ from extract.check_sources import nothing_to_compare, sources_in
 from store.check import CHECKS, verify
 from store.contents import Kind, Problem
 from store.datasets import dataset_videos
-from store.errors import ConfigError, StoreError, first_of
+from store.errors import ConfigError, StoreError, counted, first_of
 from store.format import FAILURES, VIDEOS, read_records, shards_in
 from store.inventory import Summary, some_store_folders, store_folders, summarise
 from store.plain import size_of
@@ -70,7 +70,10 @@ def _contents(store: Summary) -> str:
     if not store.index:
         return f"{store.state}; {size}"
     totals = store.index["totals"]
-    videos = f"{totals['stored']:,} of {totals['listed']:,} videos, {totals['frames']:,} frames"
+    videos = (
+        f"{counted(totals['stored'], 'video', of=totals['listed'])}, "
+        f"{counted(totals['frames'], 'frame')}"
+    )
     return f"{store.state}; {videos}, {size}"
 
 
@@ -125,7 +128,7 @@ def store_verify(
         ) as progress:
             problems = list(verify(store, checks, progress.add))
         bad += bool(problems)
-        found = f"{len(problems):,} problems" if problems else "no problem found"
+        found = counted(len(problems), "problem") if problems else "no problem found"
         say(f"{store}: {found} ({_contents(summarise(store))})")
         for kind in Kind:
             _say_problems(kind, [problem for problem in problems if problem.kind is kind])
@@ -175,7 +178,9 @@ def _say_sample(
         f"variation between frames ({worst.video}), smallest cosine {cosine:.6f}"
     )
     if unlike:
-        say(f"  {len(unlike)} have another number of frames now {first_of(unlike)}")
+        say(
+            f"  {counted(len(unlike), 'video', 'has')} another number of frames now {first_of(unlike)}"
+        )
     return not unlike and worst.error < LARGEST_ERROR
 
 
@@ -213,24 +218,28 @@ def store_prune(folder: Path, dry_run: bool, root: Path) -> None:
         unlisted = {row.video for row in read_records(path / FAILURES)} - listed.keys()
         if stored and len(stored) == count:
             raise StoreError(
-                f"None of the {count:,} videos stored in {path} is listed in {root} {first_of(stored)}. "
+                f"None of the {counted(count, 'video')} stored in {path} is listed in {root} "
+                f"{first_of(stored)}. "
                 "Give the --manifests that list them, or delete the folder if it is no longer of use."
             )
         if stored and not root.is_dir():
             raise StoreError(
-                f"{len(stored):,} of {count:,} videos stored in {path} are in no built-in benchmark "
+                f"{counted(len(stored), 'video', 'is', of=count, where=f'stored in {path}')} in "
+                "no built-in benchmark "
                 f"{first_of(stored)}, and the folder of your own, {root}, is not there. Name it with "
                 "--manifests, or, if there are none any more, name an empty folder."
             )
         example = f" {first_of(stored)}" if stored else ""
         if dry_run:
-            say(f"{path}: {len(stored):,} of {count:,} stored videos are listed nowhere{example}")
+            say(
+                f"{path}: {counted(len(stored), 'stored video', 'is', of=count)} listed nowhere{example}"
+            )
         else:
             gone = 0
             if stored or unlisted:
                 with MoveProgress(path.name) as progress:
                     gone = drop_videos(path, {*stored, *unlisted}, on_progress=progress)
-            say(f"{path}: {gone:,} of {count:,} stored videos were removed{example}")
+            say(f"{path}: {counted(gone, 'stored video', 'was', of=count)} removed{example}")
 
 
 for _command in (

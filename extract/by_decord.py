@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from extract.survey import Survey
-from store.errors import DecodeError
+from store.errors import DecodeError, counted
 
 _NO_COPY = 1e-9
 """Share of made-up frames that is tolerated: below one frame of any video, but not decord's "off"."""
@@ -63,7 +63,9 @@ class DecordReader:
         except Exception as error:
             raise Inexact(f"decord cannot open it ({type(error).__name__})") from error
         if self.count != survey.shown:
-            raise Inexact(f"decord finds {self.count} frames in {survey.shown} packets")
+            raise Inexact(
+                f"decord finds {counted(self.count, 'frame')} in {counted(survey.shown, 'packet')}"
+            )
         self._first: Any = self._next()
         self.height, self.width, *_ = self._first.shape
         if {self.height, self.width} != {survey.height, survey.width} or self._first.ndim != 3:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from extract.demux import choose_stream, convert, open_container, packets_of, says_damage
 from extract.survey import Survey
-from store.errors import DecodeError
+from store.errors import DecodeError, counted
 
 _PICTURE_IS_BROKEN = re.compile(
     r"error while decoding|concealing|damaged|invalid nal|missing reference|could not find ref|"
@@ -60,7 +60,7 @@ class PyavReader:
         self.damage, self.missing_frames = self._judge(first_broken)
         if not self.count:
             raise DecodeError(
-                f"no whole frame could be decoded of {survey.packets} {survey.codec} packets"
+                f"no whole frame could be decoded of {counted(survey.packets, f'{survey.codec} packet')}"
                 + (f" ({self.damage})" if self.damage else f". {convert(path)}")
             )
 
@@ -77,7 +77,9 @@ class PyavReader:
             if whole:
                 yield _image_of(frame)
         if number != len(self._whole):
-            raise DecodeError(f"{number} frames came, {len(self._whole)} when they were counted")
+            raise DecodeError(
+                f"{counted(number, 'frame')} came, {len(self._whole)} when they were counted"
+            )
 
     def _decode(self) -> Iterator[tuple[Any, bool]]:
         """Every frame and whether it is whole. After an error none is, up to the next key frame."""
@@ -149,7 +151,7 @@ class PyavReader:
         missing = max(1, expected - self.count)
         where = "" if first_broken is None else f", the first broken one is frame {first_broken}"
         reason = survey.cut or (f"damaged: {broken}" if broken else "damaged")
-        text = f"{reason}; about {missing} of {expected} frames are missing or broken{where}"
+        text = f"{reason}; about {counted(missing, 'frame', 'is', of=expected)} missing or broken{where}"
         return text, missing
 
 

@@ -22,7 +22,7 @@ from extract.pool import DecoderPool
 from extract.preprocessing import preprocessing
 from extract.videos import VideoFolder
 from store.causes import relative_error
-from store.errors import DecodeError, StoreError, WeightsError, first_of
+from store.errors import DecodeError, StoreError, WeightsError, counted, first_of
 from store.read import FeatureStore
 from store.recipe import Recipe
 
@@ -90,7 +90,8 @@ def find_causes(
     usable = [video for video, candidates in paths.items() if len(candidates) == 1]
     if not usable:
         raise StoreError(
-            f"None of the {len(videos)} videos that differ is found in {found} {first_of(videos)}: "
+            f"None of the {counted(len(videos), 'video')} that differ is found in {found} "
+            f"{first_of(videos)}: "
             f"{found.why_missing(videos[0])}. Name the folder that they were extracted from: --videos DIR."
         )
     video = usable[0]

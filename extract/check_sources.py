@@ -8,7 +8,7 @@ from pathlib import Path
 from extract.sources import size_and_sha256_of, source_path
 from store.check import Check
 from store.contents import Contents, Kind, Problem
-from store.errors import StoreError, shortened
+from store.errors import StoreError, counted, shortened
 from store.format import VIDEOS, read_index, read_records
 from store.records import VideoRecord
 
@@ -28,7 +28,8 @@ def nothing_to_compare(folder: Path) -> str:
         return ""
     imported = f" (they were imported, from {shortened(str(origin))})" if origin else ""
     return (
-        f"Source videos were not checked: the store does not record which files its {len(stored):,} videos "
+        "Source videos were not checked: the store does not record which files its "
+        f"{counted(len(stored), 'video')} "
         f"were made from{imported}."
     )
 

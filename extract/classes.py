@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from store.errors import ManifestError, first_of, printable, shortened
+from store.errors import ManifestError, counted, first_of, printable, shortened
 from store.ids import nfc
 from store.manifest import Video
 
@@ -35,7 +35,8 @@ def common_classes(
         gone = sorted({str(video.class_name) for video in rows} - common)
         if gone:
             raise ManifestError(
-                f"{len(gone)} classes of {domain} are in its manifest, but not in all folders that were read "
+                f"{counted(len(gone), 'class', 'is', where=f'of {domain}')} in its manifest, but "
+                "not in all folders that were read "
                 f"{first_of(gone)}. Name the folder of {domain} too, so that all domains change together."
             )
     if len(common) < 2:
@@ -55,7 +56,8 @@ def _refuse_unknown(chosen: Sequence[str], names: Mapping[str, set[str]]) -> Non
             near = [c for c in sorted(classes) if _loosely(c) == _loosely(unknown[0])]
             hint = f"; is {shortened(near[0])} meant?" if near else ""
             raise ManifestError(
-                f"{len(unknown)} of {len(chosen)} --classes are no classes of {domain} (first: "
+                f"{counted(len(unknown), 'class', 'is', of=len(chosen), where='of --classes')} "
+                f"not in {domain} (first: "
                 f"{shortened(unknown[0])}{hint}). It has {printable(', '.join(sorted(classes)))}."
             )
 

@@ -22,7 +22,7 @@ from extract.by_pyav import PyavReader
 from extract.images import ImageFolder
 from extract.sources import images_in, size_and_sha256_of
 from extract.survey import survey
-from store.errors import DecodeError
+from store.errors import DecodeError, counted
 
 DECODER = "decord where exact, else pyav"
 """The policy, as a store's config names it; what read a video stands in its record."""
@@ -107,7 +107,7 @@ class Video:
         self._reader = reader = _reader_of(path, decoder, tick, log)
         if reader.damage and not options.keep_damaged:
             raise DecodeError(
-                f"{reader.damage}. Get a whole copy, or store its {reader.count} whole frames: "
+                f"{reader.damage}. Get a whole copy, or store its {counted(reader.count, 'whole frame')}: "
                 "--keep-damaged"
             )
         self.decoded_frames = 0
@@ -138,7 +138,8 @@ class Video:
             self.decoded_frames += 1
         if self.decoded_frames < self.facts.expected_frames:
             raise DecodeError(
-                f"decoding stopped after {self.decoded_frames} of {self.facts.expected_frames} frames"
+                "decoding stopped after "
+                f"{counted(self.decoded_frames, 'frame', of=self.facts.expected_frames)}"
             )
 
     def source(self) -> SourceFacts:

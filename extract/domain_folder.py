@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from extract.videos import Survey, left_out_note, name_of, survey
-from store.errors import ManifestError, first_of, printable
+from store.errors import ManifestError, counted, first_of, printable
 from store.ids import check_id, text_of
 
 _LEVELS = {
@@ -88,7 +88,8 @@ def read_domain(folder: Path, kind: str = "videos") -> DomainFolder:
     stray = [path for path in paths if len(path.parts) < depth + 2]
     if stray:
         notes.append(
-            f"{_videos(stray)} beside the class folders, so of no class, {_are(stray)} left out "
+            f"{counted(len(stray), 'video', 'is', where='beside the class folders, so of no class,')} "
+            "left out "
             f"{first_of(stray)}"
         )
     paths = [path for path in paths if len(path.parts) >= depth + 2]
@@ -133,7 +134,8 @@ def _without_doubles(found: Survey) -> tuple[list[PurePosixPath], list[str]]:
     notes = []
     if links:
         notes.append(
-            f"{_videos(links)} left out as a link to another video of the domain {first_of(links)}"
+            f"{counted(len(links), 'video')} left out as a link to another video of the domain "
+            f"{first_of(links)}"
         )
     if found.skipped_links:
         skipped = [f"{printable(link)} -> {real}" for link, real in found.skipped_links.items()]
@@ -171,7 +173,9 @@ def _by_level(
     spare = [p for p in paths if levels[p.parts[0]] == "val"] if "eval" in kinds else []
     notes = [f"{names} above the classes are taken for splits"]
     if spare:
-        notes.append(f"{_videos(spare)} for validation {_are(spare)} left out {first_of(spare)}")
+        notes.append(
+            f"{counted(len(spare), 'video', 'is', where='for validation')} left out {first_of(spare)}"
+        )
     left_out = set(spare)
     return [path for path in paths if path not in left_out], notes
 
@@ -183,7 +187,8 @@ def _check_names(
     foreign = [path for path in paths if not _is_utf8(path)]
     if foreign:
         raise ManifestError(
-            f"{len(foreign):,} names of videos below {printable(folder)} are not UTF-8, and a manifest is "
+            f"{counted(len(foreign), 'video name', 'is', where=f'below {printable(folder)}')} "
+            "not UTF-8, and a manifest is "
             f"{first_of(foreign)}. Rename them, for example with: convmv -r -f latin1 -t utf8 --notest FOLDER"
         )
     names = {path: str(name_of(path, kind)) for path in paths}
@@ -196,7 +201,8 @@ def _check_names(
         by_suffix = len({path.with_suffix("") for path in group}) == 1
         what = "the suffix" if by_suffix else "Unicode normalisation"
         raise ManifestError(
-            f"{len(twins)} files of {printable(folder)} differ from another only in {what} "
+            f"{counted(len(twins), 'file', 'differs', where=f'of {printable(folder)}')} from "
+            f"another only in {what} "
             f"{first_of(twins)}. Remove or rename one of each."
         )
     if depth is not None:
@@ -221,11 +227,3 @@ def _is_utf8(path: PurePosixPath) -> bool:
 
 def _hint(notes: Sequence[str]) -> str:
     return f" ({'; '.join(notes)})" if notes else ""
-
-
-def _videos(items: Sequence[object]) -> str:
-    return f"{len(items):,} {'video' if len(items) == 1 else 'videos'}"
-
-
-def _are(items: Sequence[object]) -> str:
-    return "is" if len(items) == 1 else "are"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from store.errors import ManifestError, first_of, printable
+from store.errors import ManifestError, counted, first_of, printable
 from store.manifest import Video, has_no_labels
 
 
@@ -86,6 +86,7 @@ def refuse_shared_videos(real_paths: Mapping[str, frozenset[str]]) -> None:
         shared = sorted(a & b)
         if shared:
             raise ManifestError(
-                f"{len(shared):,} videos are, through links, in both {one} and {other} {first_of(shared)}. A "
+                f"{counted(len(shared), 'video', 'is')}, through links, in both {one} and {other} "
+                f"{first_of(shared)}. A "
                 "video belongs to one domain. Remove the links from one of them."
             )

@@ -13,7 +13,7 @@ from extract.classes import class_labels, common_classes
 from extract.domain_folder import DomainFolder, read_domain, read_flat
 from extract.domains import kept_domains, refuse_one_inside_another, refuse_shared_videos
 from extract.splits import DEFAULT_RULE, Grouping, SplitRule, groups_note, refuse_torn_groups
-from store.errors import ManifestError, first_of, printable
+from store.errors import ManifestError, counted, first_of, printable
 from store.manifest import BOTH, SPLITS, Video, has_no_labels
 
 _TRIES = 50
@@ -161,7 +161,9 @@ def _without_labels(
     if not gone:
         return rows, []
     had = [f"{video} was {names[video]}" for video in gone]
-    return rows, [f"{len(gone)} labels are removed, because their class is gone {first_of(had)}"]
+    return rows, [
+        f"{counted(len(gone), 'label', 'is')} removed, because the class is gone {first_of(had)}"
+    ]
 
 
 def _split(splitter: _Splitter, rule: SplitRule) -> dict[str, tuple[Video, ...]]:
@@ -188,7 +190,7 @@ def _no_split(videos: Mapping[str, Sequence[Video]], better_seed: int | None) ->
         else "No --split-seed helps; add videos, or try another --eval-fraction."
     )
     return ManifestError(
-        f"Of the {len(rows):,} videos of {domain} none would be {lacking} "
+        f"Of the {counted(len(rows), 'video')} of {domain} none would be {lacking} "
         f"{first_of([f'{rows[0].id} is {rows[0].split}'])}. {advice}"
     )
 
@@ -207,8 +209,6 @@ def _lacking(rows: Sequence[Video], classes: Sequence[str]) -> list[str]:
     for split in SPLITS:
         without = [name for name in classes if split not in splits[name]]
         if without:
-            have = "has" if len(without) == 1 else "have"
-            notes.append(
-                f"{len(without)} of {len(classes)} classes {have} no {split} video {first_of(without)}"
-            )
+            lacking = counted(len(without), "class", f"has no {split} video", of=len(classes))
+            notes.append(f"{lacking} {first_of(without)}")
     return notes

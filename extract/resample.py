@@ -12,7 +12,7 @@ from extract.again import backbone_by, kind_of
 from extract.stream import Unreadable, stream
 from extract.videos import VideoFolder
 from store.compare import Pair, compare_features
-from store.errors import DecodeError, StoreError
+from store.errors import DecodeError, StoreError, counted
 from store.read import FeatureStore
 from store.recipe import Recipe
 
@@ -49,7 +49,7 @@ def resample(
     missing = [video for video, candidates in paths.items() if len(candidates) != 1]
     if missing:
         raise StoreError(
-            f"{len(missing)} of {len(chosen)} sampled videos of {store.folder} cannot be found in "
+            f"{counted(len(missing), 'sampled video', of=len(chosen))} of {store.folder} cannot be found in "
             f"{found} (first: {missing[0]}). Name the folder that they were extracted from."
         )
     work = [(video, candidates[0]) for video, candidates in paths.items()]

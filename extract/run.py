@@ -19,7 +19,7 @@ from extract.pool import DecoderPool
 from extract.report import Progress, Report, now
 from extract.session import Session
 from extract.videos import VideoFolder
-from store.errors import ConfigError, StoreError, first_of
+from store.errors import ConfigError, StoreError, counted, first_of
 from store.format import INDEX, folder_stem, read_index, store_folder
 from store.ids import near_ids
 from store.index import StoreIndex
@@ -123,7 +123,8 @@ def _to_redo(
     unknown = sorted(named - index.stored.keys())
     if unknown:
         raise StoreError(
-            f"{len(unknown)} of {len(named)} videos to extract again are not in {index.folder} "
+            f"{counted(len(unknown), 'video', 'is', of=len(named), where='to extract again')} not "
+            f"in {index.folder} "
             f"{first_of(unknown)}.{near_ids(unknown[0], index.stored)} A video that is not stored yet is "
             "extracted without --redo if a benchmark lists it."
         )
@@ -133,7 +134,8 @@ def _to_redo(
     if lost:
         first, why = next(iter(lost.items()))
         raise StoreError(
-            f"{len(lost)} of {len(named)} videos cannot be extracted again, so their features stay as they "
+            f"{counted(len(lost), 'video', of=len(named))} cannot be extracted again, so the "
+            "features stay as they "
             f"are {first_of([first])}: {why}. Put them where they can be found, or leave them out."
         )
     return frozenset(named | set(changed if CHANGED in redo else ()))
@@ -150,7 +152,7 @@ def _remove_old(index: StoreIndex, redone: Mapping[str, VideoRecord]) -> None:
     if beaten:
         raise StoreError(
             f"Another command rewrote shards of {index.folder} meanwhile, so the old features of "
-            f"{len(beaten)} videos count {first_of(beaten)}. Run the same command again."
+            f"{counted(len(beaten), 'video')} still count {first_of(beaten)}. Run the same command again."
         )
     if not index.with_replaced():
         return

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from extract.videos import VIDEO_SUFFIXES
-from store.errors import ConfigError, ManifestError, first_of, printable, shortened
+from store.errors import ConfigError, ManifestError, counted, first_of, printable, shortened
 from store.manifest import SPLITS, Video
 from store.video_lists import Row, match, read_video_list
 
@@ -85,8 +85,9 @@ class GroupPattern:
         without = [video for video, group in found.items() if not group]
         if without:
             raise ManifestError(
-                f"--group-by {shortened(self.pattern.pattern)} finds no group in {len(without):,} of "
-                f"{len(ids):,} names of {domain} {first_of(without)}. A group is what it finds at the "
+                f"--group-by {shortened(self.pattern.pattern)} finds no group in "
+                f"{counted(len(without), 'name', of=len(ids))} of {domain} {first_of(without)}. A "
+                "group is what it finds at the "
                 "beginning of the file's name, or its part in parentheses."
             )
         return found
@@ -108,14 +109,15 @@ class GroupTable:
         bad = [r for r in self.rows if not r.value or any(map(_is_control, r.value))]
         if bad:
             raise ManifestError(
-                f"{len(bad):,} rows of {printable(self.path)} have no group, or one with control characters "
+                f"{counted(len(bad), 'row', 'has', where=f'of {printable(self.path)}')} no group, "
+                "or one with control characters "
                 f"(first: {bad[0].where}). Give every video of it a group."
             )
         found = match(self.rows, ids, VIDEO_SUFFIXES).rows
         without = [video for video in ids if video not in found]
         if without:
             raise ManifestError(
-                f"{printable(self.path)} has no group for {len(without):,} of {len(ids):,} videos of "
+                f"{printable(self.path)} has no group for {counted(len(without), 'video', of=len(ids))} of "
                 f"{domain} {first_of(without)}. A video is named by its id, the path below the domain's "
                 "folder; give one that is alone a group of its own."
             )
@@ -140,7 +142,8 @@ def refuse_torn_groups(domain: str, rows: Iterable[Video]) -> None:
     if torn:
         group, ids = torn[0]
         raise ManifestError(
-            f"{len(torn):,} of {len(members):,} groups of {domain} are in both splits (first: "
+            f"{counted(len(torn), 'group', 'is', of=len(members), where=f'of {domain}')} in both "
+            "splits (first: "
             f"{shortened(group)}, {printable(ids['train'])} is train and {printable(ids['eval'])} is eval). "
             "Splits that were recorded before are forgotten with --overwrite; where folders are named like "
             "splits, move the videos of a group into one of them."
@@ -156,8 +159,10 @@ def groups_note(rows: Sequence[Video], rule: SplitRule) -> list[str]:
     videos = Counter(video.split for video in rows)
     group, largest = sizes.most_common(1)[0]
     return [
-        f"{len(sizes):,} groups, each in one split: {len(groups['train']):,} train "
-        f"({videos['train']:,} videos), {len(groups['eval']):,} eval ({videos['eval']:,} videos)",
+        f"{counted(len(sizes), 'group')}, each in one split: {len(groups['train']):,} train "
+        f"({counted(videos['train'], 'video')}), {len(groups['eval']):,} eval "
+        f"({counted(videos['eval'], 'video')})",
         f"{100 * videos['eval'] / len(rows):.0f} % of the videos are eval, and --eval-fraction is "
-        f"{100 * rule.eval_fraction:.0f} %; the largest group, {printable(group)}, has {largest:,} videos",
+        f"{100 * rule.eval_fraction:.0f} %; the largest group, {printable(group)}, has "
+        f"{counted(largest, 'video')}",
     ]

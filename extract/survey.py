@@ -18,7 +18,7 @@ import av.logging
 from extract.containers import bytes_missing, stops_within_a_picture
 from extract.demux import choose_stream, open_container, packets_of, says_damage
 from extract.packets import PacketRules
-from store.errors import DecodeError
+from store.errors import DecodeError, counted
 
 _EXACT = {
     "avi": ("mpeg4", "h264", "msmpeg4v2", "msmpeg4v3", "mjpeg"),
@@ -192,12 +192,15 @@ def _cut(path: Path, found: Survey, listed: int, listed_end: int) -> str:
     if stops_within_a_picture(path, found.container):
         return "cut off: it ends within a picture"
     if listed_end > size:
-        return f"cut off: only {found.packets} of the {listed} frames in its index lie in the file"
+        return (
+            "cut off: only "
+            f"{counted(found.packets, 'frame', 'lies', of=listed, where='of its index')} in the file"
+        )
     if found.packets < listed:
-        return f"{found.packets} of the {listed} frames in its index can be found"
+        return f"{counted(found.packets, 'frame', of=listed)} of its index can be found"
     no_index = listed < found.packets
     if found.container == "avi" and no_index and found.packets + 2 < found.claimed_frames:
-        return f"cut off: its header says {found.claimed_frames} frames, {found.packets} came"
+        return f"cut off: its header says {counted(found.claimed_frames, 'frame')}, {found.packets} came"
     frame = 1 / found.fps if found.fps else 0.04
     if found.claimed_seconds - found.end > max(0.25, 2.5 * frame):
         return (

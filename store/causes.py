@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from store.compare import compare_features
+from store.errors import counted
 
 FARTHEST = 16
 """The largest shift that is looked for, in frames."""
@@ -53,7 +54,7 @@ def _other_frames(a: np.ndarray, b: np.ndarray) -> Cause | None:
     more = abs(len(a) - len(b))
     if more and before > 0.99:
         longer = "A" if len(a) > len(b) else "B"
-        return Cause("frames at the end", f"{longer} has {more} frames more, at the end")
+        return Cause("frames at the end", f"{longer} has {counted(more, 'frame')} more, at the end")
     best, cause = before, None
     for found, candidate in (*_shifts(a, b, count), *_selections(a, b)):
         if found > max(best, _ALIKE) and 1 - found <= 0.5 * (1 - before):
@@ -82,7 +83,10 @@ def _selections(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[float, Cause]]:
         if _LEAST_FRAMES <= len(few) < len(many):
             i = np.arange(len(few))
             for numbers in ((2 * i + 1) * len(many) // (2 * len(few)), i * len(many) // len(few)):
-                text = f"{names[0]} has {len(few)} frames, evenly spaced over the {len(many)} of {names[1]}"
+                text = (
+                    f"{names[0]} has {counted(len(few), 'frame')}, evenly spaced over the "
+                    f"{len(many)} of {names[1]}"
+                )
                 yield correlation(few, many[numbers]), Cause("other frames", text)
 
 

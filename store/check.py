@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from store.contents import TABLES, Contents, Kind, Problem
-from store.errors import StoreError
+from store.errors import StoreError, counted
 from store.format import FAILURES, INDEX, SUMS, VIDEOS, is_shard_name, renamed
 from store.locks import writers
 from store.records import STATUSES, VideoRecord
@@ -137,7 +137,7 @@ def _table_problems(contents: Contents) -> Iterator[tuple[str, str]]:
         return
     for video, count in Counter(row.video for row in rows).items():
         if count > 1:
-            yield VIDEOS, f"{count} rows for {video}"
+            yield VIDEOS, f"{counted(count, 'row')} for {video}"
     for row in rows:
         wrong = _wrong_row(row, contents.shards if index else None)
         if wrong:
@@ -154,7 +154,7 @@ def _wrong_row(row: VideoRecord, shards: dict[str, Any] | None) -> str:
     if not row.stored:
         return f"is {row.status}, but has a shard" if row.shard else ""
     if row.frames < 1:
-        return f"is stored with {row.frames} frames"
+        return f"is stored with {counted(row.frames, 'frame')}"
     if shards is not None and row.shard not in shards:
         return f"is in {row.shard!r}, which is not in the index"
     return ""
@@ -173,13 +173,16 @@ def _count_problems(
         if index["totals"][name] != count:
             yield INDEX, f"totals.{name} is {index['totals'][name]}, {VIDEOS} has {count}"
     if index["complete"] is not (len(stored) == len(rows)):
-        yield INDEX, f"complete is {index['complete']}, {len(stored)} of {len(rows)} are stored"
+        yield (
+            INDEX,
+            f"complete is {index['complete']}, {counted(len(stored), 'row', 'is', of=len(rows))} stored",
+        )
     for shard in index["shards"]:
         inside = contents.by_shard.get(shard["file"], {})
-        counted = (len(inside), sum(row.frames for row in inside.values()))
-        if counted != (shard["videos"], shard["frames"]):
-            said = f"{shard['videos']} videos and {shard['frames']} frames"
-            rows_say = f"{VIDEOS} has {counted[0]} and {counted[1]}"
+        found = (len(inside), sum(row.frames for row in inside.values()))
+        if found != (shard["videos"], shard["frames"]):
+            said = f"{counted(shard['videos'], 'video')} and {counted(shard['frames'], 'frame')}"
+            rows_say = f"{VIDEOS} has {found[0]} and {found[1]}"
             yield INDEX, f"{shard['file']} with {said}, {rows_say}"
 
 

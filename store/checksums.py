@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from store.errors import StoreError
+from store.errors import StoreError, counted
 from store.files import write_text
 from store.plain import hash_plain, read_plain
 
@@ -48,7 +48,7 @@ def check(expected: Mapping[Path, str]) -> None:
     size = sum(unknown.values())
     if size > _SAY_BYTES:
         log.info(
-            f"Checking the sha256 of {len(unknown)} shards ({size / 1e9:.1f} GB) in "
+            f"Checking the sha256 of {counted(len(unknown), 'shard')} ({size / 1e9:.1f} GB) in "
             f"{next(iter(unknown)).parent} before mapping them; the result is remembered."
         )
     for path in unknown:

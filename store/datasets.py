@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from store.errors import ManifestError, printable, shortened
+from store.errors import ManifestError, counted, printable, shortened
 from store.ids import check_plain_name, clash_of
 from store.manifest import Video, read_manifest
 from store.plain_csv import read_table
@@ -94,7 +94,7 @@ def dataset_videos(
             known = union.get(video.id)
             if known is not None and video.frames not in (None, known):
                 raise ManifestError(
-                    f"{video.id} of {dataset} has {known} frames in {listed_by[video.id]} and "
+                    f"{video.id} of {dataset} has {counted(known, 'frame')} in {listed_by[video.id]} and "
                     f"{video.frames} in {benchmark}."
                 )
             union[video.id] = known if known is not None else video.frames
@@ -103,7 +103,8 @@ def dataset_videos(
         raise ManifestError(
             f"Two benchmarks contradict each other about {dataset}: the id {clash.shown(clash.one)} of "
             f"{listed_by[clash.one]} {clash.what} {clash.shown(clash.other)} of {listed_by[clash.other]}, "
-            f"and one store cannot hold both ({clash.pairs:,} such pairs). Rename the videos or the domain "
+            f"and one store cannot hold both ({counted(clash.pairs, 'such pair')}). Rename the "
+            "videos or the domain "
             "of one of them."
         )
     return dict(sorted(union.items()))

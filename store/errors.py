@@ -51,7 +51,9 @@ def first_of(items: Sequence[object]) -> str:
 _PLURALS = {"has": "have", "is": "are", "was": "were", "does": "do"}
 
 
-def counted(count: int, noun: str, verb: str = "", *, of: int | None = None) -> str:
+def counted(
+    count: int, noun: str, verb: str = "", *, of: int | None = None, where: str = ""
+) -> str:
     """Return a number with what it counts and a verb that agrees with it.
 
     For example `1 video has`, `3 videos have` and `1 of 840 videos has`.
@@ -60,15 +62,15 @@ def counted(count: int, noun: str, verb: str = "", *, of: int | None = None) -> 
         noun: in the singular, with words before it if need be, as `hmdb train video`.
         verb: in the singular, with words after it if need be, as `has no features`.
         of: of how many it is a part.
+        where: words between noun and verb, as `of the store`.
     """
     total = count if of is None else of
     number = f"{count:,}" if of is None else f"{count:,} of {of:,}"
     first, space, rest = verb.partition(" ")
-    if verb and count != 1:
+    if count != 1:
         first = _PLURALS.get(first) or first.removesuffix("s")
-    return (
-        f"{number} {noun if total == 1 else _plural(noun)}{' ' if verb else ''}{first}{space}{rest}"
-    )
+    words = (number, noun if total == 1 else _plural(noun), where, f"{first}{space}{rest}")
+    return " ".join(word for word in words if word)
 
 
 def _plural(noun: str) -> str:

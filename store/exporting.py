@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from store.errors import StoreError, first_of, printable
+from store.errors import StoreError, counted, first_of, printable
 from store.files import explained, write_text
 from store.format import VIDEOS, read_table
 from store.ids import check_id, folders_of_others
@@ -79,7 +79,8 @@ class Exporter:
         inside = folders_of_others(videos) if layout == "t7" else []
         if inside:
             raise StoreError(
-                f"{len(inside)} videos of {store.folder} have the name of a folder of others "
+                f"{counted(len(inside), 'video', 'has', where=f'of {store.folder}')} the name of "
+                "a folder of others "
                 f"{first_of([inside[0][0]])}, so they cannot be exported."
             )
         self._store, self._videos, self._out = store, videos, out

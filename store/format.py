@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from store.errors import StoreError, first_of, shortened
+from store.errors import StoreError, counted, first_of, shortened
 from store.plain import read_plain
 from store.records import LARGEST_INTEGER, REBUILD, VideoRecord, load_json, parse_records
 
@@ -176,7 +176,8 @@ def parse_index(data: bytes, path: Path | str, remedy: str = REBUILD) -> dict[st
     foreign = [name for name in names if not is_shard_name(name)]
     if foreign:
         raise StoreError(
-            f"{path} names {len(foreign)} files that are no shards {first_of(foreign)}. {remedy}"
+            f"{path} names {counted(len(foreign), 'file')} among its shards that cannot be one "
+            f"{first_of(foreign)}. {remedy}"
         )
     return dict(index)
 

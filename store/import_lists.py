@@ -15,7 +15,7 @@ from store.datasets import (
     manifest_path,
     manifests_of,
 )
-from store.errors import ManifestError, first_of, printable
+from store.errors import ManifestError, counted, first_of, printable
 from store.ids import check_id, clash_of
 from store.list_files import Listed, ListFile, manifest_rows, read_list
 from store.manifest import Video, classes_of, read_manifest, write_manifest
@@ -87,7 +87,8 @@ def write_own_manifest(
         unlike = [v.id for v in videos if v.frames and counts.get(v.id) not in (None, v.frames)]
         if unlike:
             raise ManifestError(
-                f"{len(unlike):,} of {len(videos):,} videos have another number of frames in a benchmark "
+                f"{counted(len(unlike), 'video', 'has', of=len(videos))} another number of frames "
+                "in a benchmark "
                 f"that is there {first_of(unlike)}. Import under another --dataset, e.g. my-{dataset}."
             )
     write_manifest(path, videos)
@@ -120,7 +121,8 @@ def without_gaps(videos: Sequence[Video], *others: Sequence[Video]) -> tuple[Vid
     changed = [label for label in sorted(names) if labels[names[label]] != label]
     if changed:
         log.info(
-            f"{len(changed)} of {len(names)} classes have another label here than in the lists, because "
+            f"{counted(len(changed), 'class', 'has', of=len(names))} another label here than in "
+            "the lists, because "
             f"labels count from 0 without gaps (first: {names[changed[0]]} has "
             f"{labels[names[changed[0]]]}). Their names stay."
         )
@@ -149,7 +151,7 @@ def listed_elsewhere(
         check_id(video, f"The features to import as {dataset}")
     if clash := clash_of(found):
         raise ManifestError(
-            f"{clash.pairs} videos cannot be told apart: {clash.shown(clash.one)} {clash.what} "
+            f"{counted(clash.pairs, 'video')} cannot be told apart: {clash.shown(clash.one)} {clash.what} "
             f"{clash.shown(clash.other)}. Rename one of them."
         )
     return dict.fromkeys(sorted(found))

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from store.errors import StoreError
+from store.errors import StoreError, counted
 from store.format import shard_numbers, store_folder, stored_dtype
 from store.index import StoreIndex
 from store.plan import plan_shards, shard_number
@@ -217,7 +217,7 @@ class Importer:
         missing, why = found.missing, found.why
         listed, there = self._listed[video], len(found.features_TD) + found.missing
         if self._exact and listed is not None and there < listed:
-            text = f"the list has {listed:,} frames, the files {there:,}"
+            text = f"the list has {counted(listed, 'frame')}, the files {there:,}"
             missing, why = missing + listed - there, f"{why}; {text}" if why else text
         return missing, why
 
@@ -236,7 +236,7 @@ class Importer:
             raise StoreError(f"its shape is {x_TD.shape}, the others are (frames, {width})")
         bad = int(x_TD.size - np.isfinite(x_TD).sum())
         if bad:
-            raise StoreError(f"{bad:,} values are not finite")
+            raise StoreError(f"{counted(bad, 'value', 'is')} not finite")
         with np.errstate(over="ignore"):
             rows_TD = np.ascontiguousarray(x_TD, self._dtype)
         if not np.isfinite(rows_TD).all():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from store.errors import StoreError, first_of
+from store.errors import StoreError, counted, first_of
 from store.format import INDEX, SUMS, VIDEOS, is_shard_name, is_store_name
 from store.locks import writers
 from store.plain import size_of
@@ -91,7 +91,7 @@ def _look(folder: Path) -> Summary:
     size = sum(size_of(path) or 0 for path in paths)
     if INDEX not in {path.name for path in paths}:
         finished = sum(is_shard_name(path.name) for path in paths)
-        state = f"unfinished: no {INDEX} yet, {finished} finished shards"
+        state = f"unfinished: no {INDEX} yet, {counted(finished, 'finished shard')}"
         return Summary(folder=folder, bytes=size, state=state)
     try:
         with FeatureStore(folder) as store:
@@ -101,7 +101,7 @@ def _look(folder: Path) -> Summary:
     wrong = [s["file"] for s in index["shards"] if size_of(folder / s["file"]) != s["bytes"]]
     left = [f"{index['totals'][s]:,} {s}" for s in ("missing", "failed", "pending")]
     if wrong:
-        state = f"damaged: {len(wrong)} shards are absent or of another size {first_of(wrong)}"
+        state = f"damaged: {counted(len(wrong), 'shard', 'is')} absent or of another size {first_of(wrong)}"
     elif index["complete"]:
         state = "complete"
     else:

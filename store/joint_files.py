@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from store.errors import StoreError, first_of, printable
+from store.errors import StoreError, counted, first_of, printable
 from store.ids import nfc
 from store.npy_file import Archive, parse_texts, read_file, texts_of
 from store.safe_pickle import array_of, items_of, load_pickle
@@ -79,7 +79,9 @@ def _cut(rows: np.ndarray, offsets: np.ndarray, name: str) -> list[np.ndarray]:
 
 def _rows_of(block: Sequence[np.ndarray], ids: Sequence[str], name: str) -> Iterator[Source]:
     if len(block) != len(ids):
-        raise StoreError(f"{name} has features of {len(block):,} videos and {len(ids):,} names.")
+        raise StoreError(
+            f"{name} has features of {counted(len(block), 'video')} and {counted(len(ids), 'name')}."
+        )
     for video, features_TD in zip(ids, block):
         yield Source(
             video=nfc(video),

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from store.errors import ManifestError, printable, shortened
+from store.errors import ManifestError, counted, printable, shortened
 from store.ids import nfc
 from store.manifest import Video, has_no_labels
 from store.video_lists import Row, elsewhere, match, nearest, read_video_list
@@ -54,7 +54,7 @@ def add_labels(
     foreign = [row for row in rows if nfc(row.value) not in labels]
     problems = []
     if matched.unknown:
-        what = f"name no video of {domain}"
+        what = f"names no video of {domain}"
         first, ids = matched.unknown[0].video, [video.id for video in videos]
         hint = nearest(first, ids) or elsewhere(first, ids, suffixes)
         problems.append(_problem(path, rows, matched.unknown, what, first, hint))
@@ -62,7 +62,7 @@ def add_labels(
             "A video is named by its id in the manifest, or by its path below the domain's folder."
         )
     if foreign:
-        what, hint = "have a class that the benchmark has not", nearest(foreign[0].value, classes)
+        what, hint = "has a class that the benchmark has not", nearest(foreign[0].value, classes)
         problems.append(_problem(path, rows, foreign, what, foreign[0].value, hint))
         problems.append(f"The classes are {', '.join(map(printable, classes))}.")
     if problems:
@@ -90,6 +90,6 @@ def _problem(
 ) -> str:
     where = bad[0].where.rpartition(", ")[2]
     return (
-        f"{len(bad):,} of {len(rows):,} rows of {printable(path)} {what} "
+        f"{counted(len(bad), 'row', what, of=len(rows), where=f'of {printable(path)}')} "
         f"(first: {shortened(first)} in {where}{hint})."
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from store.errors import StoreError, first_of, printable
+from store.errors import StoreError, counted, first_of, printable
 from store.joint_files import epic_files, npz_files
 from store.npy_file import parse_csv, parse_npy, read_file
 from store.source_files import Found, Source, below, folders_in, paths_in
@@ -82,7 +82,7 @@ def _read_frames(folder: Path) -> Found:
     gaps, why = expected - len(numbers), []
     if gaps:
         gap = next(n for n, there in enumerate(sorted(numbers), begin) if n != there)
-        why = [f"{gaps:,} of {expected:,} files are missing (first: {gap})"]
+        why = [f"{counted(gaps, 'file', 'is', of=expected)} missing (first: {gap})"]
     rows, bad, size = [], [], 0
     for number in sorted(numbers):
         try:
@@ -102,7 +102,7 @@ def _read_frames(folder: Path) -> Found:
             f"the tensors have the shapes {_shown(shapes)}, expected one vector a file"
         )
     if bad:
-        why.append(f"{len(bad):,} files are unreadable: {bad[0]}")
+        why.append(f"{counted(len(bad), 'file', 'is')} unreadable: {bad[0]}")
     return Found(
         features_TD=np.stack(rows) if rows else np.empty((0, 0), np.float32),
         bytes=size,
@@ -169,7 +169,9 @@ def _read_timed(path: Path) -> Found:
     if times.is_file() and features_TD.ndim == 2:
         count = parse_npy(read_file(times), times.name).size
         if count != len(features_TD):
-            raise StoreError(f"{len(features_TD):,} rows, but {times.name} has {count:,} times")
+            raise StoreError(
+                f"{counted(len(features_TD), 'row')}, but {times.name} has {counted(count, 'time')}"
+            )
     return Found(features_TD=features_TD, bytes=len(data), fps=fps)
 
 

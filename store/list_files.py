@@ -168,7 +168,8 @@ def manifest_rows(
                 )
             if classes is not None and row.label >= len(classes):
                 raise ManifestError(
-                    f"{row.where}: the label is {row.label}, and there are {len(classes)} class names (0 to "
+                    f"{row.where}: the label is {row.label}, and there are {len(classes)} names "
+                    "of classes (0 to "
                     f"{len(classes) - 1})."
                 )
             name = str(row.label) if classes is None else classes[row.label]

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from store.errors import ManifestError, first_of, printable, shortened
+from store.errors import ManifestError, counted, first_of, printable, shortened
 from store.files import replacing
 from store.ids import check_id, folders_of_others, nfc, unicode_twins
 from store.plain_csv import read_table
@@ -91,7 +91,7 @@ def classes_of(*manifests: Sequence[Video]) -> tuple[str, ...]:
         from_one = sorted(names) == list(range(1, len(names) + 1))
         begin = "They count from 1: subtract 1 from every label." if from_one else "Number them so."
         raise ManifestError(
-            f"The labels of {len(names)} classes must be 0 to {len(names) - 1}, got "
+            f"The labels of {counted(len(names), 'class')} must be 0 to {len(names) - 1}, got "
             f"{', '.join(map(str, sorted(names)))}. {begin} Or choose among them with --classes."
         )
     labels: dict[str, int] = {}
@@ -118,7 +118,8 @@ def chosen_classes(videos: Sequence[Video], names: Sequence[str], domain: str) -
     lacking = sorted(wanted - {nfc(name) for name in labels})
     if lacking:
         raise ManifestError(
-            f"{len(lacking)} of {len(names)} --classes are no classes of {domain} (first: "
+            f"{counted(len(lacking), 'class', 'is', of=len(names), where='of --classes')} not in "
+            f"{domain} (first: "
             f"{shortened(lacking[0])}). It has {printable(', '.join(sorted(labels)))}."
         )
     return tuple(sorted((c for c in labels if nfc(c) in wanted), key=lambda c: labels[c] or 0))
@@ -217,17 +218,19 @@ def _check(videos: Sequence[Video], path: Path) -> None:
     counts = Counter(video.id for video in videos)
     twice = [video for video, count in counts.items() if count > 1]
     if twice:
-        raise ManifestError(f"{shown}: {len(twice)} ids stand there twice {first_of(twice)}.")
+        raise ManifestError(
+            f"{shown}: {counted(len(twice), 'id', 'stands')} there twice {first_of(twice)}."
+        )
     inside = folders_of_others(counts)
     if inside:
         raise ManifestError(
-            f"{shown}: {len(inside)} ids are also the folder of another id "
+            f"{shown}: {counted(len(inside), 'id', 'is')} also the folder of another id "
             f"{first_of([f'{one} of {other}' for one, other in inside])}. Rename those videos."
         )
     twins = unicode_twins(counts)
     if twins:
         raise ManifestError(
-            f"{shown}: {len(twins)} ids differ from another only by Unicode normalisation "
+            f"{shown}: {counted(len(twins), 'id', 'differs')} from another only by Unicode normalisation "
             f"(first: {twins[0][1]!a}, {twins[0][0]!a}). Rename those videos."
         )
     splits = {video.split for video in videos}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from store.errors import ConfigError, StoreError, first_of, printable
+from store.errors import ConfigError, StoreError, counted, first_of, printable
 from store.format import INDEX, VIDEOS, config_differences, read_records, store_folder
 from store.ids import clash_of, near_ids
 from store.index import StoreIndex
@@ -74,7 +74,7 @@ def merge(
         _add(plan, store)
     if clash := clash_of(plan.parts.keys() | plan.absent.keys()):
         raise StoreError(
-            f"{clash.pairs:,} ids of one store contradict ids of another (first: "
+            f"{counted(clash.pairs, 'id', 'contradicts', where='of one store')} ids of another (first: "
             f"{clash.shown(clash.one)} {clash.what} {clash.shown(clash.other)}), and one store cannot hold "
             "both. Leave them out of one: store subset DIR --videos FILE --out OTHER."
         )
@@ -108,14 +108,14 @@ def subset(
     unknown = sorted(set(videos) - store.records.keys() - store.absent.keys())
     if unknown and not unlisted:
         raise StoreError(
-            f"{len(unknown):,} of {len(set(videos)):,} videos are not listed in {folder} "
+            f"{counted(len(unknown), 'video', 'is', of=len(set(videos)))} not listed in {folder} "
             f"{first_of(unknown)}.{near_ids(unknown[0], store.records)} Correct the list, or take them out."
         )
     _add(plan, store, frozenset(videos))
     plan.absent |= {v: VideoRecord(video=v, status="pending", error=_PENDING) for v in unknown}
     if not plan.parts:
         raise StoreError(
-            f"{folder} has features of none of the {len(set(videos)):,} videos. Nothing was written."
+            f"{folder} has features of none of the {counted(len(set(videos)), 'video')}. Nothing was written."
         )
     return _fill(plan, features, on_progress)
 
@@ -170,9 +170,11 @@ def _add(plan: _Plan, store: FeatureStore, only: frozenset[str] | None = None) -
     if unlike:
         known, record = unlike[0]
         raise StoreError(
-            f"{len(unlike):,} videos have other features in {store.folder} than in "
-            f"{known.path.parent} (first: {printable(record.video)}: {record.frames} frames, crc32 "
-            f"{record.crc32}, and {known.record.frames} frames, {known.record.crc32}), and a store holds "
+            f"{counted(len(unlike), 'video', 'has')} other features in {store.folder} than in "
+            f"{known.path.parent} (first: {printable(record.video)}: "
+            f"{counted(record.frames, 'frame')}, crc32 "
+            f"{record.crc32}, and {counted(known.record.frames, 'frame')}, {known.record.crc32}), "
+            "and a store holds "
             f"one of them. See what differs: store compare {known.path.parent} {store.folder}. Then leave "
             "the wrong ones out: store subset DIR --videos FILE --out OTHER."
         )
@@ -230,8 +232,9 @@ def _check_place(plan: _Plan, index: StoreIndex) -> None:
         foreign = sorted({*foreign, *(rows - plan.parts.keys() - plan.absent.keys())})
     if foreign or unlike:
         example = first_of(foreign or sorted(unlike))
-        what = "videos that do not belong there" if foreign else "videos with other features"
+        what = "not belonging there" if foreign else "with other features"
         raise StoreError(
-            f"{index.folder} is another store: it has {len(foreign or unlike):,} {what} {example}. "
+            f"{index.folder} is another store: it has {counted(len(foreign or unlike), 'video')} "
+            f"{what} {example}. "
             "Choose another --out, or merge it with the others by naming it too."
         )

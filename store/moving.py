@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 
 from store import checksums
-from store.errors import StoreError, first_of
+from store.errors import StoreError, counted, first_of
 from store.format import shard_numbers, stored_dtype
 from store.index import StoreIndex
 from store.locks import folder_lock, is_live, remove_leftovers
@@ -126,7 +126,8 @@ def refuse_filling(folder: Path, remedy: str) -> None:
     filling = sorted(path.name for path in folder.glob(".shard-*.partial") if is_live(path))
     if filling:
         raise StoreError(
-            f"An extraction is filling {len(filling)} shards in {folder} {first_of(filling)}. {remedy}"
+            f"An extraction is filling {counted(len(filling), 'shard')} in {folder} "
+            f"{first_of(filling)}. {remedy}"
         )
 
 

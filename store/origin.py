@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from store.errors import StoreError, printable
+from store.errors import StoreError, counted, printable
 from store.source_files import Source
 
 _PROBED = 9
@@ -41,7 +41,8 @@ def width_in(sources: Mapping[str, Sequence[Source]], videos: Sequence[str]) -> 
     unique = [video for video in videos if len(sources.get(video, ())) == 1]
     if not unique:
         raise StoreError(
-            f"None of the {len(videos):,} videos to import is there (first: {printable(videos[0])}). Is it "
+            f"None of the {counted(len(videos), 'video')} to import is there (first: "
+            f"{printable(videos[0])}). Is it "
             "the right folder, and are these its lists?"
         )
     step = max(1, len(unique) // _PROBED)

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from store.errors import ManifestError, printable, shortened
+from store.errors import ManifestError, counted, printable, shortened
 
 MAX_BYTES = 256 << 20
 """No table of videos is larger than this. A larger file is not read into memory."""
@@ -54,7 +54,9 @@ def read_table(
                 _check_header(shown, header, columns)
         elif any(cell.strip() for cell in cells):
             if len(cells) != len(header):
-                raise ManifestError(f"{where}: expected {len(header)} columns, got {len(cells)}.")
+                raise ManifestError(
+                    f"{where}: expected {counted(len(header), 'column')}, got {len(cells)}."
+                )
             rows.append((where, dict(zip(header, cells))))
     if header is None:
         raise ManifestError(f"{shown} is empty: its first line must be {','.join(columns)}.")

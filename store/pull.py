@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from store.errors import ConfigError, StoreError, first_of
+from store.errors import ConfigError, StoreError, counted, first_of
 from store.files import explained, replacing
 from store.format import INDEX, read_index, shards_in
 from store.locks import folder_lock, is_live
@@ -87,7 +87,8 @@ def _pull(
     here, gone, damaged = _here(folder, theirs)
     if gone and not replace:
         raise StoreError(
-            f"{folder} has {len(gone)} shards that {found.remote.url} does not have, or has with other "
+            f"{folder} has {counted(len(gone), 'shard')} that {found.remote.url} does not have, "
+            "or has with other "
             f"contents {first_of(gone)}. Nothing was changed. Pull into another folder, or give --replace "
             "to take what is there in place of them."
         )

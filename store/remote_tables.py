@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from store.errors import StoreError, first_of
+from store.errors import StoreError, counted, first_of
 from store.format import (
     FAILURES,
     INDEX,
@@ -150,7 +150,7 @@ def _checked(
     twice = [name for name, n in Counter(e["file"] for e in index["shards"]).items() if n > 1]
     if twice:
         raise StoreError(
-            f"{where}/{INDEX} lists {len(twice)} shards twice {first_of(twice)}. {remedy}"
+            f"{where}/{INDEX} lists {counted(len(twice), 'shard')} twice {first_of(twice)}. {remedy}"
         )
     rows = parse_records(raw[VIDEOS], f"{where}/{VIDEOS}", remedy)
     check_counts(index, rows, where)
@@ -166,7 +166,7 @@ def check_counts(index: Mapping[str, Any], rows: Sequence[VideoRecord], where: P
     twice = [name for name, n in Counter(row.video for row in rows).items() if n > 1]
     if twice:
         raise StoreError(
-            f"{where}: {VIDEOS} names {len(twice)} videos twice {first_of(twice)}. {_MEND}"
+            f"{where}: {VIDEOS} names {counted(len(twice), 'video')} twice {first_of(twice)}. {_MEND}"
         )
     videos: Counter[str] = Counter()
     frames: Counter[str] = Counter()
@@ -179,7 +179,7 @@ def check_counts(index: Mapping[str, Any], rows: Sequence[VideoRecord], where: P
     wrong = sorted(name for name in found if found[name] != said.get(name))
     if wrong:
         raise StoreError(
-            f"{where}: {INDEX} and {VIDEOS} contradict each other in {len(wrong)} shards "
+            f"{where}: {INDEX} and {VIDEOS} contradict each other in {counted(len(wrong), 'shard')} "
             f"{first_of(wrong)}. {_MEND}"
         )
 
@@ -228,7 +228,7 @@ def merged(ours: Tables, theirs: Tables, where: object) -> Tables:
     )
     if unlike or twice:
         found = (
-            f"{len(unlike)} shards of the same name with other contents {first_of(unlike)}"
+            f"{counted(len(unlike), 'shard')} of the same name with other contents {first_of(unlike)}"
             if unlike
             else f"{len(twice)} of the same videos in other shards {first_of(twice)}"
         )

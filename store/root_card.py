@@ -21,7 +21,7 @@ from store.card import (
     licence_of,
     size_category,
 )
-from store.errors import StoreError, UnreachableError, first_of
+from store.errors import StoreError, UnreachableError, counted, first_of
 from store.format import CARD, INDEX, LARGEST, is_store_name, parse_index, stored_dtype
 from store.ids import is_plain_name
 from store.remote import Remote
@@ -74,7 +74,8 @@ def _say_left(url: RemoteUrl, text: str, stores: Sequence[_Listed]) -> None:
     if unnamed:
         log.warning(
             f"{url} has a {CARD} that was not written by store push. It was left as it is and does not name "
-            f"{len(unnamed)} of the {len(stores)} stores {first_of(unnamed)}. Name them there; or remove it "
+            f"{counted(len(unnamed), 'store', of=len(stores))} {first_of(unnamed)}. Name them "
+            "there; or remove it "
             "and push again for a card of all stores."
         )
 

@@ -18,7 +18,7 @@ from multiprocessing.pool import AsyncResult, ThreadPool
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from store.errors import StoreError, UnreachableError
+from store.errors import StoreError, UnreachableError, counted
 from store.files import explained, sync_folder
 from store.remote import Remote, read_range
 from store.remote_http import HttpRemote, RangesIgnored
@@ -99,7 +99,8 @@ def check_room(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free - _MARGIN_BYTES:
         raise StoreError(
-            f"{len(entries)} shards with {needed / 1e9:,.2f} GB are to be written to {folder}, and the disk "
+            f"{counted(len(entries), 'shard', 'is', where=f'with {needed / 1e9:,.2f} GB')} to be "
+            f"written to {folder}, and the disk "
             f"has {free / 1e9:,.2f} GB free. Make room, or choose another folder."
         )
 
@@ -125,7 +126,8 @@ def download(
         wrong = _download(remote, folder, wrong, tick)
     if wrong:
         raise StoreError(
-            f"{len(wrong)} shards of {remote.url} do not have the sha256 that its index says (first: "
+            f"{counted(len(wrong), 'shard', 'does', where=f'of {remote.url}')} not have the "
+            "sha256 that its index says (first: "
             f"{wrong[0]['file']}), so they were not kept. The store was changed or damaged there: run the "
             "same command again, and if that does not help, push the store again."
         )

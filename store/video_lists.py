@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from store.errors import ManifestError, printable, shortened
+from store.errors import ManifestError, counted, printable, shortened
 from store.ids import nfc
 from store.plain_csv import read_table, text_of
 
@@ -111,7 +111,8 @@ def match(rows: Iterable[Row], ids: Collection[str], suffixes: Collection[str]) 
     if twice:
         first, second, *_ = twice[0]
         raise ManifestError(
-            f"{len(twice):,} videos stand there twice (first: {shortened(second.video)}, in {first.where} "
+            f"{counted(len(twice), 'video', 'stands')} there twice (first: "
+            f"{shortened(second.video)}, in {first.where} "
             f"and in {second.where}). Remove one row of each."
         )
     return Matched(rows={video: one[0] for video, one in found.items()}, unknown=tuple(unknown))

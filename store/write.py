@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 
 from store import files
-from store.errors import StoreError
+from store.errors import StoreError, counted
 from store.files import sync_folder
 from store.format import canonical, stored_dtype
 from store.locks import is_held, lock, remove_leftovers, temporary
@@ -195,7 +195,7 @@ class ShardWriter:
             has = len(self.records) - len(lost)
             log.warning(
                 f"Another extraction has finished {self.path} in the meantime; its shard is kept, with "
-                f"{has} of our {len(self.records)} videos. "
+                f"{counted(has, 'video', of=len(self.records))} of ours. "
                 f"{'Run again for the others.' if lost else ''}"
             )
         sync_folder(self.path.parent)

@@ -126,7 +126,7 @@ def test_a_shard_is_hashed_once_until_it_changes(
 
     with caplog.at_level("INFO"):
         assert load() == 1
-    assert f"Checking the sha256 of 1 shards (0.0 GB) in {store.folder}" in caplog.text
+    assert f"Checking the sha256 of 1 shard (0.0 GB) in {store.folder}" in caplog.text
     assert load() == 0
     shard.write_bytes(shard.read_bytes())  # the same bytes, but who knows
     assert [load(), load()] == [1, 0]

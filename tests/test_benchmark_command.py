@@ -253,7 +253,7 @@ def test_options_that_changed_are_refused_and_redone_on_demand(cli, problem: Pat
     plan = (problem / "out" / "plan.json").read_text()
     refused = cli(*arguments(problem, *more, "--epochs", 3))
     assert refused.exit_code == 1
-    assert "2 of 2 runs are there and are not those asked for" in refused.output
+    assert "2 of 2 runs are there and not as asked for" in refused.output
     assert "epochs: 2 or 3" in refused.output and "--redo" in refused.output
     assert (problem / "out" / "plan.json").read_text() == plan
     redone = cli(*arguments(problem, *more, "--epochs", 3, "--redo"))

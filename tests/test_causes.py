@@ -50,7 +50,7 @@ PROJECTED = np.maximum(X @ RANDOM.normal(size=(WIDTH, WIDTH)) / 8, 0)
         (X[:-1], X[1:], "frame shift", "frame i of B is frame i + 1 of A"),
         (X[7:], X, "frame shift", "frame i of A is frame i + 7 of B"),
         (2 * X[3:], X, "frame shift", "frame i of A is frame i + 3 of B"),
-        (X, X[:-1], "frames at the end", "A has 1 frames more, at the end"),
+        (X, X[:-1], "frames at the end", "A has 1 frame more, at the end"),
         (X[:-8] + 0.01, X, "frames at the end", "B has 8 frames more, at the end"),
         (X[::2], X, "other frames", "A has every 2-th frame of B"),
         (X, X[::5], "other frames", "B has every 5-th frame of A"),
@@ -185,9 +185,7 @@ def test_a_shift_is_found_in_the_video_too(stage, tmp_path: Path, cli) -> None:
     other = planted(stage, tmp_path, lambda path: features[path.stem])
     result = cli("store", "compare", stage[1], other, "--videos", stage[0] / "videos")
     assert "5 of 5 videos looked at: frame shift: frame i of B is frame i + 1 of A" in result.output
-    assert "  B: as the config of A says, shifted by 1 frames (error" in result.output, (
-        result.output
-    )
+    assert "  B: as the config of A says, shifted by 1 frame (error" in result.output, result.output
 
 
 def test_each_store_by_its_own_config(stage, tmp_path: Path, cli) -> None:

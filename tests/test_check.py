@@ -209,7 +209,7 @@ def test_index_against_the_folder(folder: Path) -> None:
     index = json.loads((folder / "index.json").read_text())
     (folder / "index.json").write_text(json.dumps({**index, "complete": True}))
     seal(folder)
-    assert "complete is True, 5 of 8 are stored" in found(folder, Kind.CONTRADICTION)[0]
+    assert "complete is True, 5 of 8 rows are stored" in found(folder, Kind.CONTRADICTION)[0]
     (folder / "index.json").write_text(json.dumps(index))
     seal(folder)
     shard = folder / "shard-00000.h5"
@@ -461,12 +461,12 @@ def test_list(folder: Path, tmp_path: Path, cli) -> None:
     assert result.exit_code == 0
     size = sum(path.stat().st_size for path in whole.iterdir()) / 1e6
     lines = result.output.splitlines()
-    assert f"toy/{whole.name}: complete; 1 of 1 videos, 3 frames, {size:.1f} MB" in lines
+    assert f"toy/{whole.name}: complete; 1 of 1 video, 3 frames, {size:.1f} MB" in lines
     assert "  fake, weights none, preset ta3n, stride 4, compute dtype bfloat16" in lines
     assert "other/fake-00000000: unfinished: no index.json yet, 0 finished shards; 0.0 MB" in lines
     assert any(line.startswith(f"third/{damaged.name}: damaged: ") for line in lines)
     assert any(
-        line.startswith(f"fourth/{cut.name}: damaged: 1 shards are absent or of another size")
+        line.startswith(f"fourth/{cut.name}: damaged: 1 shard is absent or of another size")
         for line in lines
     )
     assert f"toy/{folder.name}: incomplete: 1 missing, 1 failed, 1 pending" in result.output

@@ -54,8 +54,11 @@ def test_it_is_the_run_on_a_benchmark_that_has_these_alone(cli, four: Path, name
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("c1,c9", "1 of 2 --classes are no classes of left (first: 'c9'). It has c0, c1, c2, c3."),
-        ("C1,c3", "1 of 2 --classes are no classes of left (first: 'C1')."),
+        (
+            "c1,c9",
+            "1 of 2 classes of --classes is not in left (first: 'c9'). It has c0, c1, c2, c3.",
+        ),
+        ("C1,c3", "1 of 2 classes of --classes is not in left (first: 'C1')."),
         ("c1", "--classes must name two classes or more, got c1."),
         ("c1,,c2", "--classes must be different names and none blank, got 'c1,,c2'."),
         ("c1,c1", "--classes must be different names and none blank"),
@@ -83,7 +86,7 @@ def test_a_class_that_the_target_lacks(cli, four: Path) -> None:
     write_manifest(path, [r for r in read_manifest(path) if r.class_name != "c3"])
     refused = cli(*toy_arguments(four, "run", "--benchmark", "toy", "--classes", "c1,c3"))
     assert refused.exit_code == 1
-    assert "1 of 2 --classes are no classes of right (first: 'c3'). It has c0, c1, c2." in (
+    assert "1 of 2 classes of --classes is not in right (first: 'c3'). It has c0, c1, c2." in (
         refused.output
     )
 

@@ -298,7 +298,7 @@ def test_the_same_name_with_new_content(tmp_path: Path, cli) -> None:
     assert list(verify(redone.folder, [*CHECKS, sources_in([videos])])) == []
     named = extract(**arguments, redo=["a"])
     assert named.new_videos == 1
-    with pytest.raises(StoreError, match=r"1 of 1 videos to extract again are not in .*first: zz"):
+    with pytest.raises(StoreError, match=r"1 of 1 video to extract again is not in .*first: zz"):
         extract(**arguments, redo=["zz"])
 
 

@@ -138,7 +138,7 @@ def test_a_seed_that_is_not_finished_is_named(cli, seeds: Path) -> None:
     (seeds / "seed1" / "done.json").unlink()
     result = cli("predict", seeds, *CPU)
     assert result.exit_code == 1
-    assert f"1 of 3 runs in {seeds} are not finished (first: {seeds / 'seed1'})" in result.stderr
+    assert f"1 of 3 runs in {seeds} is not finished (first: {seeds / 'seed1'})" in result.stderr
 
 
 def test_evaluate_says_what_the_seeds_say_together(cli, problem: Path) -> None:

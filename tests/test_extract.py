@@ -403,11 +403,12 @@ def test_the_command_reports_and_exits_3(collection: Path, tmp_path: Path, cli) 
     quick += ["--features", tmp_path / "f", *common]
     result = cli("extract", "--dataset", "a", "--videos", root / "a", *quick, "--limit", 3)
     assert result.exit_code == 3, result.output
-    assert "1 have no file (first: spin/spin_00: " in result.output
-    assert "1 could not be stored (first: grow/grow_00: grow/grow_00.mp4: not a video that" in (
-        result.output
+    assert "1 video has no file (first: spin/spin_00: " in result.output
+    assert (
+        "1 video could not be stored (first: grow/grow_00: grow/grow_00.mp4: not a video that"
+        in (result.output)
     )
-    assert "1 are left to do (first: ring/ring_00)" in result.output
+    assert "1 video is left to do (first: ring/ring_00)" in result.output
     result = cli("extract", "--dataset", "b", "--videos", root / "b", *quick)
     assert result.exit_code == 0, result.output
     assert "5 of 5 listed videos are stored, 60 frames" in result.output

@@ -47,7 +47,9 @@ def test_the_command(pair: dict[str, Path], tmp_path: Path, cli) -> None:
     check = cli("manifest", "check", "--dataset", "phone", *places)
     assert check.exit_code == 3
     assert "23 of 24 listed videos are in" in check.output
-    assert "1 are missing (first: run/001): there is only run/001.xyz, and files" in check.output
+    assert (
+        "1 video is missing (first: run/001): there is only run/001.xyz, and files" in check.output
+    )
     assert "1 file is left out for the suffix: .xyz (1) (first: run/001.xyz)" in check.output
 
 

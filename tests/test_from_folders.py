@@ -245,7 +245,7 @@ def test_one_pile_cannot_be_two_domains(tmp_path: Path, pair: dict[str, Path]) -
 def test_a_name_that_is_not_utf8_is_named(pair: dict[str, Path]) -> None:
     touch(pair["phone"], os.fsdecode(b"walk/caf\xe9.mp4"))
     with pytest.raises(
-        ManifestError, match=r"1 names .* are not UTF-8, .*walk/caf\\xe9.mp4\)"
+        ManifestError, match=r"1 video name .* is not UTF-8, .*walk/caf\\xe9.mp4\)"
     ) as e:
         from_folders(pair)
     assert "convmv" in str(e.value)
@@ -351,7 +351,7 @@ def test_an_update_that_would_change_unnamed_domains_is_refused(pair: dict[str, 
     for path in (pair["phone"] / "sit").iterdir():
         path.unlink()
     with pytest.raises(
-        ManifestError, match=r"1 classes of cctv .* \(first: sit\). Name the folder of cctv too"
+        ManifestError, match=r"1 class of cctv is .* \(first: sit\). Name the folder of cctv too"
     ):
         from_folders({"phone": pair["phone"]}, recorded=recorded)
     assert len({v.label for v in from_folders(pair, recorded=recorded).videos["cctv"]}) == 2
@@ -369,7 +369,7 @@ def test_writing_is_all_or_nothing(pair: dict[str, Path], tmp_path: Path) -> Non
     (folder / "folder.csv").mkdir()
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     bad = {**videos, "phone": videos["phone"][:3], "zzz": (*videos["cctv"], videos["cctv"][0])}
-    with pytest.raises(ManifestError, match="stand there twice"):
+    with pytest.raises(ManifestError, match="1 id stands there twice"):
         write_benchmark(folder, bad)
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
     write_benchmark(folder, {"cctv": videos["cctv"]})

@@ -122,7 +122,7 @@ def test_folders_named_like_splits_must_not_tear_a_group(tmp_path: Path) -> None
     touch(folders["a"], "test/x/train0_2.mp4")
     with pytest.raises(
         ManifestError,
-        match=r"1 of 4 groups of a are in both splits \(first: 'train0', train/x/train0_1 is train",
+        match=r"1 of 4 groups of a is in both splits \(first: 'train0', train/x/train0_1 is train",
     ):
         from_folders(folders, groups=grouping("[^_]+"))
 
@@ -153,7 +153,11 @@ def test_only_the_named_classes_are_kept(tmp_path: Path, cli) -> None:
     assert {(v.label, v.class_name) for v in rows} == {(0, "sit, down"), (1, "walk")}
     assert "  left out, because of --classes: fly (12), run (12)\n" in made.output
     for classes, code, message in (
-        ("walk,Run", 1, "1 of 2 --classes are no classes of phone (first: 'Run'; is 'run' meant?)"),
+        (
+            "walk,Run",
+            1,
+            "1 of 2 classes of --classes is not in phone (first: 'Run'; is 'run' meant?)",
+        ),
         ("walk,swim", 1, "(first: 'swim'). It has fly, run, sit, down, walk."),
         ("walk", 1, "The domains have only walk in common"),
         ("walk,,run", 2, "--classes must be different names and none blank, got 'walk,,run'."),
@@ -164,4 +168,4 @@ def test_only_the_named_classes_are_kept(tmp_path: Path, cli) -> None:
         assert refused.exit_code == code and message in refused.output, refused.output
     (folders["cctv"] / "fly").rename(folders["cctv"] / "flying")
     refused = make("walk,fly", "--overwrite")
-    assert "1 of 2 --classes are no classes of cctv (first: 'fly')" in refused.output
+    assert "1 of 2 classes of --classes is not in cctv (first: 'fly')" in refused.output

@@ -297,7 +297,7 @@ def test_splits_are_never_guessed(tmp_path) -> None:
 
 def break_gap(folder: Path) -> str:
     (folder / "img_00002.t7").unlink()
-    return "1 of 5 files are missing (first: 2)"
+    return "1 of 5 files is missing (first: 2)"
 
 
 def break_end(folder: Path) -> str:
@@ -308,7 +308,7 @@ def break_end(folder: Path) -> str:
 def break_cut(folder: Path) -> str:
     path = folder / "img_00003.t7"
     path.write_bytes(path.read_bytes()[:-5])
-    return "1 files are unreadable: img_00003.t7"
+    return "1 file is unreadable: img_00003.t7"
 
 
 def break_zero(folder: Path) -> str:
@@ -327,7 +327,7 @@ def test_an_incomplete_video_is_never_short_in_silence(imported, tmp_path, damag
     with stored(tmp_path) as store:
         assert store.records.keys() == LENGTHS.keys() - {"v_b c_1"}
     kept = imported("t7", tmp_path / "x", *options, "--keep-damaged")
-    assert kept.exit_code == 0 and "1 are incomplete" in kept.output, kept.output
+    assert kept.exit_code == 0 and "1 video is incomplete" in kept.output, kept.output
     with stored(tmp_path) as store:
         record = store.records["v_b c_1"]
         assert (record.status, record.frames, record.missing_frames) == ("damaged", 4, 1)
@@ -375,7 +375,7 @@ def test_offsets_that_do_not_fit_are_refused(imported, tmp_path, offsets) -> Non
     result = imported("npz", tmp_path / "x.npz")
     shown = " ".join(result.output.split())
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit), result.exception
-    assert "do not cut its 5 rows" in shown or "1 videos and 3 names" in shown
+    assert "do not cut its 5 rows" in shown or "1 video and 3 names" in shown
 
 
 def test_two_videos_of_one_id_are_none(imported, tmp_path) -> None:
@@ -650,7 +650,10 @@ def test_other_features_under_known_names_are_not_taken_for_stored(
             for path in (tmp_path / "one").rglob("*"):
                 os.utime(path, (1, 1))
         result = imported(layout, tmp_path / other / "RGB-feature")
-        said = "1 were stored before, and" in result.output and "(first: v_b c_1)" in result.output
+        said = (
+            "1 video was stored before, and" in result.output
+            and "(first: v_b c_1)" in result.output
+        )
         assert (result.exit_code, said) == ((3, True) if other == "two" else (0, False))
         assert "0 stored, 0 features" in result.output and reads
     with stored(tmp_path) as store:

@@ -88,7 +88,7 @@ def test_labels_are_added_to_those_that_are_there(cli, piles: Path) -> None:
         ),
         (
             "video,class\nA,run\n",
-            "1 of 1 rows of {path} name no video of phone (first: 'A' in line 2; is 'a' meant?).",
+            "1 of 1 row of {path} names no video of phone (first: 'A' in line 2; is 'a' meant?).",
         ),
         (
             "video,class\nphone/1.mp4,run\n",

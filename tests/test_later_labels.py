@@ -123,7 +123,7 @@ def test_where_the_labels_cannot_be_looked_up(cli, problem: Path) -> None:
     path.write_text(path.read_text().replace("c1", "elsewhere"))
     row, output = listed(cli, problem, "--manifests", problem / "moved")
     assert pd.isna(row["overall"])
-    assert "has 1 classes that the run does not know (first: elsewhere)" in output
+    assert "has 1 class that the run does not know (first: elsewhere)" in output
 
 
 def test_labels_of_classes_that_were_not_chosen_do_not_count(cli, problem: Path) -> None:
@@ -216,7 +216,7 @@ def test_what_labels_of_some_videos_do_not_allow(cli, tmp_path: Path) -> None:
             "else",
             [RIGHT, WRONG, None, None],
             {},
-            "1 of 2 videos have another true class in B than in A (first: v1)",
+            "1 of 2 videos has another true class in B than in A (first: v1)",
         ),
         (
             "there",

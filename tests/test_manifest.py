@@ -174,7 +174,7 @@ def test_odd_ids_survive(tmp_path: Path, video: str) -> None:
         ("a,-1,x,train,1", "label must be a number, got '-1'"),
         ("a,0,x,train,many", "frames must be a number, got 'many'"),
         ("a,0,x,train", "expected 5 columns"),
-        ("a,0,x,train,1\na,0,x,train,1", r"1 ids stand there twice \(first: a\)"),
+        ("a,0,x,train,1\na,0,x,train,1", r"1 id stands there twice \(first: a\)"),
         ("a,0,x,train,1\nb,0,y,train,1", "one to one"),
         ("", "lists no videos"),
         ("a,0,,train,1", "line 2: class must be a name without control characters, got ''"),
@@ -184,10 +184,10 @@ def test_odd_ids_survive(tmp_path: Path, video: str) -> None:
             r"frames must have at most 9 digits, got '7{60}'\.\.\. \(5,000",
         ),
         (f"a,{'1' * 4301},x,train,1", "line 2: label must have at most 9 digits"),
-        ("walk,0,x,train,1\nwalk/1,0,x,train,1", r"1 ids are also .*\(first: walk of walk/1\)"),
+        ("walk,0,x,train,1\nwalk/1,0,x,train,1", r"1 id is also .*\(first: walk of walk/1\)"),
         (
             "e\u0301,0,x,train,1\n\u00e9,0,x,train,1",
-            r"1 ids differ .* Unicode .*'\\xe9', 'e\\u0301'",
+            r"1 id differs .* Unicode .*'\\xe9', 'e\\u0301'",
         ),
     ],
 )

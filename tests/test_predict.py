@@ -123,7 +123,7 @@ def test_broken_files_are_named_and_the_rest_is_done(cli, road: Road, tmp_path: 
     result = cli("predict", road.run, videos, *CPU, "--out", out)
     assert result.exit_code == 3, result.output
     assert f"{videos / 'cut.mp4'}: " in result.stderr and "notes.xyz" in result.stderr
-    assert "1 videos could not be predicted" in result.stderr
+    assert "1 video could not be predicted" in result.stderr
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [Path(row["video"]).name for row in rows] == ["ring_00.mp4", "ring_01.mp4"]
     assert set(rows[0]) == {
@@ -131,7 +131,7 @@ def test_broken_files_are_named_and_the_rest_is_done(cli, road: Road, tmp_path: 
         "third_probability",
     }
     result = cli("predict", road.run, videos / "cut.mp4", *CPU, "--out", tmp_path / "none.csv")
-    assert result.exit_code == 1 and "None of 1 videos could be predicted" in result.output
+    assert result.exit_code == 1 and "None of 1 video could be predicted" in result.output
     assert not (tmp_path / "none.csv").exists()
 
 
@@ -141,7 +141,7 @@ def test_listed_videos_without_features_are_named(cli, road: Road, tmp_path: Pat
     path.write_text(path.read_text().replace("ring_01", "ring_99"))
     result = cli("predict", road.run, *CPU, "--manifests", manifests)
     assert result.exit_code == 3, result.output
-    assert "1 of 10 night videos have no features" in result.stderr
+    assert "1 of 10 night videos has no features" in result.stderr
     assert "ring_99" in result.stderr and len(result.stdout.splitlines()) == 10
 
 

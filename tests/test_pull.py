@@ -83,7 +83,7 @@ def test_only_what_is_missing_is_fetched(cli, there: Path, tmp_path: Path) -> No
         (folder / "shard-00001.h5").unlink()
         before, server.log[:] = contents(there), []
         result = cli("store", "pull", url, tmp_path / "here")
-    assert "1 shards fetched" in result.output
+    assert "1 shard fetched" in result.output
     assert {p.rpartition("/")[2] for p, asked in server.log if asked} == {"shard-00001.h5"}
     assert contents(folder) == before
 
@@ -170,7 +170,7 @@ def test_a_shard_that_changed_there_is_never_kept(
     flip(there / "shard-00001.h5")
     result, _ = pulled_from(cli, tmp_path, ranges=ranges)
     assert result.exit_code == 1
-    assert "1 shards of" in result.output and "first: shard-00001.h5" in result.output
+    assert "1 shard of" in result.output and "first: shard-00001.h5" in result.output
     folder = tmp_path / "here" / "mine" / there.name
     assert not (folder / "shard-00001.h5").exists() and not (folder / "index.json").exists()
     assert not list(folder.glob(".shard-00001*"))
@@ -261,7 +261,7 @@ def test_a_shard_that_a_killed_replacement_left_is_fetched_again(
     flip(folder / "shard-00001.h5")
     os.utime(folder / "shard-00001.h5", ns=(before + 10**9, before + 10**9))
     result = cli("store", "pull", tmp_path / "there", tmp_path / "here")
-    assert result.exit_code == 0 and "1 shards fetched" in result.output, result.output
+    assert result.exit_code == 0 and "1 shard fetched" in result.output, result.output
     assert contents(folder) == contents(there)
 
 
@@ -274,7 +274,7 @@ def test_a_video_that_is_named_twice_is_said(cli, there: Path, tmp_path: Path) -
     change_index(there, tables={**index["tables"], "videos.csv": digest})
     result = cli("store", "pull", tmp_path / "there", tmp_path / "here")
     assert result.exit_code == 1
-    assert "videos.csv names 1 videos twice (first: video-2-1)" in " ".join(result.output.split())
+    assert "videos.csv names 1 video twice (first: video-2-1)" in " ".join(result.output.split())
 
 
 def test_a_damaged_shard_that_no_benchmark_needs_is_fetched_again(
@@ -288,7 +288,7 @@ def test_a_damaged_shard_that_no_benchmark_needs_is_fetched_again(
     (folder / "shard-00001.h5").write_bytes(b"cut")
     options = ("--benchmark", "small", "--manifests", manifests)
     result = cli("store", "pull", tmp_path / "there", tmp_path / "here", *options)
-    assert result.exit_code == 0 and "1 shards fetched" in result.output, result.output
+    assert result.exit_code == 0 and "1 shard fetched" in result.output, result.output
     assert contents(folder) == contents(there)
 
 
@@ -336,16 +336,16 @@ def test_a_hostile_index_is_refused(
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("file", "../shard-00000.h5", "names 1 files that are no shards"),
-        ("file", "/etc/passwd", "names 1 files that are no shards"),
-        ("file", "shard-00001.h5", "lists 1 shards twice"),
+        ("file", "../shard-00000.h5", "names 1 file among its shards that cannot be one"),
+        ("file", "/etc/passwd", "names 1 file among its shards that cannot be one"),
+        ("file", "shard-00001.h5", "lists 1 shard twice"),
         ("bytes", 10**15, "has"),
         ("bytes", 2**63, "is damaged"),
         ("sha256", 5, "is damaged"),
         ("sha256", "a\0b", "is damaged (no valid sha256)"),
         ("sha256", "/../../up", "is damaged (no valid sha256)"),
         ("sha256", "A" * 64, "is damaged (no valid sha256)"),
-        ("videos", 4, "contradict each other in 1 shards (first: shard-00000.h5)"),
+        ("videos", 4, "contradict each other in 1 shard (first: shard-00000.h5)"),
     ],
 )
 def test_a_hostile_shard_entry_is_refused(

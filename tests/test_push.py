@@ -136,7 +136,7 @@ def test_several_parts_of_a_file_are_checked_by_the_etag(
     assert not read
     s3_server.delete_object(Bucket=bucket, Key=f"features/mine/{mine.name}/index.json")
     s3_server.put_object(Bucket=bucket, Key=key, Body=(mine / name).read_bytes())
-    assert "1 of 1 shards sent" in pushed(cli, mine, url)
+    assert "1 of 1 shard sent" in pushed(cli, mine, url)
     assert not read  # one MD5 of the whole
     data = (mine / name).read_bytes()
     upload = s3_server.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]

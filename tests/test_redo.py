@@ -56,7 +56,7 @@ def test_named_videos_are_extracted_again(tmp_path: Path, command, cli) -> None:
     assert plain(folder) == before and len(shards_in(folder)) == 1
     write(tmp_path / "videos/b.mp4", count=30, gop=30)
     kept = command("--redo", "a")  # what is not named stays, and is said
-    assert kept.exit_code == 3 and "1 stored videos have another file now (first: b)" in kept.output
+    assert kept.exit_code == 3 and "1 stored video has another file now (first: b)" in kept.output
     assert plain(folder) == before
     both = command("--redo", "a", "--redo")
     assert both.exit_code == 0 and "in this run: 2 stored" in both.output
@@ -72,10 +72,10 @@ def test_what_could_only_be_lost_is_refused(tmp_path: Path, command) -> None:
     (tmp_path / "videos/a.mp4").unlink()
     gone = command("--redo", "a", "--redo", "b")
     assert gone.exit_code == 1
-    assert "1 of 2 videos cannot be extracted again, so their features stay" in gone.output
+    assert "1 of 2 videos cannot be extracted again, so the features stay" in gone.output
     (tmp_path / "videos/twice").mkdir()
     shutil.copy(tmp_path / "videos/b.mp4", tmp_path / "videos/twice/b.mp4")
-    assert "1 of 1 videos cannot be extracted again" in command("--redo", "b").output
+    assert "1 of 1 video cannot be extracted again" in command("--redo", "b").output
     (tmp_path / "m/own/toy.csv").write_text("video,label,class,split,frames\na,0,c,train,\n")
     unlisted = command("--redo", "changed")
     assert "(first: changed): no benchmark lists it any more. Put" in unlisted.output
@@ -111,11 +111,12 @@ def test_a_file_that_can_no_longer_be_decoded_keeps_its_old_features(
     assert found.exit_code == 3, found.output
     said = " ".join(found.output.split())
     assert (
-        "1 could not be extracted again, so their old features stay as they were (first: a)" in said
+        "1 video could not be extracted again, so the old features stay as they were (first: a)"
+        in said
     )
     assert "a.mp4: " in said.partition("stay as they were")[2]
     assert f"in this run: {int(named)} stored, 1 failed" in said
-    assert "have another file now" not in said and "3 of 3 listed videos are stored" in said
+    assert "another file now" not in said and "3 of 3 listed videos are stored" in said
     assert plain(folder) == before and set(statuses(folder).values()) == {"ok"}
     assert record_of(folder, "a") == row
     assert cli("store", "verify", folder).exit_code == 0
@@ -138,7 +139,9 @@ def test_whole_features_do_not_give_way_to_damaged_ones(tmp_path: Path, command)
     with (tmp_path / "m/own/toy.csv").open("a") as file:
         file.write("new,0,c,train,\n")
     found = command("--redo", "a", "--keep-damaged")
-    assert found.exit_code == 3 and "1 could not be extracted again" in found.output, found.output
+    assert found.exit_code == 3 and "1 video could not be extracted again" in found.output, (
+        found.output
+    )
     assert statuses(folder) == {"a": "ok", "b": "ok", "changed": "ok", "new": "damaged"}
     assert {v: x for v, x in plain(folder).items() if v != "new"} == before
     again = command("--redo", "new", "--keep-damaged")  # damaged features may be made again
@@ -223,7 +226,9 @@ def test_a_rewrite_meanwhile_that_makes_the_old_features_count_is_said(
     found = command("--redo", "a")
     assert found.exit_code == 1
     said = " ".join(found.output.split())
-    assert "so the old features of 1 videos count (first: a). Run the same command again." in said
+    assert (
+        "so the old features of 1 video still count (first: a). Run the same command again." in said
+    )
 
 
 def test_a_shard_number_of_six_digits_is_refused(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_what_stayed_behind_is_pulled_and_not_extracted(cli, problem: Path, how:
         lacking = cli(*arguments)
         assert lacking.exit_code == 1 and "cli.py extract" not in lacking.output
         shown = RemoteUrl.of(f"{url}/left/{left.name}")
-        assert f"16 of 16 were left in {shown}. Run" in lacking.output, lacking.output
+        assert f"16 of 16 videos were left in {shown}. Run" in lacking.output, lacking.output
         assert ("place of ***" in lacking.output) is (how == "cached")
         assert "s3cr3t" not in lacking.output
         words = proposed(lacking.output, "store pull")
@@ -205,7 +205,9 @@ def test_without_the_server_what_stayed_behind_is_said(cli, problem: Path) -> No
     with serving(problem / "features") as (_, url):
         assert cli(*from_url(problem, "first", url, "--benchmark", "small")).exit_code == 0
     offline = cli(*from_url(problem, "run", url, "--benchmark", "toy"))
-    assert offline.exit_code == 1 and "16 of 17 were left in" in offline.output, offline.output
+    assert offline.exit_code == 1 and "16 of 17 videos were left in" in offline.output, (
+        offline.output
+    )
     assert proposed(offline.output, "store pull")[2] == f"{url}/left/{left.name}"
     assert "For the other 1, run: python cli.py extract" in offline.output
     assert "--allow-missing" in offline.output

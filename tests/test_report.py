@@ -403,7 +403,7 @@ def test_what_the_features_say_otherwise_is_said(cli, toy: Path, tmp_path: Path)
         table.writerows(rows)
     _, _, output = write(cli, tmp_path / "a.html", run)
     assert (
-        f"1 of 12 videos are predicted otherwise now than the run recorded (first: {rows[0]['video']})"
+        f"1 of 12 videos is predicted otherwise now than the run recorded (first: {rows[0]['video']})"
         in (output)
     )
 
@@ -430,7 +430,7 @@ def test_a_run_of_an_older_version_has_its_classes_in_the_order_of_the_model(
     table = (run / "predictions.csv").read_text().replace(",z,", ",other,")
     (run / "predictions.csv").write_text(table)
     damaged = cli("report", run, "--out", tmp_path / "b.html")
-    assert damaged.exit_code == 1 and "names 1 classes that the run's model" in damaged.output
+    assert damaged.exit_code == 1 and "names 1 class that the run's model" in damaged.output
 
 
 def test_nothing_is_replaced_and_what_is_no_run_is_refused(cli, toy: Path, tmp_path: Path) -> None:

@@ -160,9 +160,7 @@ def test_merges_that_would_mix(tmp_path: Path) -> None:
         caught.value
     )
     inside = store_of(tmp_path / "inside", {"a/x": matrix(3, 3)})
-    with pytest.raises(
-        StoreError, match=r"1 ids of one store .* \(first: a is the folder of a/x\)"
-    ):
+    with pytest.raises(StoreError, match=r"1 id of one store .* \(first: a is the folder of a/x\)"):
         merge([mine, inside], tmp_path / "out")
     composed = store_of(tmp_path / "composed", {"caf\u00e9": matrix(3, 3)})
     apart = store_of(tmp_path / "apart", {"cafe\u0301": matrix(3, 3)})
@@ -176,7 +174,7 @@ def test_merges_that_would_mix(tmp_path: Path) -> None:
     before = snapshot(standing)
     fine = store_of(tmp_path / "fine", videos("de", 8))
     with pytest.raises(
-        StoreError, match=r"is another store: it has 1 videos that do not .*first: other"
+        StoreError, match=r"is another store: it has 1 video not belonging .*first: other"
     ):
         merge([mine, fine], tmp_path / "out")
     assert snapshot(standing) == before
@@ -257,7 +255,7 @@ def test_nothing_is_moved_while_shards_are_filled(tmp_path: Path) -> None:
     mine, yours = (store_of(tmp_path / n, videos(n, i)) for i, n in enumerate("ab"))
     living = partial(mine, locks.machine(), os.getppid(), "shard-00007.h5")
     for command in (lambda: merge([mine, yours], tmp_path / "a"), lambda: rewrite.repack(mine)):
-        with pytest.raises(StoreError, match=r"is filling 1 shards in .*Let it finish, or stop it"):
+        with pytest.raises(StoreError, match=r"is filling 1 shard in .*Let it finish, or stop it"):
             command()
     living.unlink()
     assert merge([mine, yours], tmp_path / "a").new == 1
@@ -277,13 +275,13 @@ def test_subset(tmp_path: Path) -> None:
     assert statuses(written.folder) == {"b": "ok", "f": "ok", "x": "failed"}
     assert list(verify(written.folder, CHECKS)) == [] and snapshot(whole) == before
     assert read_index(written.folder)["run"] == read_index(whole)["run"]
-    with pytest.raises(StoreError, match=r"is another store: it has 1 videos .*\(first: f\)"):
+    with pytest.raises(StoreError, match=r"is another store: it has 1 video .*\(first: f\)"):
         subset(whole, ["b", "x"], tmp_path / "part")
     with pytest.raises(StoreError, match="would be written over itself"):
         subset(whole, ["b"], tmp_path / "whole")
     with pytest.raises(
         StoreError,
-        match=r"1 of 2 videos are not listed in .* \(first: bb\)\. Is one of these meant: b\? Correct",
+        match=r"1 of 2 videos is not listed in .* \(first: bb\)\. Is one of these meant: b\? Correct",
     ):
         subset(whole, ["b", "bb"], tmp_path / "other")
     with pytest.raises(StoreError, match="has features of none of the 2 videos"):
@@ -331,7 +329,7 @@ def test_the_commands(tmp_path: Path, cli) -> None:
         by_list = store_folder(tmp_path / f"by-{name}", "toy", CONFIG)
         assert plain(by_list) == as_bytes({v: every[v] for v in "be"})
     result = cli(*cut, tmp_path / "again", "--videos", one / "videos.csv")
-    assert result.exit_code == 1 and "1 of 3 videos are not listed in" in result.output
+    assert result.exit_code == 1 and "1 of 3 videos is not listed in" in result.output
     assert "'q', " in result.output and "videos.csv, line 4" in result.output
     (tmp_path / "empty").write_text("\n")
     assert (

@@ -99,7 +99,7 @@ def test_rows_that_plans_share_are_joined_only_if_they_say_the_same(
     assert found["seconds"].tolist() == [3.0] * 6
     before = out.read_bytes()
     refused = collect(first, more, unlike)
-    assert refused.exit_code == 2 and "1 rows occur in two folders" in refused.output
+    assert refused.exit_code == 2 and "1 row occurs in two folders" in refused.output
     assert out.read_bytes() == before
 
 

@@ -135,7 +135,7 @@ def test_of_a_video_in_two_shards_the_higher_number_counts(tmp_path: Path) -> No
 def test_a_drop_is_refused_while_shards_are_filled(tmp_path: Path) -> None:
     folder = three_shards(tmp_path).folder
     living = partial(folder, locks.machine(), os.getppid(), "shard-00007.h5")
-    with pytest.raises(StoreError, match=r"is filling 1 shards in .*Let it finish, or stop it"):
+    with pytest.raises(StoreError, match=r"is filling 1 shard in .*Let it finish, or stop it"):
         rewrite.drop_videos(folder, ["0a"])
     living.unlink()
     partial(folder, locks.machine(), dead_process(), "shard-00007.h5")
@@ -173,11 +173,11 @@ def test_prune(tmp_path: Path, cli) -> None:
     prune = ("store", "prune", tmp_path / "f", "--manifests", tmp_path / "m")
     result = cli(*prune, "--dry-run")
     assert result.exit_code == 0, result.output
-    assert f"{folder}: 1 of 6 stored videos are listed nowhere (first: 1b)" in result.output
+    assert f"{folder}: 1 of 6 stored videos is listed nowhere (first: 1b)" in result.output
     assert hashlib.sha256((folder / "SHA256SUMS").read_bytes()).digest() == before
     result = cli(*prune)
     assert result.exit_code == 0, result.output
-    assert f"{folder}: 1 of 6 stored videos were removed (first: 1b)" in result.output
+    assert f"{folder}: 1 of 6 stored videos was removed (first: 1b)" in result.output
     index = read_index(folder)
     assert index["complete"] is True and index["totals"]["listed"] == 5
     assert "0 of 5 stored videos were removed\n" in cli(*prune).output
@@ -204,4 +204,4 @@ def test_prune_in_another_folder_than_the_benchmarks_removes_nothing(
         assert "1 of 2 videos stored in" in result.output and "(first: mine)" in result.output
     assert (store / "SHA256SUMS").read_bytes() == before
     (tmp_path / "manifests").mkdir()
-    assert "1 of 2 stored videos were removed" in cli("store", "prune", "features").output
+    assert "1 of 2 stored videos was removed" in cli("store", "prune", "features").output

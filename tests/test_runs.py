@@ -163,7 +163,7 @@ def test_what_cannot_be_compared(cli, tmp_path: Path) -> None:
     damaged = make_run(tmp_path / "damaged")
     (damaged / "predictions.csv").write_text("a,b\n1,2\n")
     for folder, message in (
-        (other, "1 are only in B (first: v2)"),
+        (other, "1 video is only in B (first: v2)"),
         (stopped, "is unfinished: 3 of 3 epochs. Finish it, or remove it."),
         (unlabelled, "None of the 2 videos that"),
         (damaged, "predictions.csv is damaged"),

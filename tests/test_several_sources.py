@@ -129,8 +129,9 @@ def test_sources_that_do_not_fit_together(cli, three: Path) -> None:
     write_manifest(path, [r for r in rows if r.class_name != "c2"])
     refused = cli(*toy_arguments(three, "run", "--source", "left,top"))
     assert refused.exit_code == 1
-    assert "left and top do not have the same classes, 1 are in one of them alone (first: c2)" in (
-        refused.output
+    assert (
+        "left and top do not have the same classes, 1 class is in one of them alone (first: c2)"
+        in (refused.output)
     )
     chosen = cli(*toy_arguments(three, "chosen", "--source", "left,top", "--classes", "c0,c1"))
     assert chosen.exit_code == 0, chosen.output

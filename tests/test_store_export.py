@@ -143,7 +143,7 @@ def test_a_benchmark_that_lacks_videos_is_said(made, cli) -> None:
     write_manifest(Path("manifests/small/left.csv"), more)
     arguments = ("store", "export", "--format", "t7", folder, "--out", "out")
     result = cli(*arguments, "--benchmark", "small")
-    assert result.exit_code == 3 and "1 listed videos are not in the store" in result.output
+    assert result.exit_code == 3 and "1 listed video is not in the store" in result.output
     assert {p.name for p in Path("out/RGB-feature").iterdir()} == {v.id for v in rows[:2]}
     assert not list(Path("out").glob("*mine*"))
 

@@ -9,6 +9,8 @@ from functools import cache
 import pytest
 from conftest import REPOSITORY
 
+from store.errors import counted
+
 PAGE = (REPOSITORY / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 QUOTED = re.findall(r'^\| "(.*?)" \|', PAGE, flags=re.MULTILINE)
 
@@ -19,6 +21,13 @@ def text_of(node: ast.AST) -> str:
         return "".join(text_of(value) for value in node.values)
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
+    if isinstance(node, ast.FormattedValue):
+        return text_of(node.value)
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "counted":
+        noun, verb, *_ = [*map(text_of, node.args[1:]), ""]
+        given = {k.arg: text_of(k.value) for k in node.keywords}
+        part = {"of": 2} if "of" in given else {}
+        return counted(2, noun, verb, where=given.get("where", ""), **part).replace("2", "\0")
     return "\0"
 
 

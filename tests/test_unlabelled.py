@@ -174,7 +174,7 @@ def test_evaluate_finds_predictions_that_are_others(cli, bare: Path) -> None:
     path.write_text(path.read_text().replace(line, f"{first['video']},,{other},"))
     found = cli("evaluate", bare / "run", "--device", "cpu")
     assert found.exit_code == 1
-    assert "1 of 36 predictions are not those that the run recorded (first: right_0_0)" in (
+    assert "1 of 36 predictions is not those that the run recorded (first: right_0_0)" in (
         found.output
     )
 
@@ -277,7 +277,7 @@ def test_a_single_video(cli, tmp_path: Path, frames: int) -> None:
     result = cli(*toy_arguments(tmp_path, "run"))
     assert result.exit_code == 0, result.output
     assert [row["video"] for row in predictions(tmp_path / "run")] == ["only one"]
-    assert "none of 1 target videos has a label" in result.output
+    assert "none of 1 target video has a label" in result.output
 
 
 def test_a_class_that_the_source_never_shows(cli, problem: Path) -> None:
@@ -301,6 +301,6 @@ def test_missing_features_of_a_target_without_labels(cli, bare: Path) -> None:
     write_manifest(path, [*read_manifest(path), lost])
     refused = cli(*toy_arguments(bare, "run"))
     assert refused.exit_code == 1
-    assert "1 of 37 right train videos have no features" in refused.output
+    assert "1 of 37 right train videos has no features" in refused.output
     assert cli(*toy_arguments(bare, "run", "--allow-missing")).exit_code == 0
     assert len(predictions(bare / "run")) == 36

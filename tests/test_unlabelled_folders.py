@@ -41,7 +41,7 @@ def test_the_command(cli, tmp_path: Path, studio: Path) -> None:
 def test_a_single_video_and_a_folder_without_any(cli, tmp_path: Path, studio: Path) -> None:
     phone = touch(tmp_path / "phone", "one.mp4")
     made = make(cli, tmp_path, f"--domain=studio={studio}", f"--unlabelled=phone={phone}")
-    assert made.exit_code == 0 and "1 videos, which all train" in made.output
+    assert made.exit_code == 0 and "1 video, which trains and is predicted" in made.output
     empty = touch(tmp_path / "empty", "one.txt", "two.xyz")
     for folder, message in (
         (empty, "There is no video below"),
@@ -80,7 +80,7 @@ def test_domains_that_cannot_be(cli, tmp_path: Path, studio: Path) -> None:
         assert refused.exit_code == code and message in refused.output, refused.output
     (phone / "b.mp4").symlink_to(studio / "run" / "000.mp4")
     refused = make(cli, tmp_path, one, other)
-    assert "1 videos are, through links, in both studio and phone" in refused.output
+    assert "1 video is, through links, in both studio and phone" in refused.output
     assert not (tmp_path / "manifests").exists()
 
 
@@ -117,8 +117,7 @@ def test_an_update_keeps_the_labels_that_were_added(tmp_path: Path, studio: Path
     gone = from_folders({"studio": studio}, recorded=recorded)
     assert labels(gone) == {"a": (1, "run"), "b": (None, None), "c": (None, None)}
     assert (
-        "1 labels are removed, because their class is gone (first: b was walk)"
-        in (gone.notes["phone"])
+        "1 label is removed, because the class is gone (first: b was walk)" in (gone.notes["phone"])
     )
     with pytest.raises(ManifestError, match=r"The domain phone has no labels in this benchmark"):
         from_folders({"phone": phone}, recorded=recorded)

@@ -24,7 +24,7 @@ from adapt.pyramid import AdaptationBranch, PyramidLosses
 from adapt.schedule import reversal_coefficient
 from adapt.settings import PAPER, ROBUST
 from adapt.slot_attention import slot_attention
-from store.errors import ConfigError
+from store.errors import ConfigError, counted
 from store.options import option
 
 
@@ -134,7 +134,8 @@ class Options(AdaptConfig):
             fitting = [g for g in smaller if g.frames <= self.frames]
             hint = "".join(f" or --levels {g.levels} --frames {g.frames}" for g in fitting[-1:])
             raise ConfigError(
-                f"kernel {self.kernel} with {self.levels} levels needs {self.geometry.frames} frames, "
+                f"kernel {self.kernel} with {counted(self.levels, 'level')} needs "
+                f"{counted(self.geometry.frames, 'frame')}, "
                 f"got frames={self.frames}. Use --frames {self.geometry.frames}{hint}."
             )
 
@@ -208,10 +209,7 @@ def build(config: Options, width: int, classes: int) -> Networks:
 def _level_names(config: Options) -> list[str]:
     """`level 1, 9 slots` of each level with discriminators."""
     slots = config.geometry.slots
-    return [
-        f"level {m}, {slots[m - 1]} slot{'s' if slots[m - 1] > 1 else ''}"
-        for m in config.discriminated_levels
-    ]
+    return [f"level {m}, {counted(slots[m - 1], 'slot')}" for m in config.discriminated_levels]
 
 
 def losses(
