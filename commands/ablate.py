@@ -80,5 +80,5 @@ def _options() -> dict[str, list[click.Option]]:
 
 
 ablate_command = MethodCommand(
-    "ablate", _ablate, _options, leave_out=("seed", "method"), only=_METHOD
+    "ablate", _ablate, _options, leave_out=("seed", "method"), only=_METHOD, preset=_PRESET
 )

@@ -33,6 +33,7 @@ class MethodCommand(click.Command):
         run_options: makes the options that decide where things lie, by group (`DATA` or `RUN`).
         leave_out: names of config fields that are no options of this command.
         only: the one method that the command trains, if it does not take `--method`.
+        preset: the one that it trains with unless another is named, if it is not the method's first.
     """
 
     def __init__(
@@ -43,9 +44,11 @@ class MethodCommand(click.Command):
         *,
         leave_out: Sequence[str] = (),
         only: str | None = None,
+        preset: str | None = None,
     ) -> None:
         super().__init__(name, callback=callback, help=callback.__doc__)
         self._run_options, self._leave_out, self._only = run_options, set(leave_out), only
+        self._preset = preset
 
     def make_context(
         self,
@@ -68,9 +71,9 @@ class MethodCommand(click.Command):
         owners = {name: m for m in reversed(every) for name in m.own}
         shared = [name for name in SHARED_FIELDS if name not in self._leave_out]
         options = {
-            name: _option_of(SHARED_FIELDS[name], first, every, named) for name in shared
+            name: self._option(SHARED_FIELDS[name], first, every, named) for name in shared
         } | {
-            name: _option_of(m.options.__dataclass_fields__[name], m, [m], named)
+            name: self._option(m.options.__dataclass_fields__[name], m, [m], named)
             for name, m in owners.items()
             if name not in self._leave_out
         }
@@ -84,7 +87,7 @@ class MethodCommand(click.Command):
         for m in shown:
             # The same flag may be an option of several methods, each with its own help.
             fields = [m.options.__dataclass_fields__[name] for name in m.own]
-            groups[f"Method {m.name}"] = [_option_of(f, m, [m], named) for f in fields]
+            groups[f"Method {m.name}"] = [self._option(f, m, [m], named) for f in fields]
         params = [option for made in run_options.values() for option in made]
         command = cloup.Command(
             self.name,
@@ -99,6 +102,12 @@ class MethodCommand(click.Command):
         ]
         command.ungrouped_options = []
         return command
+
+    def _option(
+        self, f: Field, method: Any, methods: Sequence[Any], named: str | None
+    ) -> click.Option:
+        preset = self._preset if self._preset in method.settings else method.default_preset
+        return _option_of(f, method, methods, named, preset)
 
 
 def _help(text: str, method: Any | None) -> str:
@@ -129,14 +138,16 @@ def _method_named(args: Sequence[str]) -> str | None:
     return str(read_config_file(Path(found["--config"])).get("method", DEFAULT_METHOD))
 
 
-def _option_of(f: Field, method: Any, methods: Sequence[Any], named: str | None) -> click.Option:
+def _option_of(
+    f: Field, method: Any, methods: Sequence[Any], named: str | None, preset: str
+) -> click.Option:
     name, choices = flag(f.name), f.metadata.get("choices")
     if f.name == "method":
         choices = sorted(m.name for m in methods)
     elif f.name == "preset":
         shown = methods if named is None else [method]
         choices = list(dict.fromkeys(p for m in shown for p in m.settings))
-    default = f.metadata.get("default_text") or _defaults(f, method, named)
+    default = f.metadata.get("default_text") or _defaults(f, method, named, preset)
     names = [f"{name}/--no-{name[2:]}" if type_name(f) == "bool" else name]
     if f.name == "preset":
         names.append("--settings")
@@ -149,19 +160,19 @@ def _option_of(f: Field, method: Any, methods: Sequence[Any], named: str | None)
     )
 
 
-def _defaults(f: Field, method: Any, named: str | None) -> str:
-    """The default of an option under the method's default preset, and under its other presets."""
+def _defaults(f: Field, method: Any, named: str | None, preset: str) -> str:
+    """The default of an option under the preset that is the default, and under the method's other presets."""
     if f.metadata.get("required"):
         return "required"
     if f.name == "preset":
-        return f"default: {method.default_preset}" if named else "default: the method's first"
+        return f"default: {preset}" if named else "default: the method's first"
     base = f.default
     if named is None and f.name in SHARED_FIELDS:
         return f"default: {base}"  # with --method NAME its presets are shown
     by_preset = {p: values.get(f.name, base) for p, values in method.settings.items()}
-    first = by_preset[method.default_preset]
+    first = by_preset[preset]
     others = [f"{p}: {value}" for p, value in by_preset.items() if value != first]
-    if f.name not in method.settings[method.default_preset]:  # presets win over benchmarks
+    if f.name not in method.settings[preset]:  # presets win over benchmarks
         for benchmark in dict.fromkeys([*BENCHMARKS, *method.benchmarks]):
             sets = {**BENCHMARKS.get(benchmark, {}), **method.benchmarks.get(benchmark, {})}
             others += [f"{benchmark}: {sets[f.name]}"] if f.name in sets else []

@@ -95,7 +95,7 @@ def run_options(*more: click.Option) -> dict[str, list[click.Option]]:
                 type=click.IntRange(min=0),
                 default=25,
                 show_default=True,
-                help="Epochs between the states that --resume goes on from; 0: none.",
+                help="Epochs between the states that a stopped run goes on from; 0: none.",
             ),
             click.Option(
                 ["--config", "config_file"],

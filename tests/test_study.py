@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,16 @@ def test_ablations(cli, problem: Path, preset: str | None) -> None:
             assert f"{overall(path):.2f}" in table
     # The authors' code pools by the mean already: that row is the full method, trained once.
     assert (problem / "run" / "pooling").exists() == (preset == "paper")
+
+
+def test_the_defaults_in_the_help_are_those_that_it_trains_with(cli, problem: Path) -> None:
+    shown = json.loads(cli(*ablate_arguments(problem, "run", "--show-config")).output)
+    said = " ".join(cli("ablate", "-h").output.split())
+    for name in ("preset", "rate_decay", "adversarial_weight", "statistics", "learning_rate"):
+        flags = rf"--{name.replace('_', '-')}(, --settings)? (FLOAT|\[)"
+        found = re.search(rf"{flags}.*?\[default: ([^;\]]*)", said)
+        assert found and found.group(3) == str(shown[name])
+    assert shown["preset"] == "paper"
 
 
 def test_sweep(cli, problem: Path) -> None:
