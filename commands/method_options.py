@@ -106,7 +106,9 @@ class MethodCommand(click.Command):
     def _option(
         self, f: Field, method: Any, methods: Sequence[Any], named: str | None
     ) -> click.Option:
-        preset = self._preset if self._preset in method.settings else method.default_preset
+        preset = self._preset or ""
+        if preset not in method.settings:
+            preset = method.default_preset
         return _option_of(f, method, methods, named, preset)
 
 
