@@ -55,7 +55,12 @@ def open_container(path: Path) -> Any:
                 "cut off: its index (moov), which was to follow the frames, is not there. Get a whole copy"
             ) from error
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        reason = "; ".join([reason, *said[:1]])
+        if any("Format not on whitelist" in text for text in said):
+            reason = (
+                "what it holds is no format of video, whatever its name says (perhaps an image)"
+            )
+        elif said:
+            reason += f"; {said[0].rstrip('.!')}"
         raise DecodeError(f"not a video that can be read: {reason}. {convert(path)}") from error
 
 
@@ -72,8 +77,12 @@ def choose_stream(container: Any) -> Any:
     """
     streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
     if not streams:
-        kinds = sorted({s.type for s in container.streams}) or ["nothing"]
-        raise DecodeError(f"it has no video stream, only {', '.join(kinds)}")
+        kinds = ", ".join(sorted({s.type for s in container.streams}))
+        raise DecodeError(
+            f"it has no video stream, only {kinds}"
+            if kinds
+            else "it has no stream: nothing is in it"
+        )
     default = [s for s in streams if s.disposition & s.disposition.default]
     return (default or streams)[0]
 
@@ -96,7 +105,7 @@ def says_damage(line: tuple[int, str, str]) -> bool:
 
 def convert(path: Path) -> str:
     """What a person can do about a file that is not supported."""
-    name = path.name
+    name = path.name if not path.name.startswith("-") else f"./{path.name}"  # no option of ffmpeg
     quoted = "'" + name.replace("'", "'\\''") + "'"
-    made = "'" + path.stem.replace("'", "'\\''") + ".converted.mp4'"
+    made = quoted[: -len(path.suffix) - 1] + ".converted.mp4'"
     return f"Convert it, for example with: ffmpeg -i {quoted} -c:v libx264 -crf 12 {made}"

@@ -217,12 +217,20 @@ def test_bad_files_say_what_is_wrong(collection: Path, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "1.png").write_bytes(b"no image")
+    Image.new("RGB", (64, 48)).save(tmp_path / "image.mp4", "jpeg")
+    (tmp_path / "-x.mp4").write_text("hello")
+    with av.open(str(tmp_path / "hollow.mp4"), "w") as container:
+        container.add_stream("mpeg4", rate=25)
+        container.start_encoding()
     bad = {
         "empty.mp4": "file is empty",
         "noise.mp4": "not a video that can be read: Invalid data",
         "folder": "the folder has no images",
         "images": "1.png is no readable image",
         "no.mp4": "No such file",
+        "image.mp4": "what it holds is no format of video, whatever its name says .*Convert it",
+        "-x.mp4": r"ffmpeg -i './-x.mp4' .* './-x.converted.mp4'$",
+        "hollow.mp4": "it has no stream: nothing is in it",
     }
     for name, reason in bad.items():
         with pytest.raises(DecodeError, match=reason):
