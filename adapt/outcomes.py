@@ -40,6 +40,7 @@ class Outcome:
         parameters: of the predicting model, and of all that is trained.
         reads_target_labels: whether its method, or the rule that chose the epoch, reads them.
         compute: the number type of its products in training; empty of a method that has no choice.
+        labels: of a target that came without labels, by which ones it is judged; empty of any other.
     """
 
     job: Job
@@ -52,6 +53,7 @@ class Outcome:
     selection: str
     reads_target_labels: bool
     compute: str
+    labels: str = ""
 
 
 def read_outcome(job: Job, videos: Videos) -> Outcome:
@@ -88,6 +90,7 @@ def read_outcome(job: Job, videos: Videos) -> Outcome:
         selection=selection_of(config.select),
         reads_target_labels=config.reads_target_labels,
         compute=str(config.as_dict().get("compute", "")),
+        labels=videos.which_labels,
     )
 
 

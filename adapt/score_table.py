@@ -97,12 +97,12 @@ def _with_deviation(value: float, spread: float | None) -> str:
 
 
 def _accuracy_notes(board: Scoreboard) -> list[str]:
-    accuracies = {
-        d[1]: _cell_of(board, d).outcomes[0].accuracy
+    firsts = {
+        d[1]: _cell_of(board, d).outcomes[0]
         for d in board.directions
         if any(direction == d for _, direction in board.cells)
     }
-    videos = ", ".join(f"{one.videos} of {target}" for target, one in accuracies.items())
+    videos = ", ".join(f"{one.accuracy.videos} of {target}" for target, one in firsts.items())
     seeds = f"mean ± sample deviation over the seeds {', '.join(map(str, board.seeds))}"
     if len(board.seeds) == 1:
         seeds = f"one run each, with seed {board.seeds[0]}"
@@ -111,12 +111,12 @@ def _accuracy_notes(board: Scoreboard) -> list[str]:
         "95 % interval: Wilson's, over the evaluation videos, of the mean over the seeds; it does not "
         "hold what other seeds would change.",
     ]
-    transductive = [target for target, one in accuracies.items() if one.transductive]
-    if transductive:
-        notes.append(
-            f"Accuracies on {', '.join(transductive)} are transductive, on the videos that have a label now: "
-            "these were in training too, without labels."
-        )
+    notes += [
+        f"Accuracies on {target} are transductive: these videos were in training too, without labels. "
+        f"They are by {one.labels}."
+        for target, one in firsts.items()
+        if one.labels
+    ]
     if board.against_baseline:
         notes.append(
             "*: better than source only, p < 0.05 after Holm's correction for all comparisons of the "

@@ -19,7 +19,9 @@ from adapt.listing import DataOptions, Listed, class_names, listed
 from adapt.plan import Asked, Job, Plan
 from adapt.run_files import read_json, write_json
 from adapt.runs import DataRecord, RunFolder
+from store.datasets import manifest_path
 from store.errors import ConfigError, RunError, counted, first_of, printable
+from store.files import sha256_of
 from store.locks import LOCK
 from store.program import program
 
@@ -82,12 +84,14 @@ class Videos:
         record_then: given the labels that some of the target's videos had, by id, the same with those.
         labels: of a target that came without labels, the classes that its videos have now, by id; empty of
             any other, whose labels do not change.
+        which_labels: how many these are and where they stand; empty likewise.
         width: D, the backbone's width; classes: N.
     """
 
     record: DataRecord
     record_then: Callable[[Mapping[str, str | None]], DataRecord]
     labels: Mapping[str, str | None]
+    which_labels: str
     width: int
     classes: int
 
@@ -119,10 +123,22 @@ def videos_of_jobs(jobs: Sequence[Job], data: DataOptions) -> list[Videos]:
                         if found.transductive
                         else {}
                     ),
+                    which_labels=(
+                        _which_labels(job.config, found, data) if found.transductive else ""
+                    ),
                     width=found.stores[job.config.target].width,
                     classes=len(names),
                 )
     return [known[pair_of(job.config)] for job in jobs]
+
+
+def _which_labels(config: AdaptConfig, found: Listed, data: DataOptions) -> str:
+    known = sum(video.label is not None for video in found.held_out)
+    path = manifest_path(config.benchmark, config.target, data.manifests)
+    return (
+        f"the labels that {counted(known, 'video', 'has', of=len(found.held_out))} in {printable(path)} now "
+        f"(sha256 {sha256_of(path)[:16]})"
+    )
 
 
 def _record_then(

@@ -446,7 +446,14 @@ def test_large_networks_are_trained_first_within_a_seed() -> None:
         seeds=[0, 1],
         changes={},
     )
-    used: Any = {"record": None, "record_then": None, "labels": {}, "width": 2048, "classes": 12}
+    used: Any = {
+        "record": None,
+        "record_then": None,
+        "labels": {},
+        "which_labels": "",
+        "width": 2048,
+        "classes": 12,
+    }
     videos = [Videos(**used)] * len(plan.jobs)
     found = Benchmark(asked=asked, plan=plan, folder=Path("x"), videos=videos, states=[])
     order = [(job.config.seed, job.config.method) for job in found.todo()]

@@ -334,6 +334,13 @@ def test_benchmark_takes_the_labels_of_now(cli, problem: Path) -> None:
         assert f"| {difference:+.2f} |" in (problem / "out" / "table.md").read_text()
         assert f"({len(known)} of right)" in output
         assert "Accuracies on right are transductive" in output
+        which = (
+            f"by the labels that {len(known)} of 36 videos have in {manifest(problem)} now (sha256 "
+        )
+        assert (
+            f"{which}{sha256(manifest(problem))[:16]})."
+            in (problem / "out" / "table.md").read_text()
+        )
         files = {p: p.read_bytes() for p in (problem / "out").rglob("seed0/*") if p.is_file()}
         assert not made or files == made
         made = files
