@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from commands.options import INPUT, MANIFESTS
+from commands.options import INPUT, MANIFESTS, GivenText
 from commands.text import say
 from extract.from_folders import from_folders
 from extract.splits import DEFAULT_RULE, SplitRule, grouping
@@ -40,6 +40,7 @@ from store.program import program
 )
 @click.option(
     "--classes",
+    type=GivenText(),
     metavar="A,B,...",
     help="Keep these classes alone. A name with a comma in it stands in double quotes.",
 )

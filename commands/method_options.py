@@ -19,11 +19,12 @@ from cloup import OptionGroup
 
 from adapt.config import DEFAULT_METHOD, SHARED_FIELDS
 from adapt.settings import BENCHMARKS
+from commands.options import GivenText
 from store.errors import ConfigError, printable
 from store.options import flag, type_name
 
 Field = dataclasses.Field[Any]
-_TYPES = {"int": int, "float": float, "str": str}
+_TYPES: dict[str, Any] = {"int": int, "float": float, "str": GivenText()}
 
 
 class MethodCommand(click.Command):

@@ -27,7 +27,10 @@ def kept_domains(
     named = {**folders, **unlabelled}
     if recorded is None:
         if len(named) < 2:
-            raise ManifestError(f"Adaptation needs two domains or more, got {len(named)}.")
+            raise ManifestError(
+                f"Adaptation needs two domains or more, got {len(named)}. Give another --domain NAME=DIR, or "
+                "--unlabelled NAME=DIR."
+            )
         if not folders:
             raise ManifestError(
                 f"All {len(named)} domains are without labels, and adaptation learns from one that has "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -62,7 +63,9 @@ def check_option(name: str, kind: str, metadata: Mapping[str, Any], value: Any) 
     if kind in ("int", "float"):
         least = metadata.get("least", 0)
         most = metadata.get("most", LARGEST if kind == "int" else None)
-        if not least <= value < float("inf"):
+        if not math.isfinite(value):
+            raise ConfigError(f"{flag(name)} must be a finite number, got {value}.")
+        if value < least:
             raise ConfigError(f"{flag(name)} must be {least} or more, got {value}.")
         if most is not None and value > most:
             raise ConfigError(f"{flag(name)} must be {most} or less, got {value}.")

@@ -87,7 +87,7 @@ def paths_and_texts() -> Iterator[tuple[str, click.Parameter]]:
     """Every parameter whose empty text would mean the current folder, or anything at all."""
     for name, command in commands():
         for parameter in command.params:
-            chosen = parameter.name in ("store", "run", "weights") and name != "extract"
+            chosen = parameter.name in ("store", "run", "weights", "classes") and name != "extract"
             if isinstance(parameter.type, click.Path) or chosen:
                 yield name, parameter
 

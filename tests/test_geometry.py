@@ -68,7 +68,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"batch_size": 0}, "--batch-size must be 1 or more, got 0."),
     ({"seed": -1}, "--seed must be 0 or more, got -1."),
     ({"adversarial_weight": -0.1}, "--adversarial-weight must be 0 or more, got -0.1."),
-    ({"entropy_weight": float("nan")}, "--entropy-weight must be 0 or more, got nan."),
+    ({"entropy_weight": float("nan")}, "--entropy-weight must be a finite number, got nan."),
     (
         {"dropout": 1.0},
         "--dropout must be below 1, got 1.0.",
