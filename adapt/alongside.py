@@ -28,7 +28,7 @@ from adapt.prediction import as_target, predict
 from adapt.rules import LAST
 from adapt.run_files import write_json
 from adapt.runs import RunFolder
-from store.errors import Ma2lError
+from store.errors import ConfigError, Ma2lError, RunError
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ def train_alongside(
 
     Raises:
         RunError: the disk refuses.
+        StoreError: features cannot be read, which would stop the run too.
     """
     if parallel.from_first(lambda: run.has(FILE)):
         return
@@ -74,7 +75,10 @@ def train_alongside(
     if not reason:
         try:
             record = _trained(config, loaded, on_epoch)
-        except Ma2lError as error:
+        except (
+            ConfigError,
+            RunError,
+        ) as error:  # all processes raise it; one of the store may be one's
             record["left_out"] = dict.fromkeys(ROWS, str(error))
     for name, why in record["left_out"].items():
         log.info("Without the row %s beside the result: %s", name, why)

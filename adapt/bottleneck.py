@@ -77,15 +77,15 @@ def bottleneck_loss(source_SW: Tensor, target_BW: Tensor, paired_SB: Tensor) -> 
         paired_SB: whether source row s and target row b are a pair.
     """
     pairs_SB = paired_SB.to(source_SW.dtype)
-    n = pairs_SB.sum()
-    if n < _FEWEST:
-        return 0 * (source_SW.sum() + target_BW.sum())
+    count = pairs_SB.sum()
+    n = count.clamp_min(1)
     source = _standardised(source_SW, pairs_SB.sum(dim=1), n)
     target = _standardised(target_BW, pairs_SB.sum(dim=0), n)
     R = source.T @ (pairs_SB @ target) / n
     diagonal = R.diagonal()
     off = R.square().sum() - diagonal.square().sum()
-    return (diagonal - 1).square().sum() + OFF_DIAGONAL * off
+    loss = (diagonal - 1).square().sum() + OFF_DIAGONAL * off
+    return torch.where(count < _FEWEST, 0.0, loss)  # no `if`, which would wait for the GPU
 
 
 def _standardised(x: Tensor, times: Tensor, n: Tensor) -> Tensor:

@@ -29,6 +29,10 @@ class StoreError(Ma2lError):
     """Cached features that are absent, damaged or made differently."""
 
 
+class FormatError(StoreError):
+    """A store that is whole, of a format that this version does not read. It is never written over."""
+
+
 class UnknownVideoError(StoreError, KeyError):
     """A video of which a store has no features; a `KeyError` too, as a mapping raises it."""
 

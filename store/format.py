@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from store.errors import StoreError, counted, first_of, shortened
+from store.errors import FormatError, StoreError, counted, first_of, shortened
 from store.plain import read_plain
 from store.records import LARGEST_INTEGER, REBUILD, VideoRecord, load_json, parse_records
 
@@ -142,6 +142,31 @@ def read_index(folder: Path) -> dict[str, Any]:
     return parse_index(read_table(folder / INDEX), folder / INDEX)
 
 
+def standing_index(folder: Path) -> dict[str, Any] | None:
+    """Return the index that is about to be written again; None if there is none, or a damaged one.
+
+    Raises:
+        FormatError: it is of another format, and would be lost.
+    """
+    try:
+        return read_index(folder)
+    except FormatError:
+        raise
+    except StoreError:
+        return None
+
+
+def standing_failures(folder: Path) -> dict[str, VideoRecord]:
+    """Return the rows of failures.csv by video before it is written again; none if it is damaged.
+
+    Videos that a damaged table named are tried again.
+    """
+    try:
+        return {record.video: record for record in read_records(folder / FAILURES)}
+    except StoreError:
+        return {}
+
+
 def parse_index(data: bytes, path: Path | str, remedy: str = REBUILD) -> dict[str, Any]:
     """Return the index of a store, with all fields and names of shards checked.
 
@@ -150,15 +175,22 @@ def parse_index(data: bytes, path: Path | str, remedy: str = REBUILD) -> dict[st
         remedy: the sentence that says what to do about a damaged index there.
 
     Raises:
-        StoreError: the index is damaged, has another format, or names foreign files.
+        FormatError: it is of another format.
+        StoreError: it is damaged, or names foreign files.
     """
     try:
         index = load_json(data.decode("utf-8", "surrogateescape"))
     except ValueError as error:
         raise StoreError(f"{path} is damaged ({error}). {remedy}") from error
     found = index.get("format") if isinstance(index, dict) else None
-    if type(found) is not int or found != FORMAT:
-        raise StoreError(f"{path} has format {_short(repr(found))}, this version reads {FORMAT}.")
+    if type(found) is not int:
+        raise StoreError(f"{path} is damaged (no valid format). {remedy}")
+    if found != FORMAT:
+        remedy = "Update this program" if found > FORMAT else "Use the version that wrote it"
+        raise FormatError(
+            f"{path} has format {_short(repr(found))}, this version reads {FORMAT}. {remedy}, or choose "
+            "another folder."
+        )
     wrong = _wrong_fields(index, _INDEX_FIELDS)
     if not wrong:
         wrong = _wrong_fields(index["totals"], _TOTALS_FIELDS)

@@ -12,13 +12,14 @@ from typing import Any
 
 from store.errors import StoreError
 from store.format import (
-    FAILURES,
     INDEX,
     VIDEOS,
     read_index,
     read_records,
     read_table,
     shards_in,
+    standing_failures,
+    standing_index,
 )
 from store.locks import folder_lock, is_live, remove_leftovers, temporary
 from store.records import VideoRecord
@@ -49,6 +50,7 @@ class StoreIndex:
         self._by_shard: dict[str, tuple[tuple[int, int, int], dict[str, VideoRecord]]] = {}
         """Shard -> (its inode, size and time of the last change) and its records."""
         self.stored: dict[str, VideoRecord] = {}
+        standing_index(folder)  # one of another format is refused before hours of work
         self.read_shards()
 
     def read_shards(self) -> None:
@@ -140,7 +142,7 @@ class StoreIndex:
             records = {
                 v: VideoRecord(video=v, status="pending", error="not extracted yet") for v in listed
             }
-            records |= {v: r for v, r in _known_failures(self.folder).items() if v in records}
+            records |= {v: r for v, r in standing_failures(self.folder).items() if v in records}
             records |= {
                 v: r for v, r in failures.items() if r.status != "pending" or v not in records
             }
@@ -200,10 +202,3 @@ def _newer(path: Path, time_ns: int) -> bool:
         return path.stat().st_mtime_ns > time_ns
     except FileNotFoundError:
         return False
-
-
-def _known_failures(folder: Path) -> dict[str, VideoRecord]:
-    try:
-        return {record.video: record for record in read_records(folder / FAILURES)}
-    except StoreError:  # there is none, or it is damaged: those videos are tried again
-        return {}

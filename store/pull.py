@@ -17,7 +17,7 @@ from typing import Any
 
 from store.errors import ConfigError, StoreError, counted, first_of
 from store.files import explained, replacing
-from store.format import INDEX, read_index, shards_in
+from store.format import INDEX, shards_in, standing_failures, standing_index
 from store.locks import folder_lock, is_live
 from store.moving import refuse_filling
 from store.plain import hash_plain, size_of
@@ -99,7 +99,8 @@ def _pull(
     check_room(folder, missing)
     progress.begin(str(found.place), sum(entry["bytes"] for entry in missing))
     download(found.remote, folder, missing, progress.tick)
-    _write(folder, theirs, here | wanted, str(found.remote.url))
+    kept = {} if replace else _kept(folder, theirs)
+    _write(folder, theirs, here | wanted, kept, str(found.remote.url))
     for name in set(gone) - here - wanted:
         (folder / name).unlink(missing_ok=True)
     for partial in folder.glob(".shard-*.h5.*.partial"):  # of other states of the store
@@ -145,7 +146,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _here(folder: Path, theirs: Tables) -> tuple[set[str], list[str], set[str]]:
     """Return which of their shards are here, which shards here are none of theirs, and which are damaged."""
     refuse_filling(folder, "Let it end, or pull into another folder.")
-    index = _index_at(folder)
+    index = standing_index(folder)
     if index is not None:
         check_same_config(Tables(index=index, rows=()), theirs, folder)
     listed = {entry["file"]: entry["sha256"] for entry in index["shards"]} if index else {}
@@ -161,14 +162,6 @@ def _here(folder: Path, theirs: Tables) -> tuple[set[str], list[str], set[str]]:
     return here, gone, damaged
 
 
-def _index_at(folder: Path) -> dict[str, Any] | None:
-    """Return the index of a store on this machine, None if there is none that can be read."""
-    try:
-        return read_index(folder)
-    except StoreError:
-        return None
-
-
 def _is_same(path: Path, entry: Mapping[str, Any], known: str | None) -> bool:
     """Whether a shard here is that of the index there.
 
@@ -181,19 +174,38 @@ def _is_same(path: Path, entry: Mapping[str, Any], known: str | None) -> bool:
     return bool(known == entry["sha256"])
 
 
-def _write(folder: Path, theirs: Tables, here: Collection[str], url: str) -> None:
-    """Write the tables of the shards that are here."""
+def _kept(folder: Path, theirs: Tables) -> dict[str, VideoRecord]:
+    """Return what failed here, and of which nothing else is known there, by video."""
+    there = {row.video: row for row in theirs.rows}
+    return {
+        video: row
+        for video, row in standing_failures(folder).items()
+        if row.status in ("missing", "failed")
+        and (video not in there or there[video].status == "pending")
+    }
+
+
+def _write(
+    folder: Path,
+    theirs: Tables,
+    here: Collection[str],
+    kept: Mapping[str, VideoRecord],
+    url: str,
+) -> None:
+    """Write the tables of the shards that are here, with the rows that are kept in place of theirs."""
     tables = theirs
-    if len(here) < len(theirs.shards):
+    if kept or len(here) < len(theirs.shards):
         error = f"{_NOT_PULLED}{url}"
-        rows = [
-            row
+        rows = {
+            row.video: row
             if not row.stored or row.shard in here
             else VideoRecord(video=row.video, status="pending", error=error)
             for row in theirs.rows
-        ]
+        }
+        rows |= kept
         entries = [entry for name, entry in sorted(theirs.shards.items()) if name in here]
-        tables = Tables(index={**theirs.index, "shards": entries}, rows=rows)
+        index = {**theirs.index, "shards": entries}
+        tables = Tables(index=index, rows=[rows[video] for video in sorted(rows)])
     for name, data in tables.written().items():
         path = folder / name
         if path.is_file() and not path.is_symlink() and path.read_bytes() == data:

@@ -19,7 +19,7 @@ from store import checksums
 from store.arrival import check_arrival, has_arrived
 from store.card import CARD_BYTES, card_of, is_ours, licence_of
 from store.claim import claimed
-from store.errors import ConfigError, StoreError, UnreachableError
+from store.errors import ConfigError, FormatError, StoreError, UnreachableError
 from store.format import CARD, LARGEST, is_shard_name, renamed
 from store.plain import size_of
 from store.remote import Progress, open_remote
@@ -120,7 +120,7 @@ def _tables_there(remote: FsspecRemote, replace: bool) -> tuple[Tables | None, s
     """Read what is there, and what is wrong with it; None if there is no store, or one to be replaced."""
     try:
         return tables_at(remote, interrupted=True), ""
-    except UnreachableError:
+    except (UnreachableError, FormatError):
         raise
     except StoreError as error:
         if not replace:

@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from store.errors import StoreError
 from store.files import sha256_of, write_text
 from store.format import (
     FAILURES,
@@ -22,8 +21,8 @@ from store.format import (
     SUMS,
     VIDEOS,
     config_sha256,
-    read_index,
     shards_in,
+    standing_index,
 )
 from store.records import STATUSES, VideoRecord, records_text
 
@@ -45,6 +44,9 @@ def write_index(
         records: one record for every listed video, whether it is stored or not.
         run: who made the store, on what. It is kept beside the config and is no part of its sha256.
         shards: the names of the shards to index; None for all finished ones.
+
+    Raises:
+        FormatError: an index of another format stands there.
     """
     rows = sorted(records, key=lambda record: record.video)
     stored = [row for row in rows if row.stored]
@@ -52,7 +54,8 @@ def write_index(
     frames: Counter[str] = Counter()
     for row in stored:
         frames[row.shard] += row.frames
-    known = _known_shards(folder)
+    standing = standing_index(folder)
+    known = {entry["file"]: entry for entry in standing["shards"]} if standing else {}
     indexed = (folder / INDEX).stat().st_mtime_ns if known else 0
     entries = []
     for path in shards_in(folder):
@@ -127,10 +130,3 @@ def make_tables(
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _known_shards(folder: Path) -> dict[str, dict[str, Any]]:
-    try:
-        return {shard["file"]: shard for shard in read_index(folder)["shards"]}
-    except StoreError:  # there is none, or it is damaged: it is written anew
-        return {}

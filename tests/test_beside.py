@@ -19,7 +19,7 @@ from test_unlabelled import take_labels_away
 
 from adapt import alongside
 from adapt.baselines import SOURCE_ONLY, TARGET_STATISTICS
-from store.errors import RunError
+from store.errors import RunError, StoreError
 
 BOTH = [SOURCE_ONLY, TARGET_STATISTICS]
 KEPT = ("checkpoint.pt", "predictions.csv")
@@ -151,6 +151,18 @@ def test_one_that_fails_does_not_stop_the_run(cli, problem: Path, monkeypatch) -
     output = train(cli, problem, "run")
     assert record(problem / "run")["rows"] == {}
     assert f"not beside it ({'; '.join(BOTH)}): The source loss is not finite." in output
+
+
+def test_features_that_cannot_be_read_stop_the_run(cli, problem: Path, monkeypatch) -> None:
+    """Of several processes one alone may fail so: it must not go on beside the others."""
+
+    def fail(*_: object) -> None:
+        raise StoreError("shard-00000.h5 cannot be read.")
+
+    monkeypatch.setattr(alongside, "train", fail)
+    result = cli(*toy_arguments(problem, "run", "--baselines"))
+    assert result.exit_code == 1 and "shard-00000.h5 cannot be read." in result.output
+    assert not (problem / "run" / "baselines.json").exists()
 
 
 def test_without_labels_scores_stand_there(cli, problem: Path) -> None:

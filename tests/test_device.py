@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -10,9 +10,13 @@ import pytest
 import torch
 from conftest import config_for, toy_arguments
 from test_cli import commands
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from adapt import experiment
-from adapt.compute import pick_device
+from adapt import experiment, methods
+from adapt.compute import autocast, pick_device
+from adapt.config import AdaptConfig
+from adapt.data import SourceBatch, TargetBatch
+from adapt.methods import Networks, Progress
 from adapt.plan import Job
 from extract.backbone import Backbone
 from extract.config import ExtractConfig
@@ -163,3 +167,56 @@ def test_a_numbered_gpu_computes() -> None:
         pytest.skip("no CUDA device")
     backbone = Backbone(ExtractConfig(backbone="resnet18", weights="random:0", device="cuda:0"))
     assert str(backbone.device) == "cuda:0"
+
+
+def moved(networks: Networks, device: torch.device) -> Networks:
+    """Networks of tensors without values, elsewhere. `to` cannot put such into their parameters' places."""
+    for module in networks.modules():
+        for name, p in module.named_parameters(recurse=False):
+            there = torch.nn.Parameter(p.detach().to(device), p.requires_grad)
+            module.register_parameter(name, there)
+        for name, buffer in module.named_buffers(recurse=False):
+            module.register_buffer(name, buffer.to(device))
+    return networks
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        (name, preset)
+        for name in methods.names()
+        if methods.find(name).function("fit") is None
+        for preset in methods.find(name).settings
+    ],
+)
+def test_a_step_on_a_gpu_has_all_its_tensors_there(name: str, preset: str) -> None:
+    """Played by tensors that have no values: it is an error to mix devices, or to look at a value.
+
+    A value that a step looks at would make it wait for the GPU.
+    """
+    method, device = methods.find(name), torch.device("cuda:0")
+    small = {"frames": 3, "width": 64, "levels": 2, "discriminator_width": 8}
+    given = {key: value for key, value in small.items() if key in method.reads}
+    given |= {"method": name, "source": "ucf", "target": "hmdb", "compute": "float32"}
+    config = AdaptConfig.make(benchmark="ucf-hmdb-full", preset=preset, given=given)
+    with FakeTensorMode():
+        networks = moved(method.build(config, 64, 12).train(), device)
+        videos = 8 * config.draws
+        features_BTD = torch.randn(videos, config.frames, 64, device=device)
+        labels_B = torch.zeros(videos, dtype=torch.long, device=device)
+        source, target = SourceBatch(features_BTD, labels_B), TargetBatch(features_BTD)
+        step, descended = method.function("step"), []
+        with autocast("float32", device):
+            if step is not None:
+
+                def descend(loss: torch.Tensor, modules: Sequence[torch.nn.Module]) -> None:
+                    descended.append(loss)
+
+                step(networks, source, target, config, Progress(1, 2, 0, 10), descend)
+            else:
+                losses = method.function("losses")
+                assert losses is not None
+                descended.append(
+                    losses(networks, source, target, config, Progress(1, 2, 0, 10)).total
+                )
+    assert descended and all(loss.device == device for loss in descended)

@@ -15,14 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import CONFIG, REPOSITORY
 from remotes import WIDTH, change_index, contents, make_shards, pulled_from, serving
 
 from store import remote as remote_module
 from store import remote_tables, transfer
 from store.check import CHECKS, verify
 from store.datasets import manifest_path
-from store.errors import StoreError
+from store.errors import FormatError, StoreError
+from store.format import read_records
+from store.index import StoreIndex
 from store.manifest import Video, write_manifest
 from store.pull import left_behind, pull
 from store.read import FeatureStore
@@ -30,6 +32,7 @@ from store.records import VideoRecord
 from store.remote import open_remote
 from store.remote_stores import stores_at
 from store.remote_url import RemoteUrl
+from store.tables import write_index
 
 
 @pytest.fixture(autouse=True)
@@ -249,6 +252,48 @@ def test_what_is_here_and_not_there_is_not_lost(cli, there: Path, tmp_path: Path
     result = cli("store", "pull", tmp_path / "there", tmp_path / "here", "--replace")
     assert result.exit_code == 0, result.output
     assert contents(mine) == contents(there)
+
+
+def test_what_failed_here_alone_is_not_forgotten(cli, tmp_path: Path) -> None:
+    """Of three videos that failed here: one is stored there, one pending, one is not even listed there."""
+    there = make_shards(tmp_path / "there", shards=(0,), listed=2)
+    mine = make_shards(tmp_path / "here", shards=())
+    reasons = {name: f"{name} is cut" for name in ("video-0-0", "video-1-1", "video-9-9")}
+    rows = [VideoRecord(video=v, status="failed", error=text) for v, text in reasons.items()]
+    write_index(mine, dataset="mine", config=CONFIG, width=WIDTH, records=rows, run={})
+    assert cli("store", "pull", tmp_path / "there", tmp_path / "here").exit_code == 0
+    found = {row.video: row.error for row in read_records(mine / "failures.csv")}
+    assert found["video-1-1"] == "video-1-1 is cut" and found["video-9-9"] == "video-9-9 is cut"
+    assert set(found) == {"video-1-0", "video-1-1", "video-1-2", "video-9-9"}
+    with FeatureStore(mine) as store, FeatureStore(there) as theirs:
+        assert set(store.records) == set(theirs.records) == {f"video-0-{n}" for n in range(3)}
+        totals = store.index["totals"]
+        assert (totals["listed"], totals["failed"], totals["pending"]) == (7, 2, 2)
+    assert problems(mine) == []
+    before = contents(mine)
+    assert cli("store", "pull", tmp_path / "there", tmp_path / "here").exit_code == 0
+    assert contents(mine) == before
+    assert cli("store", "pull", tmp_path / "there", tmp_path / "here", "--replace").exit_code == 0
+    assert contents(mine) == contents(there)
+
+
+def test_an_index_of_another_format_here_is_not_written_over(
+    cli, there: Path, tmp_path: Path
+) -> None:
+    assert cli("store", "pull", tmp_path / "there", tmp_path / "here").exit_code == 0
+    folder = tmp_path / "here" / "mine" / there.name
+    change_index(folder, format=3)
+    before = contents(folder)
+    result = cli("store", "pull", tmp_path / "there", tmp_path / "here", "--replace")
+    text = " ".join(result.output.split())
+    assert (
+        result.exit_code == 1 and "has format 3, this version reads 2. Update this program" in text
+    )
+    with pytest.raises(FormatError):
+        StoreIndex(folder, "mine", CONFIG, WIDTH)  # as extract, import and merge begin
+    with pytest.raises(FormatError):
+        write_index(folder, dataset="mine", config=CONFIG, width=WIDTH, records=[], run={})
+    assert contents(folder) == before
 
 
 def test_a_shard_that_a_killed_replacement_left_is_fetched_again(

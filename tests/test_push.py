@@ -340,6 +340,21 @@ def test_a_damaged_index_there_is_replaced_if_that_is_asked_for(cli, tmp_path: P
     assert contents(there) == contents(mine)
 
 
+def test_an_index_of_another_format_there_is_never_replaced(cli, tmp_path: Path) -> None:
+    """A newer version wrote it: it is whole, though this one cannot read it."""
+    mine = make_shards(tmp_path / "mine")
+    pushed(cli, mine, tmp_path / "there")
+    there = tmp_path / "there" / "mine" / mine.name
+    change_index(there, format=3)
+    before = contents(there)
+    result = cli("store", "push", mine, tmp_path / "there", "--replace")
+    text = " ".join(result.output.split())
+    assert (
+        result.exit_code == 1 and "has format 3, this version reads 2. Update this program" in text
+    )
+    assert contents(there) == before
+
+
 def test_a_failed_upload_leaves_nothing_and_says_why(
     cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,10 +147,12 @@ class TA3N(nn.Module):
             coefficient: of the gradient reversal at the relation discriminators.
         """
         attended, logits = [], []
+        # Once: every `frames_BTC[:, t]` would have a gradient of the size of all frames.
+        frames = frames_BTC.unbind(dim=1)
         for tuples, mlp, discriminator in zip(
             self.tuples, self.relations, self.relation_discriminators
         ):
-            joined = [torch.cat([frames_BTC[:, t] for t in chosen], dim=1) for chosen in tuples]
+            joined = [torch.cat([frames[t] for t in chosen], dim=1) for chosen in tuples]
             r_BR = mlp(torch.stack(joined, dim=1)).sum(dim=1)
             logits_B2 = discriminator(reverse(r_BR, coefficient))
             w_B = 1 - entropy(logits_B2.to(self.classifier.weight.dtype))

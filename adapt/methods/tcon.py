@@ -178,10 +178,12 @@ def attention_loss(A_Bij: Tensor, partner_B: Tensor, predicted_BT: Tensor) -> Te
     """
     found_BT = torch.zeros_like(predicted_BT, dtype=A_Bij.dtype)
     found_BT = found_BT.index_add(0, partner_B, A_Bij.detach().mean(dim=2))
-    paired_B = found_BT.sum(dim=1) > 0
-    a_BT = found_BT[paired_B] / found_BT[paired_B].sum(dim=1, keepdim=True)
-    log_predicted = predicted_BT[paired_B].clamp_min(torch.finfo(predicted_BT.dtype).tiny).log()
-    return F.kl_div(log_predicted, a_BT.to(log_predicted.dtype), reduction="batchmean")
+    sums_B = found_BT.sum(dim=1)
+    paired_B = sums_B > 0
+    a_BT = (found_BT / torch.where(paired_B, sums_B, 1.0)[:, None]).to(predicted_BT.dtype)
+    log_predicted = predicted_BT.clamp_min(torch.finfo(predicted_BT.dtype).tiny).log()
+    # Rows of zeros have the divergence 0. They are not taken out, which would wait for the GPU.
+    return F.kl_div(log_predicted, a_BT, reduction="sum") / paired_B.sum()
 
 
 def domain_loss(
