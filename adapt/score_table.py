@@ -165,9 +165,9 @@ def _comparison_notes(board: Scoreboard) -> list[str]:
         "have; they hold for these trained models on other videos, not for other seeds.",
         "Interval: paired bootstrap over the videos. p: exact test by flipping the signs of the videos' "
         "differences; with one seed it is McNemar's.",
-        "Corrected: by Holm's method over all "
+        "Corrected: by Holm's method over "
         f"{counted(len(board.against_baseline), 'comparison')} with {BASELINE} "
-        f"and, for themselves, all {len(board.against_best)} with the best. *: below 0.05.",
+        f"and, for themselves, {len(board.against_best)} with the best. *: below 0.05.",
         f"Preset: that of the row of {BASELINE} whose options agree most with the method's.",
         "The best is chosen on these same videos, so its lead is flattered.",
     ]
