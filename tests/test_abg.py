@@ -230,6 +230,35 @@ def test_predictions_depend_on_the_kept_companions_and_on_nothing_else() -> None
     assert not torch.allclose(predicted(1, labels, videos), found)
 
 
+@pytest.mark.parametrize("given", [{}, {"pooling": "mean"}, {"video_graph": False}])
+def test_a_prediction_written_out_with_its_companions(given: dict[str, Any]) -> None:
+    """A video joins the kept frames; in the graph of videos it joins what they are without it."""
+    _, networks, source, target = step(**given)
+    model, videos = networks.model.eval(), torch.randn(2, 3, 10, dtype=torch.float64)
+    model.keep_companions(source.features_BTD, target.features_BTD)
+
+    def pooled(z: Tensor) -> Tensor:
+        result: Tensor = model.pool(z.unflatten(0, (-1, 3)))
+        return result
+
+    def frames(x_BTD: Tensor, *, of_source: bool) -> Tensor:
+        result: Tensor = model.nodes(x_BTD, source=of_source)
+        return result
+
+    known = frames(source.features_BTD, of_source=True)
+    found = model(videos)
+    for video, logits in zip(videos, found):
+        others = all_pairs(model.frame_graph, known, frames(target.features_BTD, of_source=False))
+        joined = torch.cat([target.features_BTD, video[None]])
+        *_, with_it = all_pairs(model.frame_graph, known, frames(joined, of_source=False))
+        own_1C = pooled(with_it)[-1:]
+        if model.video_graph is not None:
+            kept = [pooled(z) for z in others[1:]]
+            *_, z_BC = all_pairs(model.video_graph, kept[0], torch.cat([kept[1], own_1C]))
+            own_1C = z_BC[-1:]
+        torch.testing.assert_close(logits[None], model.classify(own_1C))
+
+
 def test_a_class_weighs_by_its_source_videos() -> None:
     config, networks, *_ = step()
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1])

@@ -20,9 +20,11 @@ CASES = [(10, 4), (1, 4), (3, 7), (53, 53), (1000, 53), (52, 53), (2, 1), (5, 5)
 
 
 def segment(i: int, count: int, frames: int) -> range:
-    """Frames of segment i, at least one: the one that the segment's begin falls into."""
-    begin, end = i * count // frames, (i + 1) * count // frames
-    return range(begin, max(end, begin + 1))
+    """Frames of segment i; of a video with fewer frames than segments the one that its centre is in."""
+    if count < frames:
+        centre = math.floor((i + 0.5) * count / frames)
+        return range(centre, centre + 1)
+    return range(i * count // frames, (i + 1) * count // frames)
 
 
 def test_example_of_the_docstring() -> None:
@@ -63,6 +65,18 @@ def test_mixed_lengths_and_one_frame_videos() -> None:
         order = x_BTD[0, :, 0].tolist()
         assert order == sorted(order)
         assert all(f in segment(i, 30, 9) for i, f in enumerate(order))
+
+
+@pytest.mark.parametrize("frames", [5, 9, 53])
+def test_short_videos_train_on_the_frames_that_are_evaluated(frames: int) -> None:
+    counts = list(range(1, frames)) + [frames, 4 * frames]
+    bank = FeatureBank([np.zeros((n, 1), np.float16) for n in counts], torch.device("cpu"))
+    videos_B = torch.arange(len(counts))
+    trained, evaluated = (
+        sample(bank, videos_B, frames, random) for random in (generator(0, "test"), None)
+    )
+    assert torch.equal(trained[:-1], evaluated[:-1])
+    assert not torch.equal(trained[-1], evaluated[-1])
 
 
 def test_same_seed_same_frames_other_name_other_frames() -> None:

@@ -6,8 +6,9 @@ and ucf -> hmdb with 0.03: give --learning-rate 0.04 there.
 
 A prediction needs companions. The authors pair each batch of evaluation videos with a random batch of the
 source, so that it depends on chance and on the other videos. Here a batch of source videos, and one of target
-videos less one, are chosen from the training videos by the seed and kept with the model; every video is
-predicted as if it completed that batch. What the authors pad with zeros does not occur.
+videos less one, are chosen from the training videos by the seed and kept with the model; every video joins
+that batch alone. It changes no companion: in the graph of videos these are what the graph of frames makes of
+them without it. What the authors pad with zeros does not occur.
 """
 
 from __future__ import annotations
