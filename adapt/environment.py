@@ -12,14 +12,16 @@ import numpy as np
 import torch
 
 from adapt import parallel
+from store.program import code_sha256
 from store.remote_url import redacted
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, machine and command, for a run's environment.json; the GPU is the one that trains."""
+    """Command, code, versions and machine, for a run's environment.json; the GPU is the one that trains."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": [redacted(argument) for argument in sys.argv],
+        "code_sha256": code_sha256(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "torch": torch.__version__,

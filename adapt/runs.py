@@ -2,7 +2,8 @@
 
 config.json       the resolved options, which features the run was trained on, and whether the method or
                   the rule of the epoch reads labels of the target
-environment.json  versions, machine, command
+environment.json  command, sha256 of the code, versions and machine; `earlier`: the same of other code that
+                  trained a part of the run, if any did
 metrics.jsonl     one line per epoch
 progress.pt       what --resume goes on from, with progress.sha256; gone once the run is finished
 baselines.json    source only, trained along (`adapt.baselines`)
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -32,12 +34,17 @@ from typing import Any
 from adapt.accuracy import Accuracy
 from adapt.config import AdaptConfig
 from adapt.run_files import GO_ON, read_json, write_json
-from store.errors import ConfigError, RunError, counted
+from store.errors import ConfigError, RunError, counted, printable
 from store.files import explained, write_text
 from store.format import config_differences
 from store.locks import LOCK, folder_lock, remove_leftovers
 from store.manifest import Video
 from store.plain_csv import read_table
+from store.program import code_sha256
+
+log = logging.getLogger(__name__)
+
+ENVIRONMENT = "environment.json"
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -125,13 +132,35 @@ class RunFolder:
             self._check_same(config, data)
             if self.is_finished():
                 return
+            environment = self._with_earlier(environment)
         record = {
             "reads_target_labels": config.reads_target_labels,
             "config": config.as_dict(),
             "data": dataclasses.asdict(data),
         }
         write_json(self.path, "config.json", record)
-        write_json(self.path, "environment.json", environment)
+        write_json(self.path, ENVIRONMENT, environment)
+
+    def is_of_this_code(self) -> bool:
+        """Whether the code that trained here last is, to the byte, the one that runs now."""
+        path = self.path / ENVIRONMENT
+        recorded = read_json(self.path, ENVIRONMENT) if path.exists() else {}
+        return bool(recorded.get("code_sha256") == code_sha256())
+
+    def _with_earlier(self, environment: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What environment.json is to say when a run goes on: of other code too, which is warned of."""
+        if not self.has(ENVIRONMENT):
+            return environment
+        before = read_json(self.path, ENVIRONMENT)
+        earlier = before.pop("earlier", [])
+        if not self.is_of_this_code():
+            log.warning(
+                "%s was begun by another state of this program: if the two do not train alike, its figures "
+                "are of neither. environment.json keeps both.",
+                printable(self.path),
+            )
+            earlier = [*earlier, before]
+        return {**environment, "earlier": earlier} if earlier else environment
 
     def refuse_used(self) -> None:
         """Make sure that nothing stands here yet.

@@ -186,6 +186,15 @@ def states_of(jobs: Sequence[Job], videos: Sequence[Videos], *, redo: bool = Fal
     for folder, reason in unlike.items():
         log.info("Removed %s: %s", folder, reason)
         shutil.rmtree(folder)
+    done = [job.folder for job, state in zip(jobs, found) if state is State.DONE]
+    others = [folder for folder in done if not RunFolder(folder).is_of_this_code()]
+    if others:
+        log.warning(
+            "%s by another state of this program %s. Where the two do not train alike, the rows do not "
+            "compare: give another --out to train all by this one.",
+            counted(len(others), "run", "was trained", of=len(jobs)),
+            first_of(others),
+        )
     return found
 
 

@@ -20,6 +20,7 @@ from adapt.details import ClassDetail, of_classes
 from adapt.outcome import differences
 from adapt.overview import Run, summarise
 from adapt.run_files import read_json
+from adapt.runs import ENVIRONMENT
 from store.errors import RunError, printable
 from store.manifest import Video
 
@@ -120,7 +121,7 @@ def read_subject(folder: Path, manifests: Path | None = None) -> Subject:
         truth=truth,
         predicted=answers.predicted,
         probability=answers.probability,
-        environment=read_json(folder, "environment.json"),
+        environment=read_json(folder, ENVIRONMENT),
         baselines=read_baselines(folder),
         attention=read_attention(folder),
     )

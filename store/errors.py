@@ -82,7 +82,8 @@ def _plural(noun: str) -> str:
         return f"{noun[:-1]}ies"
     if noun.endswith("series"):
         return noun
-    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+    hissing = noun.endswith(("s", "x", "ch", "sh")) and not noun.endswith("epoch")
+    return noun + ("es" if hissing else "s")
 
 
 def printable(text: object) -> str:

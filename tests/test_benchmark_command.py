@@ -17,13 +17,22 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, alive, make_problem, metrics, toy_arguments
+from conftest import (
+    REPOSITORY,
+    alive,
+    edited_json,
+    make_problem,
+    metrics,
+    stopped_before,
+    toy_arguments,
+)
 
 from adapt.plan import Job
 from adapt.published import PUBLISHED
 from store.errors import ConfigError
 from store.locks import folder_lock
 from store.manifest import read_manifest, write_manifest
+from store.program import code_sha256
 
 BOTH = ("left-right", "right-left")
 
@@ -228,7 +237,7 @@ def test_methods_that_fail_are_named_and_the_others_are_done(copy: Path, problem
     assert rows["odd"]["error"] == "ZeroDivisionError: division by zero"
     assert "ended by SIGKILL" in rows["dying"]["error"]
     assert "not finite" in rows["diverging"]["error"]
-    assert "3 of 4 runs failed, 1 methods left out; see the last table." in output
+    assert "3 of 4 runs failed, 1 method left out; see the last table." in output
     assert "Left out: broken, whose file cannot be used. SyntaxError" in output
     table = (out / "table.md").read_text()
     assert "| odd (paper) [F] | - |" in table
@@ -490,3 +499,53 @@ def test_the_users_own_benchmark_needs_no_option(cli, tmp_path: Path, monkeypatc
     result = cli("benchmark", "--benchmark", "toy", *given)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "runs" / "benchmarks" / "toy" / "table.html").exists()
+
+
+def test_runs_of_other_code_are_said_and_stay(cli, problem: Path) -> None:
+    more = ("--methods", "source-only", "--seeds", "0,1")
+    assert cli(*arguments(problem, *more)).exit_code == 0
+    assert "another state of this program" not in cli(*arguments(problem, *more)).output
+    row = problem / "out" / "left-right" / "source-only-paper"
+    with edited_json(row / "seed1" / "environment.json") as found:
+        assert found["code_sha256"] == code_sha256()
+        found["code_sha256"] = "0" * 64
+    result = cli(*arguments(problem, *more))
+    assert result.exit_code == 0
+    said = " ".join(result.output.split())
+    assert "1 of 2 runs was trained by another state of this program (first: " in said
+    assert "All 2 runs are finished already." in said
+
+
+def test_a_run_that_goes_on_with_other_code_says_so_and_keeps_both(cli, problem: Path) -> None:
+    options = toy_arguments(problem, "run", "--method", "source-only", "--checkpoint-every", 1)
+    with stopped_before(2):
+        assert cli(*options).exit_code == 130
+    record = problem / "run" / "environment.json"
+    with edited_json(record) as found:
+        found["code_sha256"] = "0" * 64
+    with stopped_before(2):
+        stopped = cli(*options, "--resume")
+    assert "was begun by another state of this program" in " ".join(stopped.output.split())
+    result = cli(*options, "--resume")  # the same code as before: nothing more to say
+    assert result.exit_code == 0 and "another state" not in result.output
+    environment = json.loads(record.read_text())
+    assert environment["code_sha256"] == code_sha256()
+    assert [then["code_sha256"] for then in environment["earlier"]] == ["0" * 64]
+
+
+def test_the_code_is_known_by_names_and_bytes_of_what_decides_a_number(tmp_path: Path) -> None:
+    """A copy elsewhere is the same code until one byte of it is another."""
+    for package in ("adapt", "extract", "store"):
+        shutil.copytree(
+            REPOSITORY / package, tmp_path / package, ignore=shutil.ignore_patterns("*.pyc")
+        )
+    ask = "from store.program import code_sha256; print(code_sha256())"
+
+    def asked() -> str:
+        command = [sys.executable, "-c", ask]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+
+    assert asked() == code_sha256()
+    module = tmp_path / "adapt" / "methods" / "dan.py"
+    module.write_text(module.read_text() + "#")
+    assert asked() not in ("", code_sha256())

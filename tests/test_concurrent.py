@@ -137,7 +137,7 @@ def test_a_shard_that_another_process_finished_is_kept(
         kept = (tmp_path / "shard-00000.h5").read_bytes()
     assert (tmp_path / "shard-00000.h5").read_bytes() == kept
     assert [path.name for path in tmp_path.iterdir()] == ["shard-00000.h5"]
-    assert "its shard is kept, with 1 of our 2 videos. Run again for the others." in caplog.text
+    assert "its shard is kept, with 1 of 2 videos of ours. Run again for the others." in caplog.text
 
 
 WRITER = """

@@ -15,6 +15,7 @@ from store.errors import counted
         (("hmdb train video", "is"), "1 hmdb train video is", "1,200 hmdb train videos are"),
         (("class", "contradicts"), "1 class contradicts", "1,200 classes contradict"),
         (("batch", "does"), "1 batch does", "1,200 batches do"),
+        (("epoch",), "1 epoch", "1,200 epochs"),
         (("copy", "was"), "1 copy was", "1,200 copies were"),
         (("time series", "could"), "1 time series could", "1,200 time series could"),
     ],

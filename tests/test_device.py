@@ -12,7 +12,7 @@ from conftest import config_for, toy_arguments
 from test_cli import commands
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from adapt import experiment, methods
+from adapt import evaluation, methods
 from adapt.compute import autocast, pick_device
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
@@ -130,12 +130,12 @@ def test_a_run_goes_on_with_another_device_and_evaluates_on_the_one_that_is_name
     assert cli(*toy_arguments(problem, "run", "--resume", "--device", "auto")).exit_code == 0
     asked: list[str] = []
 
-    def spy(run: object, device: torch.device, *_: object) -> None:
+    def spy(kind: str, size: int, device: torch.device) -> None:
         asked.append(str(device))
         raise ConfigError("that is enough")
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(experiment, "evaluate", spy)
+    monkeypatch.setattr(evaluation, "choose_bank", spy)
     cli("evaluate", problem / "run", "--device", "cuda:1")
     assert asked == ["cuda:1"]
 

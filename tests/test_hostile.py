@@ -115,7 +115,9 @@ HOSTILE_INDEX: dict[str, Callable[[dict], object]] = {
     "no valid frames": lambda i: i["totals"].update(frames=True),
     "no valid videos.csv": lambda i: i.update(tables={}),
     "no valid file": lambda i: i["shards"].insert(0, "shard-00000.h5"),
-    "files that are no shards": lambda i: i["shards"][0].update(file="shard-\u0661\u0661111.h5"),
+    "among its shards that cannot be one": lambda i: i["shards"][0].update(
+        file="shard-\u0661\u0661111.h5"
+    ),
     "no valid format": lambda i: i.update(format=True),
 }
 

@@ -183,7 +183,7 @@ def test_a_persons_own_card_stays_and_what_it_lacks_is_said(cli, tmp_path: Path)
     first = cli("store", "push", mine, URL)
     assert first.exit_code == 0 and "was not written by store push" not in first.output
     second = cli("store", "push", other, URL)
-    said = f"does not name 1 of the 2 stores (first: other/{other.name})"
+    said = f"does not name 1 of 2 stores (first: other/{other.name})"
     assert second.exit_code == 0 and said in second.output
     assert FILES[f"{ROOT}/README.md"] == own
 

@@ -342,7 +342,7 @@ def test_what_cannot_be_features_is_named(imported, tmp_path) -> None:
     nan = good.copy()
     nan[1, 2] = np.nan
     bad = {
-        "nan": (nan, "1 values are not finite"),
+        "nan": (nan, "1 value is not finite"),
         "wide": (good[:, :4], f"its shape is (3, 4), the others are (frames, {WIDTH})"),
         "flat": (good[0], "its shape is (6,)"),
         "none": (good[:0], "it has no frames"),

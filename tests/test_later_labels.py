@@ -158,7 +158,7 @@ def test_runs_are_compared_by_the_labels_of_now(cli, problem: Path) -> None:
     p = binomtest(only[0], sum(only)).pvalue if sum(only) else 1
     assert f"A: {100 * sum(tables[0].values()) / 9:.2f} %" in result.output
     assert (
-        "9 videos that have a label and that both predicted (labels of 9 of 36 in A and of 9 of 36 in B): "
+        "9 videos that both predicted have a label (labels of 9 of 36 in A and of 9 of 36 in B): "
         f"{only[0]} only A has right, {only[1]} only B; McNemar's exact test, two-sided: p = {p:.2g}"
     ) in result.output
     for had in ("none", "labels of 3"):
@@ -195,10 +195,7 @@ def test_targets_with_labels_of_some_videos_are_compared_on_what_both_have(
     partly(tmp_path / "b", b, [True, False] + [True] * 6 + [False, True])
     result = cli("runs", "compare", tmp_path / "a", tmp_path / "b")
     assert result.exit_code == 0, result.output
-    assert (
-        "8 videos that have a label and that both predicted (labels of 10 of 12 in A and"
-        in result.output
-    )
+    assert "8 videos that both predicted have a label (labels of 10 of 12 in A and" in result.output
     assert "1 only A has right, 6 only B" in result.output and "p = 0.12" in result.output
     assert "A: 25.00 %" in result.output and "B: 87.50 %" in result.output
 

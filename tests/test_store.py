@@ -151,7 +151,7 @@ def test_names_in_an_index_never_leave_the_folder(folder: Path) -> None:
     original = (folder / "index.json").read_text()
     for name in ("../../secret.h5", "/etc/passwd", "shard-1.h5"):
         (folder / "index.json").write_text(original.replace("shard-00000.h5", name))
-        with pytest.raises(StoreError, match="files that are no shards"):
+        with pytest.raises(StoreError, match="among its shards that cannot be one"):
             FeatureStore(folder)
     (folder / "index.json").write_text(original.replace('"stride": 1', '"stride": 2'))
     with pytest.raises(StoreError, match="config_sha256 is not that of its config"):
