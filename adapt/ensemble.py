@@ -71,7 +71,7 @@ def unlike_but_for_seed(runs: Sequence[RunFolder]) -> str:
 class Ensemble:
     """What several models say together of whole videos, each on its own.
 
-    Five seeds together were better than their mean accuracy by 0.4 to 10.2 points on average over methods,
+    Five seeds together were better than their mean accuracy by 1.0 to 10.2 points on average over methods,
     depending on the problem (measured, docs/results.md).
 
     Args:
