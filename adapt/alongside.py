@@ -75,10 +75,8 @@ def train_alongside(
     if not reason:
         try:
             record = _trained(config, loaded, on_epoch)
-        except (
-            ConfigError,
-            RunError,
-        ) as error:  # all processes raise it; one of the store may be one's
+        except (ConfigError, RunError) as error:
+            # Every process raises these alike; that features cannot be read may be one process's alone.
             record["left_out"] = dict.fromkeys(ROWS, str(error))
     for name, why in record["left_out"].items():
         log.info("Without the row %s beside the result: %s", name, why)

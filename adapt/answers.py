@@ -59,10 +59,21 @@ class LaterLabels:
         path = (
             self.manifest.relative_to(here) if self.manifest.is_relative_to(here) else self.manifest
         )
-        return (
-            f"the labels that {counted(known, 'video', 'has', of=len(self.truth))} in {printable(path)} now "
-            f"(sha256 {self.sha256[:16]}); the run ended with {had}"
-        )
+        labels = labels_now(known, len(self.truth), path, self.sha256)
+        return f"{labels}; the run ended with {had}"
+
+
+def labels_now(known: int, videos: int, manifest: Path, sha256: str) -> str:
+    """Which labels a target has now that came without: a part of a sentence.
+
+    Args:
+        known: how many of its videos have one.
+        sha256: of the manifest's file.
+    """
+    return (
+        f"the labels that {counted(known, 'video', 'has', of=videos)} in {printable(manifest)} now "
+        f"(sha256 {sha256[:16]})"
+    )
 
 
 def read_answers(folder: Path) -> Answers:

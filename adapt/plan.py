@@ -103,8 +103,10 @@ def directions_of(
             )
     if source is None and target is None and len(domains) == 2:
         published = PUBLISHED.get(benchmark)
-        labelled_first = sorted(domains, key=lambda domain: came_bare(benchmark, domain, root))
-        source, target = published.directions[0] if published else labelled_first
+        if published:
+            source, target = published.directions[0]
+        else:
+            source, target = sorted(domains, key=lambda name: came_bare(benchmark, name, root))
     elif len(domains) == 2:
         source = source or next(d for d in domains if d != target)
         target = target or next(d for d in domains if d != source)

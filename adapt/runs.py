@@ -143,17 +143,17 @@ class RunFolder:
 
     def is_of_this_code(self) -> bool:
         """Whether the code that trained here last is, to the byte, the one that runs now."""
-        path = self.path / ENVIRONMENT
-        recorded = read_json(self.path, ENVIRONMENT) if path.exists() else {}
-        return bool(recorded.get("code_sha256") == code_sha256())
+        return bool(self._environment().get("code_sha256") == code_sha256())
+
+    def _environment(self) -> dict[str, Any]:
+        """What environment.json says; empty if there is none."""
+        return read_json(self.path, ENVIRONMENT) if self.has(ENVIRONMENT) else {}
 
     def _with_earlier(self, environment: Mapping[str, Any]) -> Mapping[str, Any]:
         """What environment.json is to say when a run goes on: of other code too, which is warned of."""
-        if not self.has(ENVIRONMENT):
-            return environment
-        before = read_json(self.path, ENVIRONMENT)
+        before = self._environment()
         earlier = before.pop("earlier", [])
-        if not self.is_of_this_code():
+        if before and before.get("code_sha256") != environment["code_sha256"]:
             log.warning(
                 "%s was begun by another state of this program: if the two do not train alike, its figures "
                 "are of neither. environment.json keeps both.",

@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from adapt import methods
-from adapt.answers import read_answers
+from adapt.answers import labels_now, read_answers
 from adapt.config import AdaptConfig
 from adapt.fingerprint import videos_text
 from adapt.listing import DataOptions, Listed, class_names, listed
@@ -135,10 +135,7 @@ def videos_of_jobs(jobs: Sequence[Job], data: DataOptions) -> list[Videos]:
 def _which_labels(config: AdaptConfig, found: Listed, data: DataOptions) -> str:
     known = sum(video.label is not None for video in found.held_out)
     path = manifest_path(config.benchmark, config.target, data.manifests)
-    return (
-        f"the labels that {counted(known, 'video', 'has', of=len(found.held_out))} in {printable(path)} now "
-        f"(sha256 {sha256_of(path)[:16]})"
-    )
+    return labels_now(known, len(found.held_out), path, sha256_of(path))
 
 
 def _record_then(
