@@ -145,7 +145,7 @@ def _reason(store: FeatureStore, missing: Sequence[str]) -> str:
     known = [failures[video] for video in missing if video in failures]
     if not known:
         return ""
-    return f" {FAILURES} says of {len(known)} of them why, e.g. {printable(known[0].error)}."
+    return f" {FAILURES} says of {len(known):,} of them why, e.g. {printable(known[0].error)}."
 
 
 def how_to_get(

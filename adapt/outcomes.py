@@ -23,10 +23,11 @@ from store.errors import RunError
 COLUMNS = (
     *("method", "preset", "source", "target", "seed", "status", "overall", "class_mean"),
     *("low", "high", "videos", "epochs", "epoch", "seconds", "parameters", "training_parameters"),
-    *("selection", "reads_target_labels", "compute", "run", "error"),
+    *("selection", "reads_target_labels", "transductive", "compute", "run", "error"),
 )
 """`low` and `high`: the 95 % Wilson interval of `overall` over the evaluation videos. `epoch`: the one
-whose model was kept. `seconds`: of all epochs together."""
+whose model was kept. `seconds`: of all epochs together. `transductive`: whether the evaluation videos were
+in training too, without labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,5 +134,6 @@ def _columns(outcome: Outcome) -> dict[str, object]:
         "training_parameters": outcome.parameters[1],
         "selection": outcome.selection,
         "reads_target_labels": "yes" if outcome.reads_target_labels else "no",
+        "transductive": "yes" if outcome.accuracy.transductive else "no",
         "compute": outcome.compute,
     }

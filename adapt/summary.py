@@ -14,12 +14,12 @@ COLUMNS = (
     *("method", "preset", "source", "target", "seeds", "videos"),
     *("overall", "deviation", "low", "high", "class_mean", "class_mean_deviation"),
     *("baseline", "difference", "difference_low", "difference_high", "p", "corrected"),
-    *("best", "seconds", "parameters", "selection", "reads_target_labels"),
+    *("best", "seconds", "parameters", "selection", "reads_target_labels", "transductive"),
 )
 """Accuracies in percent and differences in points. `baseline`: method and preset that `difference` is
 against, empty where there is none; `p` and `corrected` as in `adapt.scoreboard.Comparison`. `best`: whether
 the row has the highest accuracy of its direction among those that read no target label. `seconds`: median
-over the seeds."""
+over the seeds. `transductive`: whether the videos were in training too, without labels."""
 
 
 def summary_csv(scores: Scoreboard) -> str:
@@ -54,6 +54,7 @@ def _line(
         "parameters": first.parameters[0],
         "selection": first.selection,
         "reads_target_labels": "yes" if cell.reads_target_labels else "no",
+        "transductive": "yes" if first.accuracy.transductive else "no",
     }
     if cell.overall_deviation is not None and cell.class_mean_deviation is not None:
         line["deviation"] = round(cell.overall_deviation, 4)

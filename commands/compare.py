@@ -54,7 +54,7 @@ def _finite(ctx: click.Context, parameter: click.Parameter, value: float) -> flo
 @click.option(
     "--videos",
     "roots",
-    type=GivenPath(folder=True),
+    type=GivenPath(folder=True, present=True),
     multiple=True,
     help="Where features differ, find one of the videos below this folder and extract it in several ways.",
 )

@@ -57,8 +57,8 @@ class GivenPath(click.Path):
     An empty text is what a shell makes of a variable that is not set (`--features "$FEATURES"`).
     """
 
-    def __init__(self, *, folder: bool = False) -> None:
-        super().__init__(path_type=Path, file_okay=not folder)
+    def __init__(self, *, folder: bool = False, present: bool = False) -> None:
+        super().__init__(path_type=Path, file_okay=not folder, exists=present)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse an empty text and a URL, and convert any other."""

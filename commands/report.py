@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @click.option(
     "--videos",
     "folders",
-    type=GivenPath(folder=True),
+    type=GivenPath(folder=True, present=True),
     multiple=True,
     help="Folder with the target's videos: the middle frame of each listed video is shown. Several: give "
     "it several times.",

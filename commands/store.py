@@ -81,7 +81,7 @@ def _contents(store: Summary) -> str:
 @click.argument("folder", metavar="DIR", type=GivenPath())
 @click.option(
     "--videos",
-    type=GivenPath(folder=True),
+    type=GivenPath(folder=True, present=True),
     multiple=True,
     help="Hash the source videos below this folder too. May be given several times.",
 )

@@ -198,3 +198,18 @@ def test_what_a_new_user_gets_wrong_is_answered_with_what_to_do(cli, tmp_path: P
     ):
         result = cli(*arguments)
         assert (result.exit_code, message in result.output) == (code, True), result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("store", "verify", "."), ("store", "compare", ".", "."), ("report", ".", "--out", "a.html")],
+    ids=" ".join,
+)
+def test_a_mistyped_folder_of_videos_is_refused_at_once(
+    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """As an empty one it would be a remark at the end, or one per video."""
+    monkeypatch.chdir(tmp_path)
+    result = cli(*arguments, "--videos", "tpyo")
+    assert result.exit_code == 2 and "Directory 'tpyo' does not exist" in result.output
+    assert not list(tmp_path.iterdir())

@@ -325,10 +325,13 @@ def test_benchmark_takes_the_labels_of_now(cli, problem: Path) -> None:
             right[method] = [predicted[video] == name for video, name in known.items()]
             share = 100 * sum(right[method]) / len(known)
             assert row["status"] == "done" and int(row["videos"]) == len(known)
+            assert row["transductive"] == "yes"
             assert float(row["overall"]) == pytest.approx(share, abs=1e-4)
         pairs = list(zip(*right.values(), strict=True))
         difference = 100 * sum(b - a for a, b in pairs) / len(known)
         assert f"| {difference:+.2f} |" in (problem / "out" / "table.md").read_text()
+        with (problem / "out" / "summary.csv").open(newline="") as file:
+            assert {row["transductive"] for row in csv.DictReader(file)} == {"yes"}
         assert f"({len(known)} of right)" in output
         assert "Accuracies on right are transductive" in output
         which = (
