@@ -121,9 +121,10 @@ def test_features_equal_the_plain_pipeline_on_every_frame(clips: Path, tmp_path:
 
 @pytest.mark.slow
 def test_the_ucf_clips_by_the_command(clips: Path, tmp_path: Path, cli) -> None:
+    """Every frame of all clips; what ResNet-101 makes of frames is compared above."""
     result = cli(
         *("extract", "--dataset", "ucf101", "--videos", clips / "ucf101", "--weights", "random:0"),
-        *("--features", tmp_path, "--device", "cpu"),
+        *("--features", tmp_path, "--device", "cpu", "--backbone", "resnet18"),
     )
     assert result.exit_code == 3, result.output
     assert "41 of 2,716 listed videos are stored" in result.output
