@@ -60,6 +60,16 @@ def test_an_option_that_a_method_does_not_read_is_refused(method: str, name: str
         ),
         ({"nothing": 1}, "There is no option --nothing."),
         ({"batch_size": "8"}, "--batch-size must be of type int, got '8'."),
+        ({"kernel": "3"}, "--kernel must be of type int, got '3'."),
+        ({"levels": [4]}, "--levels must be of type int, got [4]."),
+        ({"source": ["a"]}, "--source must be of type str, got ['a']."),
+        ({"learning_rate": 10**400}, f"--learning-rate must be a finite number, got {10**400}."),
+        ({"batch_size": 10**400}, f"--batch-size must be 2147483647 or less, got {10**400}."),
+        (
+            {"preset": ["robust"]},
+            "--preset must be one of robust, light, paper, released with --method ma2l-td, got "
+            "['robust'].",
+        ),
         ({"batch_size": 10**20}, "--batch-size must be 2147483647 or less, got 1" + 20 * "0" + "."),
         ({"eval_draws": 10**20}, "--eval-draws must be 1000 or less, got 1" + 20 * "0" + "."),
         ({"draws": 10**5}, "--draws must be 1000 or less, got 100000."),
@@ -76,8 +86,17 @@ def test_an_option_that_a_method_does_not_read_is_refused(method: str, name: str
 )
 def test_values_that_are_refused(given: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        config_for({}, source="a", target="b", **given)
+        config_for({}, **{"source": "a", "target": "b", **given})
     assert str(caught.value) == text
+
+
+def test_a_domain_in_a_config_file_that_is_no_text_is_refused(cli, problem: Path) -> None:
+    for name, value in (("source", 3), ("target", ["right"])):
+        domains = {"source": "left", "target": "right", name: value}
+        (problem / "config.json").write_text(json.dumps(domains))
+        result = cli("adapt", "--config", problem / "config.json")
+        assert result.exit_code == 2, result.output
+        assert f"--{name} must be of type str, got {value}." in result.output
 
 
 def test_sizes_that_no_memory_holds_are_refused_before_anything_is_made(cli, problem: Path) -> None:
