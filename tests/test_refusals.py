@@ -385,6 +385,21 @@ def test_why_features_are_missing_is_said_where_it_is_known(cli, problem: Path) 
     assert said in result.output
 
 
+def test_a_step_with_one_frame_of_a_domain_is_refused_by_batch_norm(cli, tmp_path: Path) -> None:
+    """By the batch's share of a small target; source only, which leaves the target out, trains."""
+    from test_robust import make_domains, split
+
+    small = split(1, 1, 1) + split(1, 1, 1, of="eval")
+    make_domains(tmp_path, {"left": split(9, 9, 9), "right": small})
+    more = ("--target-batch", "proportional", "--frames", 1)
+    result = cli(*toy_arguments(tmp_path, "a", "--method", "infomax", *more))
+    assert result.exit_code == 2, result.output
+    assert "a single frame of one domain, which gives batch norm a single value. Raise" in (
+        " ".join(result.output.split())
+    )
+    assert cli(*toy_arguments(tmp_path, "b", "--method", "source-only", *more)).exit_code == 0
+
+
 def test_statistics_of_one_value_are_refused_and_those_of_videos_are_counted_as_videos() -> None:
     config = config_for({}, method="source-only", preset="paper", source="a", target="b")
     model = VideoClassifier(config, 10, 3)
