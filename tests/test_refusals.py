@@ -400,6 +400,15 @@ def test_a_step_with_one_frame_of_a_domain_is_refused_by_batch_norm(cli, tmp_pat
     assert cli(*toy_arguments(tmp_path, "b", "--method", "source-only", *more)).exit_code == 0
 
 
+def test_a_schedule_whose_only_rate_is_0_is_said(cli, problem: Path) -> None:
+    arguments = ("--method", "infomax", "--score-every", 0, "--rate-decay", "cosine", "--epochs")
+    said = "so a single epoch trains nothing. Give --epochs 2 or more, or another --rate-decay."
+    for epochs in (1, 2):
+        result = cli(*toy_arguments(problem, f"run{epochs}", *arguments, epochs))
+        assert result.exit_code == 0, result.output
+        assert (said in " ".join(result.output.split())) == (epochs == 1)
+
+
 def test_statistics_of_one_value_are_refused_and_those_of_videos_are_counted_as_videos() -> None:
     config = config_for({}, method="source-only", preset="paper", source="a", target="b")
     model = VideoClassifier(config, 10, 3)
