@@ -79,9 +79,10 @@ def bottleneck_loss(source_SW: Tensor, target_BW: Tensor, paired_SB: Tensor) -> 
     pairs_SB = paired_SB.to(source_SW.dtype)
     count = pairs_SB.sum()
     n = count.clamp_min(1)
-    source = _standardised(source_SW, pairs_SB.sum(dim=1), n)
-    target = _standardised(target_BW, pairs_SB.sum(dim=0), n)
-    R = source.T @ (pairs_SB @ target) / n
+    with torch.autocast(source_SW.device.type, enabled=False):  # products of a loss are float32 too
+        source = _standardised(source_SW, pairs_SB.sum(dim=1), n)
+        target = _standardised(target_BW, pairs_SB.sum(dim=0), n)
+        R = source.T @ (pairs_SB @ target) / n
     diagonal = R.diagonal()
     off = R.square().sum() - diagonal.square().sum()
     loss = (diagonal - 1).square().sum() + OFF_DIAGONAL * off

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from adapt.rules import CHOICES, LAST, RULES
 from adapt.settings import BENCHMARKS
 from store.errors import ConfigError, printable
-from store.options import check_options, flag, option
+from store.options import check_options, check_type, flag, option, type_name
 
 if TYPE_CHECKING:
     from adapt.methods import Method
@@ -301,11 +301,15 @@ class AdaptConfig:
         given = {name: value for name, value in given.items() if value is not None}
         method = methods.find(given.get("method", DEFAULT_METHOD))
         preset = method.default_preset if preset is None else preset
-        if preset not in method.settings:
+        if preset not in tuple(method.settings):  # of a file it may be anything
             raise ConfigError(
                 f"--preset must be one of {', '.join(method.settings)} with --method {method.name}, "
                 f"got {preset!r}."
             )
+        _refuse_unread(method, given)
+        for f in dataclasses.fields(method.options):
+            if f.name in given:
+                check_type(f.name, type_name(f), given[f.name])  # what follows computes with them
         pair = (given.get("source", ""), given.get("target", ""))
         values = {
             **BENCHMARKS.get(benchmark, {}),
@@ -317,7 +321,6 @@ class AdaptConfig:
         values = {
             name: value for name, value in values.items() if name in method.reads or name in given
         }
-        _refuse_unread(method, given)
         names = {"benchmark": benchmark, "preset": preset, "method": method.name}
         derived = {k: v for k, v in method.options.derived(values).items() if k not in given}
         config = method.options(**{**values, **derived, **names})

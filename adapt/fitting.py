@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from adapt import methods, parallel
 from adapt.config import AdaptConfig
 from adapt.data import batch_sizes
@@ -9,9 +11,11 @@ from adapt.loading import Loaded
 from adapt.rules import FEWEST, NEED_FEATURES, NEED_SOURCE_VIDEOS, RULES
 from store.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 
 def check_fits(config: AdaptConfig, loaded: Loaded) -> None:
-    """Refuse what cannot be trained.
+    """Refuse what cannot be trained, and say what would train nothing.
 
     Raises:
         ConfigError: the data are of other domains or labels than the config's, the processes loaded
@@ -39,6 +43,11 @@ def check_fits(config: AdaptConfig, loaded: Loaded) -> None:
     _check_same_data(loaded)
     _check_rule(config, loaded)
     _check_labels(config, loaded)
+    if config.rate_decay == "cosine" and config.epochs == 1:
+        log.warning(
+            "--rate-decay cosine ends with an epoch of rate 0, so a single epoch trains nothing. Give "
+            "--epochs 2 or more, or another --rate-decay."
+        )
 
 
 def _check_same_data(loaded: Loaded) -> None:

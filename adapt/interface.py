@@ -1,7 +1,7 @@
 """The same as the commands `adapt` and `evaluate`, for programs in Python; and predictions from features.
 
-Every function either does all of what it says or raises a `store.errors.Ma2lError` and leaves nothing
-behind.
+Every function either does all of what it says or raises a `store.errors.Ma2lError`. What is refused leaves
+nothing behind; a training that fails after it began leaves its folder, as the command's does.
 """
 
 from __future__ import annotations

@@ -229,7 +229,16 @@ class BatchNorm(nn.BatchNorm1d):
     """`nn.BatchNorm1d` over the rows of all processes, of which each has (rows, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise; in training by the statistics of all processes' rows."""
+        """Normalise; in training by the statistics of all processes' rows.
+
+        Raises:
+            ConfigError: in training, they are a single row, which has no variance.
+        """
+        if self.training and len(x) * world() == 1:
+            raise ConfigError(
+                "A step has a single frame of one domain, which gives batch norm a single value. Raise "
+                "--batch-size or --frames, or use --target-batch equal."
+            )
         if not self.training or world() == 1:
             return super().forward(x)
         exact = x.to(torch.promote_types(x.dtype, torch.float32))

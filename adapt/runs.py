@@ -57,7 +57,7 @@ def run_folders(folder: Path) -> list[Path]:
 
 def natural(name: str) -> list[tuple[int, str]]:
     """A key that sorts seed2 before seed10."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from store.errors import ManifestError, counted, printable, shortened
 from store.ids import check_plain_name, clash_of
 from store.manifest import Video, read_manifest
+from store.options import check_type
 from store.plain_csv import read_table
 from store.program import program
 
@@ -145,8 +146,11 @@ def choose_benchmark(
         source: a domain, or several with commas between them.
 
     Raises:
+        ConfigError: a domain is not a text, as in a file of options.
         ManifestError: no benchmark, or not the named one, has both domains.
     """
+    for option, domain in (("source", source), ("target", target)):
+        check_type(option, "str", domain)
     known = benchmarks(root, built_in)
     asked = {*source.split(","), target}
     having = [b for b, domains in known.items() if asked <= set(domains)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -54,21 +54,30 @@ def check_option(name: str, kind: str, metadata: Mapping[str, Any], value: Any) 
     Raises:
         ConfigError: as `check_options`.
     """
-    types = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}.get(kind)
-    if types and (not isinstance(value, types) or (kind != "bool" and isinstance(value, bool))):
-        raise ConfigError(f"{flag(name)} must be of type {kind}, got {value!r}.")
+    check_type(name, kind, value)
     choices = metadata.get("choices")
     if choices and value not in choices:
         raise ConfigError(f"{flag(name)} must be one of {', '.join(choices)}, got {value!r}.")
     if kind in ("int", "float"):
         least = metadata.get("least", 0)
         most = metadata.get("most", LARGEST if kind == "int" else None)
-        if not math.isfinite(value):
+        if kind == "float" and not abs(value) <= sys.float_info.max:  # an integer may be larger
             raise ConfigError(f"{flag(name)} must be a finite number, got {value}.")
         if value < least:
             raise ConfigError(f"{flag(name)} must be {least} or more, got {value}.")
         if most is not None and value > most:
             raise ConfigError(f"{flag(name)} must be {most} or less, got {value}.")
+
+
+def check_type(name: str, kind: str, value: Any) -> None:
+    """Compare the type of one value with that of its field, `int`, `float`, `str` or `bool`.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    types = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}.get(kind)
+    if types and (not isinstance(value, types) or (kind != "bool" and isinstance(value, bool))):
+        raise ConfigError(f"{flag(name)} must be of type {kind}, got {value!r}.")
 
 
 def parse_names(text: str, option: str) -> list[str]:

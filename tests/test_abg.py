@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import math
 from typing import Any
@@ -302,3 +303,14 @@ def test_a_target_batch_of_one_is_refused_before_training(cli, tmp_path) -> None
     assert result.exit_code == 2, result.output
     assert "needs 2 of each in a step, got 1 of the target" in " ".join(result.output.split())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_of_two_draws_of_a_single_target_video_keeps_that_video() -> None:
+    """The target's batch less one was empty, and divided by the number of its frames."""
+    config, networks, *_ = step(target_batch="proportional", draws=2)
+    nine = data(torch.arange(9) % 3)
+    one = FeatureBank([np.ones((6, 10), np.float16)], CPU)
+    methods.find("abg").function("remember")(
+        networks.float(), dataclasses.replace(nine, target=one), config
+    )
+    assert networks.model(torch.randn(2, 3, 10)).isfinite().all()

@@ -190,6 +190,13 @@ def test_class_confusion() -> None:
     assert found < 1e-6 and one_class.grad is not None and one_class.grad.isfinite().all()
 
 
+def test_class_confusion_is_float32_where_products_are_bfloat16() -> None:
+    z = 12 * torch.eye(12).repeat(3, 1)
+    exact = class_confusion(z, 2.5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(class_confusion(z, 2.5), exact)
+
+
 def test_the_weights_of_the_confusion_are_constants() -> None:
     z = torch.randn(5, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     z.requires_grad_()

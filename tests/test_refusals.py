@@ -60,6 +60,16 @@ def test_an_option_that_a_method_does_not_read_is_refused(method: str, name: str
         ),
         ({"nothing": 1}, "There is no option --nothing."),
         ({"batch_size": "8"}, "--batch-size must be of type int, got '8'."),
+        ({"kernel": "3"}, "--kernel must be of type int, got '3'."),
+        ({"levels": [4]}, "--levels must be of type int, got [4]."),
+        ({"source": ["a"]}, "--source must be of type str, got ['a']."),
+        ({"learning_rate": 10**400}, f"--learning-rate must be a finite number, got {10**400}."),
+        ({"batch_size": 10**400}, f"--batch-size must be 2147483647 or less, got {10**400}."),
+        (
+            {"preset": ["robust"]},
+            "--preset must be one of robust, light, paper, released with --method ma2l-td, got "
+            "['robust'].",
+        ),
         ({"batch_size": 10**20}, "--batch-size must be 2147483647 or less, got 1" + 20 * "0" + "."),
         ({"eval_draws": 10**20}, "--eval-draws must be 1000 or less, got 1" + 20 * "0" + "."),
         ({"draws": 10**5}, "--draws must be 1000 or less, got 100000."),
@@ -76,8 +86,17 @@ def test_an_option_that_a_method_does_not_read_is_refused(method: str, name: str
 )
 def test_values_that_are_refused(given: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        config_for({}, source="a", target="b", **given)
+        config_for({}, **{"source": "a", "target": "b", **given})
     assert str(caught.value) == text
+
+
+def test_a_domain_in_a_config_file_that_is_no_text_is_refused(cli, problem: Path) -> None:
+    for name, value in (("source", 3), ("target", ["right"])):
+        domains = {"source": "left", "target": "right", name: value}
+        (problem / "config.json").write_text(json.dumps(domains))
+        result = cli("adapt", "--config", problem / "config.json")
+        assert result.exit_code == 2, result.output
+        assert f"--{name} must be of type str, got {value}." in result.output
 
 
 def test_sizes_that_no_memory_holds_are_refused_before_anything_is_made(cli, problem: Path) -> None:
@@ -364,6 +383,30 @@ def test_why_features_are_missing_is_said_where_it_is_known(cli, problem: Path) 
     assert result.exit_code == 1
     said = "failures.csv says of 1 of them why, e.g. a/lost.avi: 10 of 20 frames."
     assert said in result.output
+
+
+def test_a_step_with_one_frame_of_a_domain_is_refused_by_batch_norm(cli, tmp_path: Path) -> None:
+    """By the batch's share of a small target; source only, which leaves the target out, trains."""
+    from test_robust import make_domains, split
+
+    small = split(1, 1, 1) + split(1, 1, 1, of="eval")
+    make_domains(tmp_path, {"left": split(9, 9, 9), "right": small})
+    more = ("--target-batch", "proportional", "--frames", 1)
+    result = cli(*toy_arguments(tmp_path, "a", "--method", "infomax", *more))
+    assert result.exit_code == 2, result.output
+    assert "a single frame of one domain, which gives batch norm a single value. Raise" in (
+        " ".join(result.output.split())
+    )
+    assert cli(*toy_arguments(tmp_path, "b", "--method", "source-only", *more)).exit_code == 0
+
+
+def test_a_schedule_whose_only_rate_is_0_is_said(cli, problem: Path) -> None:
+    arguments = ("--method", "infomax", "--score-every", 0, "--rate-decay", "cosine", "--epochs")
+    said = "so a single epoch trains nothing. Give --epochs 2 or more, or another --rate-decay."
+    for epochs in (1, 2):
+        result = cli(*toy_arguments(problem, f"run{epochs}", *arguments, epochs))
+        assert result.exit_code == 0, result.output
+        assert (said in " ".join(result.output.split())) == (epochs == 1)
 
 
 def test_statistics_of_one_value_are_refused_and_those_of_videos_are_counted_as_videos() -> None:

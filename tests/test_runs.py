@@ -230,3 +230,12 @@ def test_runs_are_listed_without_torch(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_a_folder_named_with_a_raised_digit_is_listed(cli, tmp_path: Path) -> None:
+    """`²` is a digit, and no number."""
+    make_run(tmp_path / "cm2²")
+    make_run(tmp_path / "cm10")
+    result = cli("runs", "list", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert result.output.index("cm2²") < result.output.index("cm10")

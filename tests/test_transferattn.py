@@ -181,6 +181,15 @@ def test_the_bottleneck_pair_by_pair() -> None:
     assert bottleneck_loss(x, x, torch.eye(64)).item() < 1e-6
 
 
+def test_the_bottleneck_is_float32_where_products_are_bfloat16() -> None:
+    x = torch.randn(300, 8, generator=torch.Generator().manual_seed(0))
+    paired = torch.ones(300, 300)  # 300 partners: bfloat16 counts by twos from 256
+    exact = bottleneck_loss(x, x + 1, paired)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = bottleneck_loss(x, x + 1, paired)
+    assert found.dtype == torch.float32 and torch.equal(found, exact)
+
+
 def test_the_queue_holds_the_last_projections_with_their_labels() -> None:
     torch.manual_seed(0)
     bottleneck = Bottleneck(4).double()

@@ -243,7 +243,9 @@ def remember(networks: Networks, data: TrainingData, config: Options) -> None:
         ]  # again from the first, if there are fewer
         return bank.gather(videos_B, sample(bank, videos_B, config.frames, None))
 
-    model.keep_companions(frames_of(data.source, sizes[0]), frames_of(data.target, sizes[1] - 1))
+    # Of a batch that has several draws of a single video, that video.
+    others = max(1, sizes[1] - 1)
+    model.keep_companions(frames_of(data.source, sizes[0]), frames_of(data.target, others))
 
 
 def losses(

@@ -80,6 +80,7 @@ def class_confusion(logits_BN: Tensor, temperature: float) -> Tensor:
     p_BN = scaled_BN.softmax(dim=1)
     w_B = 1 + torch.exp(-entropy(scaled_BN.detach()))
     w_B = len(w_B) * w_B / w_B.sum()
-    C_NN = (w_B[:, None] * p_BN).T @ p_BN
+    with torch.autocast(p_BN.device.type, enabled=False):  # products of a loss are float32 too
+        C_NN = (w_B[:, None] * p_BN).T @ p_BN
     C_NN = C_NN / C_NN.sum(dim=1, keepdim=True).clamp_min(torch.finfo(C_NN.dtype).tiny)
     return (C_NN.sum() - C_NN.trace()) / len(C_NN)
