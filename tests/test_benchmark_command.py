@@ -29,8 +29,10 @@ from conftest import (
 
 from adapt.plan import Job
 from adapt.published import PUBLISHED
+from commands.benchmark import _crew
 from store.errors import ConfigError
 from store.locks import folder_lock
+from store.machine import cores
 from store.manifest import read_manifest, write_manifest
 from store.program import code_sha256
 
@@ -550,3 +552,15 @@ def test_the_code_is_known_by_names_and_bytes_of_what_decides_a_number(tmp_path:
     module = tmp_path / "adapt" / "methods" / "dan.py"
     module.write_text(module.read_text() + "#")
     assert asked() not in ("", code_sha256())
+
+
+@pytest.mark.parametrize(
+    ("said", "threads"), [("3", 3), ("03", 3), ("0", cores()), ("2,1", cores())]
+)
+def test_the_threads_of_a_process_are_those_that_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, threads: int
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    given = {"features": tmp_path, "root": tmp_path, "store": None, "allow_missing": False}
+    given |= {"bank": "auto", "device": "cpu", "jobs": 1, "checkpoint_every": 0}
+    assert _crew(given, "toy", []).threads == threads
