@@ -56,7 +56,6 @@ def run_folders(folder: Path) -> list[Path]:
 
 def natural(name: str) -> list[tuple[int, str]]:
     """A key that sorts seed2 before seed10."""
-    # `isdecimal` as `\d`: `isdigit` is true of a superscript too, which is no number.
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
 
 

@@ -63,7 +63,7 @@ def check_option(name: str, kind: str, metadata: Mapping[str, Any], value: Any) 
     if kind in ("int", "float"):
         least = metadata.get("least", 0)
         most = metadata.get("most", LARGEST if kind == "int" else None)
-        if isinstance(value, float) and not math.isfinite(value):
+        if not math.isfinite(value):
             raise ConfigError(f"{flag(name)} must be a finite number, got {value}.")
         if value < least:
             raise ConfigError(f"{flag(name)} must be {least} or more, got {value}.")

@@ -163,16 +163,6 @@ def test_a_run_below_a_folder_whose_name_is_not_utf8(cli, tmp_path: Path) -> Non
     assert again.exit_code == 0 and "the same as the run recorded" in again.output
 
 
-def test_folders_are_sorted_whatever_digits_their_names_have(cli, tmp_path: Path) -> None:
-    """A superscript is a digit for Python and no number."""
-    for name in ("m²", "10²", "9", "10"):
-        make_run(tmp_path / name)
-    result = cli("runs", "list", tmp_path)
-    assert result.exit_code == 0, result.output
-    lines = [line.split()[-1] for line in result.output.splitlines()[1:]]
-    assert [Path(line).name for line in lines] == ["9", "10", "10²", "m²"]
-
-
 def test_seeds_with_other_options_are_listed_one_by_one(cli, tmp_path: Path) -> None:
     for seed in (0, 1):
         make_run(tmp_path / "a" / f"seed{seed}", seed=seed, epochs=3 + seed)

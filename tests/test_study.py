@@ -72,7 +72,6 @@ def test_seeds_share_the_features_and_are_the_single_runs(cli, problem: Path, mo
         (("--seeds", "0,1,"), "--seeds must be numbers or ranges like 0,1,5-7, got '0,1,'."),
         (("--seeds", "a"), "--seeds must be numbers or ranges like 0,1,5-7, got 'a'."),
         (("--seeds", "9" * 5000), "--seeds must be numbers or ranges like 0,1,5-7, got '999"),
-        (("--seed", "9" * 400), "--seed must be 9223372036854775807 or less, got 9"),
         (("--seeds", "0,1", "--seed", 2), "Give either --seed or --seeds."),
     ],
     ids=lambda value: str(value)[:40],
