@@ -209,10 +209,16 @@ class RunFolder:
         return ""
 
     def forget_after(self, epoch: int) -> None:
-        """Drop the metrics of epochs that are trained again."""
-        if self.has("metrics.jsonl"):
-            text = (self.path / "metrics.jsonl").read_text(encoding="utf-8")
-            write_text(self.path / "metrics.jsonl", "".join(text.splitlines(True)[:epoch]))
+        """Drop the metrics of epochs that are trained again.
+
+        Raises:
+            RunError: the disk refuses.
+        """
+        path = self.path / "metrics.jsonl"
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            with explained(path, RunError, GO_ON):
+                write_text(path, "".join(text.splitlines(True)[:epoch]))
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, one for each finished epoch.
