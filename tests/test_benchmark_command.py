@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import statistics
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +30,8 @@ from conftest import (
     toy_arguments,
 )
 
+from adapt.config import AdaptConfig
+from adapt.crew import _Member
 from adapt.plan import Job
 from adapt.published import PUBLISHED
 from commands.benchmark import _crew
@@ -440,6 +445,18 @@ def test_presets_that_a_method_lacks_are_said() -> None:
     assert [preset for _, preset in dict.fromkeys(job.row for job in every.jobs)] == [
         *("robust", "light", "paper", "released")
     ]
+
+
+def test_a_process_that_dies_in_the_middle_of_a_word_costs_its_run_alone() -> None:
+    config = AdaptConfig.make(benchmark="toy", given={"source": "left", "target": "right"})
+    member = object.__new__(_Member)
+    member.pipe, theirs = multiprocessing.Pipe()
+    member._job = Job(config=config, folder=Path("run"))
+    member._process = SimpleNamespace(join=lambda: None, exitcode=-9)  # type: ignore[assignment]
+    os.write(theirs.fileno(), struct.pack("!i", 100) + b"half of it")
+    theirs.close()
+    event, ended, broken = member.receive()
+    assert (event.kind, ended, broken) == ("failed", True, True) and "SIGKILL" in event.text
 
 
 def test_large_networks_are_trained_first_within_a_seed() -> None:
