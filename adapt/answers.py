@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from adapt.accuracy import Accuracy, accuracy
-from adapt.run_files import read_json
+from adapt.run_files import Done, read_done
 from adapt.sources import listed_videos
 from store.datasets import manifest_path
 from store.errors import ManifestError, RunError, counted, first_of, printable
@@ -99,7 +99,7 @@ def read_answers(folder: Path) -> Answers:
             f"{printable(path)} is damaged: it holds no prediction, or a probability that is not finite. "
             "Train again."
         )
-    if unlike := _unlike_the_record(found, read_json(folder, "done.json")):
+    if unlike := _unlike_the_record(found, read_done(folder)):
         raise RunError(
             f"{printable(path)} {unlike}: it was changed after the run, or it is another run's. Bring the "
             "run's own back, or train again."
@@ -107,14 +107,12 @@ def read_answers(folder: Path) -> Answers:
     return found
 
 
-def _unlike_the_record(answers: Answers, done: Mapping[str, Any]) -> str:
+def _unlike_the_record(answers: Answers, done: Done) -> str:
     """How answers differ from what done.json says of them: part of a sentence, or empty."""
-    recorded = done.get("target_eval")
+    recorded = done.target_eval
     right = [p == t for p, t in zip(answers.predicted, answers.truth) if t is not None]
     there = (100 * sum(right) / len(right), len(right)) if right else None
-    ended = None
-    if isinstance(recorded, Mapping) and isinstance(recorded.get("overall"), (int, float)):
-        ended = (float(recorded["overall"]), recorded.get("videos"))
+    ended = (recorded.overall, recorded.videos) if recorded else None
     if there is None or ended is None:
         same = there == ended
     else:  # the same share may have been rounded otherwise
@@ -126,8 +124,8 @@ def _unlike_the_record(answers: Answers, done: Mapping[str, Any]) -> str:
         return (
             f"does not give the accuracy of done.json (it gives {gives}, and done.json has {has})"
         )
-    counts, named = done.get("predicted"), Counter(answers.predicted)
-    if isinstance(counts, Mapping) and any(named[n] != counts.get(n) for n in {*named, *counts}):
+    counts, named = done.predicted, Counter(answers.predicted)
+    if counts and any(named[n] != counts.get(n) for n in {*named, *counts}):
         return "has other numbers of predictions of each class than done.json"
     return ""
 

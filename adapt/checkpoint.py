@@ -20,7 +20,7 @@ from torch import nn
 from adapt import methods
 from adapt.config import AdaptConfig
 from adapt.recolour import predicting, recolouring_for
-from adapt.run_files import GO_ON
+from adapt.run_files import GO_ON, read_done
 from adapt.runs import RunFolder
 from store.errors import ConfigError, RunError
 from store.files import explained, replacing, write_text
@@ -159,7 +159,9 @@ def load_model(run: RunFolder, config: AdaptConfig) -> Trained:
     path = run.path / "checkpoint.pt"
     if not run.has("checkpoint.pt"):
         raise RunError(f"{run.path} has no checkpoint.pt: the run did not finish.")
-    checkpoint = _load(path, path.read_bytes(), [run.checkpoint_sha256()], "Train again.")
+    checkpoint = _load(
+        path, path.read_bytes(), [read_done(run.path).checkpoint_sha256], "Train again."
+    )
     if "config" in checkpoint:  # not in those of older versions
         unlike = config_differences(_config_in(path, checkpoint).as_dict(), config.as_dict())
         if unlike:

@@ -114,7 +114,7 @@ class _Member:
         assert self._job is not None
         try:
             kind, value = self.pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # OSError: it died in the middle of what it said
             return Event(kind="failed", job=self._job, text=self._how_it_ended()), True, True
         if kind == "failed":
             text, details = value

@@ -63,13 +63,16 @@ class Case:
 def feature_cases(trained: Trained, videos: Sequence[np.ndarray]) -> list[Case]:
     """Inputs (B, F, D) of the model without its backbone: some videos, and made-up ones of any length.
 
+    The last one is the example that is traced. It is made up, because a video may have a single frame, and a
+    dimension of 1 would be taken for a constant.
+
     Args:
         videos: as stored, (frames, D); there may be none.
     """
     random, frames = np.random.default_rng(0), trained.config.frames
     shapes = [(1, 1), (2, 2), (1, frames), (3, 3 * frames + 1)]
     made = [np.abs(random.normal(size=(*s, trained.backbone_width))) for s in shapes]
-    batches = [*(x.astype(np.float16) for x in made), *(video[None] for video in videos)]
+    batches = [*(video[None] for video in videos), *(x.astype(np.float16) for x in made)]
     return [
         Case(torch.from_numpy(x).float(), torch.stack([by_run(trained, video) for video in x]))
         for x in batches
@@ -110,6 +113,7 @@ def exported(
     videos too, unless the method's code branches on it: then one at a time, and the file says so.
 
     Args:
+        cases: what it is tried on; the last one, which has several frames, is traced.
         about: what the file says of itself.
         form: pt2 or onnx.
 

@@ -15,7 +15,7 @@ from adapt.answers import accuracy_now, read_answers
 from adapt.memory import parameter_counts
 from adapt.plan import Job
 from adapt.rules import selection_of
-from adapt.run_files import read_json
+from adapt.run_files import read_done
 from adapt.runs import RunFolder
 from adapt.standing import Videos
 from store.errors import RunError
@@ -64,8 +64,8 @@ def read_outcome(job: Job, videos: Videos) -> Outcome:
         RunError: its files are damaged, or contradict each other.
     """
     run = RunFolder(job.folder)
-    done = read_json(job.folder, "done.json")
-    result, config = run.result(), run.read()[0]
+    done, config = read_done(job.folder), run.read()[0]
+    result = done.target_eval
     try:
         answers = read_answers(job.folder)
     except RunError as error:
@@ -85,8 +85,8 @@ def read_outcome(job: Job, videos: Videos) -> Outcome:
         accuracy=result,
         videos=tuple(video for video, _ in known),
         right_V=np.array([right for _, right in known], dtype=float),
-        epoch=int(done["epoch"]),
-        seconds=sum(float(line["seconds"]) for line in run.metrics()),
+        epoch=job.epochs if done.epoch is None else done.epoch,
+        seconds=sum(line["seconds"] for line in run.metrics()),
         parameters=parameter_counts(config, videos.width, videos.classes),
         selection=selection_of(config.select),
         reads_target_labels=config.reads_target_labels,

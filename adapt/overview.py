@@ -13,7 +13,7 @@ from typing import Any
 
 from adapt.accuracy import Accuracy
 from adapt.answers import LaterLabels, accuracy_now, later_labels, read_answers
-from adapt.run_files import read_json
+from adapt.run_files import read_done, read_json
 from adapt.runs import natural
 from store.errors import Ma2lError, RunError, first_of, printable
 
@@ -201,42 +201,24 @@ def _unlike(runs: Sequence[Run]) -> bool:
 
 def _ended(folder: Path, config: Mapping[str, Any], manifests: Path) -> dict[str, Any]:
     """The fields of `Run` that a finished run has."""
-    record = read_json(folder, "done.json")
+    done = read_done(folder)
     lacking = [
         name for name in ("checkpoint.pt", "predictions.csv") if not (folder / name).exists()
     ]
     if lacking:
         raise RunError(f"{', '.join(lacking)} is not there any more")
-    recorded = _recorded(record.get("target_eval"))
-    found = {
-        "selection": str(record.get("selection", "")),
-        "recorded": recorded,
-        "result": recorded,
-    }
+    recorded = done.target_eval
+    found = {"selection": done.selection, "recorded": recorded, "result": recorded}
     if recorded is not None and not recorded.transductive:
         return found  # a target with labels of its own
     answers = read_answers(folder)
     try:
-        later = later_labels(config, manifests, answers, record.get("predicted", {}))
+        later = later_labels(config, manifests, answers, done.predicted)
     except (Ma2lError, KeyError, OSError) as error:
         return {**found, "unseen": str(error)}
     if later is None:
         return found
     return {**found, "later": later, "result": accuracy_now(answers, later.truth)}
-
-
-def _recorded(accuracies: Any) -> Accuracy | None:
-    """What done.json has as accuracies; None where the target had no labels."""
-    if accuracies is None:
-        return None
-    try:
-        result = Accuracy(**accuracies)
-        good = all(type(getattr(result, n)) in (int, float) for n in ("overall", "low", "high"))
-    except TypeError:
-        good = False
-    if not good:
-        raise RunError("done.json does not hold the accuracies")
-    return result
 
 
 def _epochs(folder: Path) -> int:

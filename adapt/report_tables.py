@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -72,7 +74,7 @@ def _begun(number: int, subject: Subject) -> list[str]:
     result, overall = subject.result, NO_LABELS
     if result is not None:
         overall = f"{result.overall:.2f} ({result.low:.1f} to {result.high:.1f})"
-    folder = subject.run.folder
+    folder = Path(os.path.abspath(subject.run.folder))  # `.` has no name
     name = "/".join(folder.parts[-2:]) if SEED.fullmatch(folder.name) else folder.name
     return [f"{number}  {printable(name)}", printable(subject.name), overall]
 

@@ -26,20 +26,19 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adapt.accuracy import Accuracy
 from adapt.config import AdaptConfig
-from adapt.run_files import GO_ON, read_json, write_json
+from adapt.run_files import GO_ON, read_done, read_json, write_json
 from store.errors import ConfigError, RunError, counted, printable
 from store.files import explained, write_text
 from store.format import config_differences
 from store.locks import LOCK, folder_lock, remove_leftovers
 from store.manifest import Video
-from store.plain_csv import read_table
 from store.program import code_sha256
 
 log = logging.getLogger(__name__)
@@ -210,16 +209,32 @@ class RunFolder:
         return ""
 
     def forget_after(self, epoch: int) -> None:
-        """Drop the metrics of epochs that are trained again."""
-        if self.has("metrics.jsonl"):
-            text = (self.path / "metrics.jsonl").read_text(encoding="utf-8")
-            write_text(self.path / "metrics.jsonl", "".join(text.splitlines(True)[:epoch]))
+        """Drop the metrics of epochs that are trained again.
+
+        Raises:
+            RunError: the disk refuses.
+        """
+        path = self.path / "metrics.jsonl"
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            with explained(path, RunError, GO_ON):
+                write_text(path, "".join(text.splitlines(True)[:epoch]))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, one for each finished epoch."""
+        """The lines of metrics.jsonl, one for each finished epoch.
+
+        Raises:
+            RunError: the file is damaged.
+        """
         path = self.path / "metrics.jsonl"
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        return [json.loads(line) for line in text.splitlines()]
+        try:
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+            found: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
+            for line in found:
+                line["epoch"], line["seconds"] = int(line["epoch"]), float(line["seconds"])
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise RunError(f"{printable(path)} is damaged: {error}. Train again.") from error
+        return found
 
     def is_finished(self) -> bool:
         """Whether the done mark stands."""
@@ -308,7 +323,7 @@ class RunFolder:
         Raises:
             RunError: the run did not finish, or done.json is damaged.
         """
-        return self._done()[0]
+        return read_done(self.path).target_eval
 
     def accuracy(self) -> Accuracy:
         """As `result`, where there must be one.
@@ -323,61 +338,6 @@ class RunFolder:
                 "are in predictions.csv."
             )
         return result
-
-    def predicted_counts(self) -> dict[str, int]:
-        """How many of the target's evaluation videos got each class; empty of a run of an older version.
-
-        Raises:
-            RunError: as `result`.
-        """
-        self._done()
-        counts: dict[str, int] = read_json(self.path, "done.json").get("predicted", {})
-        return counts
-
-    def predicted(self) -> dict[str, str]:
-        """The class that the run predicted for each of the target's evaluation videos, by id.
-
-        Raises:
-            RunError: the run did not finish.
-            ManifestError: predictions.csv is damaged.
-        """
-        self._done()
-        path = self.path / "predictions.csv"
-        if not path.exists():
-            raise RunError(f"{self.path} has no predictions.csv any more.")
-        rows = read_table(path, ("video", "class", "predicted", "probability"))
-        return {row["video"]: row["predicted"] for _, row in rows}
-
-    def rules(self) -> dict[str, dict[str, float]]:
-        """Of every rule that could have chosen an epoch what `Chosen.rules` says.
-
-        Raises:
-            RunError: as `result`.
-        """
-        self._done()
-        found: dict[str, dict[str, float]] = read_json(self.path, "done.json").get("rules", {})
-        return found
-
-    def checkpoint_sha256(self) -> str:
-        """The sha256 of checkpoint.pt as it was written.
-
-        Raises:
-            RunError: as `result`.
-        """
-        return self._done()[1]
-
-    def _done(self) -> tuple[Accuracy | None, str]:
-        record = read_json(self.path, "done.json")
-        with suppress(KeyError, TypeError, AttributeError):
-            fields, digest = record["target_eval"], record["checkpoint_sha256"]
-            result = None if fields is None else Accuracy(**fields)
-            *numbers, _ = (0, 0) if result is None else dataclasses.astuple(result)
-            if all(type(n) in (int, float) for n in numbers) and isinstance(digest, str):
-                return result, digest
-        raise RunError(
-            f"{self.path / 'done.json'} is damaged: it does not hold the accuracies and the "
-            "checkpoint's sha256. Remove it and run with --resume, or train again."
-        )
 
     def has(self, name: str) -> bool:
         """Whether the folder has a file of that name."""

@@ -6,7 +6,6 @@ Above 250 lines because the rows of both tables stand here, with what the paper 
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from adapt.experiment import adapt
 from adapt.geometry import Geometry
 from adapt.loading import Loaded
 from adapt.rules import LAST, selection_of
+from adapt.run_files import GO_ON, write_json
 from adapt.runs import RunFolder
 from store.errors import RunError
-from store.files import write_text
+from store.files import explained, write_text
 from store.format import config_differences
 
 OnEpoch = Callable[[AdaptConfig, int, dict[str, Any]], None]
@@ -137,7 +137,7 @@ def adapt_seeds(
         reads_target_labels=config.reads_target_labels,
     )
     if parallel.rank() == 0:
-        write_text(folder / "seeds.json", json.dumps(summary.as_json(), indent=1) + "\n")
+        write_json(folder, "seeds.json", summary.as_json())
     return summary
 
 
@@ -257,7 +257,8 @@ def run_study(
         results.append(done[changed])
     text = table(config.lists, (config.source, config.target), rows, results)
     if parallel.rank() == 0:
-        write_text(folder / "table.md", text)
+        with explained(folder / "table.md", RunError, GO_ON):
+            write_text(folder / "table.md", text)
     return text
 
 

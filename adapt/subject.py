@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from adapt.baselines import Baselines, read_baselines
 from adapt.details import ClassDetail, of_classes
 from adapt.outcome import differences
 from adapt.overview import Run, summarise
-from adapt.run_files import read_json
-from adapt.runs import ENVIRONMENT
+from adapt.run_files import read_done, read_json
+from adapt.runs import ENVIRONMENT, RunFolder
 from store.errors import RunError, printable
 from store.manifest import Video
 
@@ -103,18 +102,18 @@ def read_subject(folder: Path, manifests: Path | None = None) -> Subject:
     run = summarise(folder, manifests)
     if not run.finished:
         raise RunError(f"{printable(folder)} is {run.state}. Finish it, or name another run.")
-    done = read_json(folder, "done.json")
-    metrics = _metrics(folder)
+    done = read_done(folder)
+    metrics = RunFolder(folder).metrics()
     answers = read_answers(folder)
     truth = run.later.truth if run.later else answers.truth
     named = {*answers.predicted, *(name for name in truth if name is not None)}
-    classes = [*done.get("predicted", {})]  # in the order of their labels
+    classes = [*done.predicted]
     if not named <= set(classes):  # a run of an older version
         classes = sorted(named)
     return Subject(
         run=run,
         result=run.result,
-        epoch=int(done.get("epoch", metrics[-1]["epoch"] if metrics else 1)),
+        epoch=done.epoch or (metrics[-1]["epoch"] if metrics else 1),
         metrics=metrics,
         classes=classes,
         videos=answers.videos,
@@ -159,18 +158,6 @@ def seeds_text(subjects: Sequence[Subject]) -> str:
         f"{len(runs)} seeds: mean {statistics.fmean(overall):.2f} %, sample deviation "
         f"{statistics.stdev(overall):.2f}"
     )
-
-
-def _metrics(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "metrics.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        found: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        for line in found:
-            line["epoch"] = int(line["epoch"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{printable(path)} is damaged: {error}. Train again.") from error
-    return found
 
 
 def otherwise_labelled(subject: Subject, videos: Sequence[Video]) -> list[str]:

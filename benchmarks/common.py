@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import click
 
@@ -141,12 +142,16 @@ def complete_record(
 ) -> None:
     """Train every method with every seed that the record lacks, and append each result at once.
 
+    Raises:
+        click.UsageError: the record has results of another problem of that name.
+
     Args:
         path: the record, JSON lines.
         problem: begins every line; its entry `problem` is the name by which `measured` finds the results.
         methods: names and options of `adapt`.
         prepare: writes the stores and manifests; called once, before the first run.
     """
+    _refuse_others(path, problem)
     prepared = False
     for method, options in methods.items():
         for seed in seeds:
@@ -170,11 +175,26 @@ def complete_record(
 def measured(path: Path) -> dict[tuple[str, str], dict[int, tuple[float, float]]]:
     """What a record holds: (problem, method) -> seed -> (overall accuracy in percent, seconds)."""
     found: dict[tuple[str, str], dict[int, tuple[float, float]]] = defaultdict(dict)
-    if path.is_file():
-        for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-            results = (line["overall"][0], line["seconds"][0])
-            found[line["problem"], line["method"]][line["seed"]] = results
+    for line in _lines(path):
+        results = (line["overall"][0], line["seconds"][0])
+        found[line["problem"], line["method"]][line["seed"]] = results
     return found
+
+
+def _refuse_others(path: Path, problem: Mapping[str, object]) -> None:
+    for line in _lines(path):
+        unlike = [name for name, value in problem.items() if line.get(name) != value]
+        if unlike and line["problem"] == problem["problem"]:
+            raise click.UsageError(
+                f"{path} has results of another problem called {line['problem']}, with {unlike[0]} "
+                f"{line.get(unlike[0])!r}, now {problem[unlike[0]]!r}. Give another --record."
+            )
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a record; none where there is no file yet."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def choose_methods(

@@ -5,7 +5,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.presets strong --record strong.jsonl --seeds 0,1,2,3,4
 
 Every recipe is a line of options of `adapt`. A run that the record has is not repeated, so the command can
-be stopped and given again, and several of them may share a record. No target label is used within a run,
+be stopped and given again, and several of one set may share a record. No target label is used within a run,
 but for the row that says so; those of the first set of problems choose the recipe, so figures count on the
 other two only.
 """

@@ -103,17 +103,17 @@ def _say(
     config: AdaptConfig, trained: Accuracy | Seeds | None, folder: Path, runs: Sequence[Path]
 ) -> None:
     """Print the accuracy of one run or of several seeds, and what stands beside it."""
-    from adapt.runs import RunFolder
+    from adapt.run_files import read_done
     from adapt.study import Seeds
     from commands.beside import say_beside
 
-    predicted = [RunFolder(run).predicted_counts() for run in runs]
+    predicted = [read_done(run).predicted for run in runs]
     if isinstance(trained, Seeds):
         say_seeds(config, trained, predicted, folder)
     else:
         say_accuracy(config, trained, predicted[0], folder)
     say_beside(runs)
-    say_rules(config, [RunFolder(run) for run in runs])
+    say_rules(config, runs)
 
 
 def _options() -> dict[str, list[click.Option]]:

@@ -124,7 +124,7 @@ def _crew(given: dict[str, Any], benchmark: str, plan: Sequence[Job]) -> CrewOpt
     devices = all_devices(given["device"])
     side_by_side = cores() if devices == ["cpu"] else len(devices)
     jobs = min(given["jobs"] or side_by_side, max(1, len(plan)))
-    threads = os.environ.get("OMP_NUM_THREADS", "")
+    threads = os.environ.get("OMP_NUM_THREADS", "").lstrip("0")  # 0 says nothing
     domains = {d: None for job in plan for d in (*job.config.sources, job.config.target)}
     return crew_options(
         data_options(given, benchmark, list(domains)),

@@ -13,13 +13,13 @@ from adapt.compute import pick_device
 from adapt.ensemble import Ensemble, load_seeds
 from adapt.recorded import target_store
 from adapt.runs import RunFolder, run_folders
+from adapt.sources import listed_videos
 from commands.bar import CountProgress
 from commands.labels import Labelled
 from extract.again import backbone_by, kind_of
 from extract.backbone import worker_count
 from extract.stream import Unreadable, stream
 from extract.videos import left_out_note, survey
-from store.datasets import manifest_path
 from store.errors import (
     ConfigError,
     DecodeError,
@@ -30,7 +30,6 @@ from store.errors import (
     printable,
 )
 from store.machine import keep_freed_memory
-from store.manifest import read_manifest
 from store.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -95,7 +94,7 @@ def classify_target(
     *,
     device: str,
 ) -> Labels:
-    """Predict every listed video of the run's target domain that has features.
+    """Predict every listed video of the run's target domain, of its classes, that has features.
 
     Args:
         trained: the models that answer together (`load_runs`).
@@ -112,7 +111,9 @@ def classify_target(
     config, record = RunFolder(run_folders(run)[0]).read()
     answer = Ensemble(trained, pick_device(device))
     with target_store(config, record, features, manifests) as (store, options):
-        listed = read_manifest(manifest_path(config.benchmark, config.target, options.manifests))
+        listed = listed_videos(
+            config.benchmark, config.target, config.sources[0], config.classes, options.manifests
+        )
         there = [video for video in listed if video.id in store]
         missing = [video.id for video in listed if video.id not in store]
         if missing:

@@ -116,14 +116,18 @@ def _matrix(repeated: Repeated) -> str:
 
 
 def _compared(run: RunFolder, now: Repeated) -> str:
-    """Compare with what the run recorded: accuracies, or the predictions where labels may have been added.
+    """Compare with what the run recorded: videos and accuracies, or where labels may have been added the
+    predictions.
 
     Raises:
         RunError: it is not the same.
     """
+    from adapt.answers import read_answers
+
     then, result = run.result(), now.result
+    answers = read_answers(run.path)
+    recorded = dict(zip(answers.videos, answers.predicted))
     if then is None or result is None or then.transductive:
-        recorded = run.predicted()
         unlike = [v for v, name in now.predicted.items() if recorded.get(v, name) != name]
         if unlike:
             raise RunError(
@@ -136,6 +140,13 @@ def _compared(run: RunFolder, now: Repeated) -> str:
             return "the same as the run recorded"
         had = f"{then.overall:.2f} % on {then.what}" if then else "no accuracy"
         return f"the same predictions as the run recorded, which had other labels: {had}"
+    other = sorted(recorded.keys() ^ now.predicted.keys())
+    if other:
+        raise RunError(
+            f"The run was evaluated on {counted(len(recorded), 'video')}, now there are "
+            f"{len(now.predicted):,}, and {counted(len(other), 'video', 'is')} not among both "
+            f"{first_of(other)}: the manifests were changed. Bring those of the run back, or train again."
+        )
     if (then.overall, then.class_mean) != (result.overall, result.class_mean):
         raise RunError(
             f"The run recorded {then.overall:.2f} overall and {then.class_mean:.2f} class "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -201,12 +202,21 @@ def _say_next(
 
 
 def _quoted(path: Path) -> str:
-    """A path for the shell; what cannot be printed as an escape that bash and zsh read."""
+    """A path for the shell; what cannot be printed as an escape that bash and zsh read.
+
+    There `\\xa0` is a byte, and not the character U+00A0 as in Python's escapes.
+    """
     text = str(path)
     if text.isprintable():
         return shlex.quote(text)
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"$'{printable(escaped)}'"
+    return f"$'{''.join(map(_escaped, escaped))}'"
+
+
+def _escaped(letter: str) -> str:
+    if letter.isprintable() or letter.isascii():
+        return printable(letter)
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(letter))
 
 
 def _parse_domains(

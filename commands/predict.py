@@ -73,10 +73,11 @@ def predict_command(
 ) -> None:
     """Predict the classes of videos by a finished run: the three most probable ones of each.
 
-    Without paths: the run's whole target domain, every listed video that has features. With paths, of
-    video files or of folders with videos anywhere below: the files are decoded, features are made exactly
-    as those of the run were, of the frames alone that the run looks at, and nothing is stored. Files that
-    cannot be read are named, the others are predicted, and the exit code is 3.
+    Without paths: the run's whole target domain, every listed video that has features, but for those of
+    classes that --classes left out. With paths, of video files or of folders with videos anywhere below:
+    the files are decoded, features are made exactly as those of the run were, of the frames alone that
+    the run looks at, and nothing is stored. Files that cannot be read are named, the others are predicted,
+    and the exit code is 3.
 
     RUN is a run's folder, or a folder of several seeds, whose probabilities are averaged: better
     than one seed by 0.2 to 9 points on average (docs/results.md). A checkpoint.pt is enough for paths.

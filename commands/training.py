@@ -21,7 +21,7 @@ from commands.progress import AdaptProgress
 from commands.remote import data_options
 from commands.text import say
 from store import datasets
-from store.errors import ConfigError
+from store.errors import ConfigError, shortened
 from store.machine import process_of
 from store.remote_url import RemoteUrl
 
@@ -179,8 +179,12 @@ def parse_seeds(text: str) -> list[int]:
     for part in text.split(","):
         first, dash, last = (piece.strip() for piece in part.partition("-"))
         numbers = [first, last] if dash else [first]
-        if not all(n.isascii() and n.isdigit() for n in numbers) or int(numbers[-1]) < int(first):
-            raise ConfigError(f"--seeds must be numbers or ranges like 0,1,5-7, got {text!r}.")
+        # Longer ones are beyond the largest seed, and some are more than Python makes a number of.
+        plain = all(n.isascii() and n.isdigit() and len(n) < 20 for n in numbers)
+        if not plain or int(numbers[-1]) < int(first):
+            raise ConfigError(
+                f"--seeds must be numbers or ranges like 0,1,5-7, got {shortened(text)}."
+            )
         if int(numbers[-1]) - int(first) >= 1000:
             raise ConfigError(f"--seeds {text} asks for more than 1,000 runs.")
         seeds += range(int(first), int(numbers[-1]) + 1)

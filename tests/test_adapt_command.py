@@ -107,9 +107,33 @@ def test_evaluate_says_when_it_comes_out_otherwise(cli, problem: Path) -> None:
     assert cli(*toy_arguments(problem, "run")).exit_code == 0
     done = problem / "run" / "done.json"
     with edited_json(done) as record:
-        record["target_eval"]["overall"] = 12.5
+        record["target_eval"]["class_mean"] = 12.5
     result = cli("evaluate", problem / "run", "--device", "cpu")
-    assert result.exit_code == 1 and "The run recorded 12.50 overall" in result.output
+    assert result.exit_code == 1 and "overall and 12.50 class mean, now it" in result.output
+
+
+def test_evaluate_says_when_the_videos_are_others(cli, problem: Path) -> None:
+    """Even where the accuracy is the same, as 0 % of fewer videos is."""
+    assert cli(*toy_arguments(problem, "run", "--epochs", 1)).exit_code == 0
+    run, path = problem / "run", problem / "manifests" / "toy" / "right.csv"
+    table = pd.read_csv(run / "predictions.csv")
+    wrong = sorted(table["video"][table["class"] != table["predicted"]])
+    assert len(wrong) > 1
+    write_manifest(
+        path, [v for v in read_manifest(path) if v.split == "train" or v.id in wrong[1:]]
+    )
+    others = table["class"].map({"c0": "c1", "c1": "c2", "c2": "c0"})  # as if all had been wrong
+    table["predicted"] = table["predicted"].where(table["class"] != table["predicted"], others)
+    table.to_csv(run / "predictions.csv", index=False)
+    with edited_json(run / "done.json") as done:
+        done["target_eval"] |= {"overall": 0.0, "class_mean": 0.0}
+        done["predicted"] = {name: int((table["predicted"] == name).sum()) for name in others}
+    result = cli("evaluate", run, "--device", "cpu")
+    assert "overall 0.00 %" in result.output and result.exit_code == 1, result.output
+    lost = sorted(set(table["video"]) - set(wrong[1:]))
+    is_ = "video is" if len(lost) == 1 else "videos are"
+    said = f"was evaluated on 12 videos, now there are {len(wrong) - 1}, and {len(lost)} {is_} not"
+    assert said in result.output and f"(first: {lost[0]}): the manifests" in result.output
 
 
 def test_evaluate_after_the_folders_moved(cli, problem: Path) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import statistics
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,10 +30,14 @@ from conftest import (
     toy_arguments,
 )
 
+from adapt.config import AdaptConfig
+from adapt.crew import _Member
 from adapt.plan import Job
 from adapt.published import PUBLISHED
+from commands.benchmark import _crew
 from store.errors import ConfigError
 from store.locks import folder_lock
+from store.machine import cores
 from store.manifest import read_manifest, write_manifest
 from store.program import code_sha256
 
@@ -440,6 +447,18 @@ def test_presets_that_a_method_lacks_are_said() -> None:
     ]
 
 
+def test_a_process_that_dies_in_the_middle_of_a_word_costs_its_run_alone() -> None:
+    config = AdaptConfig.make(benchmark="toy", given={"source": "left", "target": "right"})
+    member = object.__new__(_Member)
+    member.pipe, theirs = multiprocessing.Pipe()
+    member._job = Job(config=config, folder=Path("run"))
+    member._process = SimpleNamespace(join=lambda: None, exitcode=-9)  # type: ignore[assignment]
+    os.write(theirs.fileno(), struct.pack("!i", 100) + b"half of it")
+    theirs.close()
+    event, ended, broken = member.receive()
+    assert (event.kind, ended, broken) == ("failed", True, True) and "SIGKILL" in event.text
+
+
 def test_large_networks_are_trained_first_within_a_seed() -> None:
     from adapt.benchmark import Benchmark
     from adapt.plan import Asked
@@ -550,3 +569,15 @@ def test_the_code_is_known_by_names_and_bytes_of_what_decides_a_number(tmp_path:
     module = tmp_path / "adapt" / "methods" / "dan.py"
     module.write_text(module.read_text() + "#")
     assert asked() not in ("", code_sha256())
+
+
+@pytest.mark.parametrize(
+    ("said", "threads"), [("3", 3), ("03", 3), ("0", cores()), ("2,1", cores())]
+)
+def test_the_threads_of_a_process_are_those_that_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, threads: int
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    given = {"features": tmp_path, "root": tmp_path, "store": None, "allow_missing": False}
+    given |= {"bank": "auto", "device": "cpu", "jobs": 1, "checkpoint_every": 0}
+    assert _crew(given, "toy", []).threads == threads

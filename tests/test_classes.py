@@ -44,6 +44,8 @@ def test_it_is_the_run_on_a_benchmark_that_has_these_alone(cli, four: Path, name
             a, b = ([{**json.loads(x), "seconds": 0} for x in text.splitlines()] for text in (a, b))
         assert a == b
     assert done_of(four / "a")["target_eval"] == done_of(four / "b")["target_eval"]
+    whole_target = [cli("predict", four / run, "--device", "cpu") for run in "ab"]
+    assert whole_target[0].exit_code == 0 and whole_target[0].stdout == whole_target[1].stdout
     assert json.loads((four / "a" / "config.json").read_text())["config"]["classes"] == names
     again = cli("evaluate", four / "a", "--device", "cpu")
     assert again.exit_code == 0 and "the same as the run recorded" in again.output

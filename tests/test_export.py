@@ -20,6 +20,8 @@ from conftest import REPOSITORY, Road, edited_json
 
 import adapt
 from adapt import export, methods
+from adapt.checkpoint import Trained
+from adapt.config import AdaptConfig
 from store import FeatureStore
 
 DOC = (REPOSITORY / "docs" / "export.md").read_text(encoding="utf-8")
@@ -130,6 +132,22 @@ def test_every_method_with_any_number_of_frames_and_videos(cli, problem: Path, c
         found = torch.cat([module(part) for part in given]).detach().numpy()
         expected = adapt.predict(problem / "run", list(x), device="cpu").probabilities
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_videos_of_a_single_frame_are_no_reason_to_refuse() -> None:
+    config = AdaptConfig.make(
+        benchmark="toy",
+        given={"method": "source-only", "source": "left", "target": "right", "width": 8},
+    )
+    model = methods.find("source-only").build(config, 16, 3).model.eval()
+    names = ["a", "b", "c"]
+    trained = Trained(model, names, backbone_width=16, config=config, recipe=None)
+    video = np.random.default_rng(0).normal(size=(1, 16)).astype(np.float16)
+    cases = export.feature_cases(trained, [video])
+    data = export.exported(export.WholeVideos(model, config), cases, {}, "pt2")
+    module = torch.export.load(io.BytesIO(data)).module()
+    found = module(torch.from_numpy(video)[None].float())[0]
+    torch.testing.assert_close(found, export.by_run(trained, video))
 
 
 def test_a_program_that_predicts_otherwise_is_refused(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,19 @@ def test_the_next_commands_can_be_pasted(tmp_path: Path, cli, name: str) -> None
         words = shlex.split(line)
         assert words[words.index("--videos") + 1] == str(pair["phone"])
         assert words[words.index("--manifests") + 1] == str(tmp_path / "m n")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+@pytest.mark.parametrize(
+    "name", ["no\xa0break", "soft\xadhyphen", "thin\u202fspace", "line\nbreak"]
+)
+def test_bash_finds_a_folder_whose_name_cannot_be_printed(tmp_path: Path, cli, name: str) -> None:
+    pair = {d: fill(tmp_path / name / d, "run", "walk") for d in ("phone", "cctv")}
+    made = cli(*arguments(pair, tmp_path / "m"))
+    [line] = [line for line in made.output.splitlines() if "extract --dataset phone" in line]
+    words = line[line.index("--videos") :]
+    found = subprocess.run(["bash", "-c", f"printf '%s' {words} | cat"], capture_output=True)
+    assert os.fsencode(pair["phone"]) in found.stdout
 
 
 def test_own_benchmarks_stand_in_the_working_folder(

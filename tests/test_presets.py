@@ -90,3 +90,15 @@ def test_a_search_that_was_stopped_goes_on_and_its_table_is_the_record(
         assert cell == f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}"
         means.append(statistics.fmean(values))
     assert cells[3] == f"{statistics.fmean(means):.1f}"
+
+
+def test_a_record_of_another_set_is_refused(npz: Path, tmp_path: Path) -> None:
+    """Both sets call a problem gain: a result of one would stand for the other."""
+    record = tmp_path / "record.jsonl"
+    line = {"problem": "gain", "gap": presets.CHOOSE["gain"].name, "seed": 0, "method": "infomax"}
+    record.write_text(json.dumps({**line, "overall": [50.0], "seconds": [1.0]}) + "\n")
+    arguments = ["confirm", "--npz", npz, "--record", record, "--method", "infomax"]
+    result = CliRunner().invoke(presets.main, [str(a) for a in [*arguments, "--seeds", "0"]])
+    assert result.exit_code == 2 and len(record.read_text().splitlines()) == 1
+    assert "has results of another problem called gain, with gap 'gain 1.2, shift" in result.output
+    assert "gap seed 11'. Give another --record." in " ".join(result.output.split())

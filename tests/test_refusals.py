@@ -323,6 +323,19 @@ def test_a_full_disk_is_said_and_resumed(
     assert cli(*arguments, "--resume").exit_code == 0
 
 
+def test_a_full_disk_is_said_of_what_stands_beside_the_seeds(
+    cli, problem: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = toy_arguments(problem, "run", "--epochs", 1, "--seeds", "0")
+    with monkeypatch.context() as patched:
+        refuse_writing("seeds.json", patched)
+        result = cli(*arguments)
+    path = problem / "run" / "seeds.json"
+    assert result.exit_code == 1
+    assert f"Cannot write {path}: No space left on device. Make room, then run" in result.output
+    assert cli(*arguments, "--resume").exit_code == 0 and path.is_file()
+
+
 def refuse_writing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every write fail whose file bears the name, or a temporary name of it."""
     whole = Path.open

@@ -32,8 +32,10 @@ from scipy.stats import binomtest
 from test_unlabelled import label, take_labels_away
 
 from adapt import checkpoint
+from adapt.report_tables import comparison
 from adapt.review import review
 from adapt.runs import RunFolder
+from adapt.subject import read_subject
 from extract.synthetic import DOMAINS
 from store.manifest import read_manifest, write_manifest
 from store.read import FeatureStore
@@ -251,6 +253,14 @@ def test_what_was_trained_along_stands_beside_the_result(
         record["rows"]["source only"]["predicted"]["right_0_0"] = "elsewhere"
     damaged = cli("report", run, "--out", tmp_path / "b.html")
     assert damaged.exit_code == 1 and "baselines.json does not fit the run" in damaged.output
+
+
+def test_a_run_that_is_named_as_the_current_folder_has_its_name(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(toy / "infomax")
+    runs = [read_subject(Path(name)) for name in (".", "../source")]
+    assert [row[0] for row in comparison(runs).rows] == ["1  infomax", "2  source"]
 
 
 def test_runs_on_another_target_are_not_tested_whatever_the_ids(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, toy_arguments
+from conftest import REPOSITORY, edited_json, make_problem, toy_arguments
+
+from adapt.runs import RunFolder
+from store.errors import RunError
 
 RIGHT, WRONG = "walk", "run"
 
@@ -82,7 +86,7 @@ def test_every_run_is_listed(cli, tmp_path: Path) -> None:
     for said in (
         f"{stopped} is unfinished: 3 of 3 epochs",
         f"{runs / 'cut'} is damaged: ",
-        f"{runs / 'bare'} is damaged: done.json does not hold the accuracies",
+        f"{runs / 'bare'} is damaged: {runs / 'bare' / 'done.json'} is damaged: it does not hold",
         f"{runs / 'strange'} is damaged: config.json holds no config of a run",
         f"{runs / 'lost'} is damaged: checkpoint.pt is not there any more",
     ):
@@ -94,6 +98,69 @@ def test_every_run_is_listed(cli, tmp_path: Path) -> None:
     assert row["state"] == "1 of 4 not finished" and math.isnan(row["low"])
     again = cli("runs", "list", runs, "--csv", out)
     assert again.exit_code == 2 and "exists, and is not replaced" in again.output
+
+
+DAMAGED_DONE = {
+    "class_mean": {"target_eval": {"overall": 50.0, "class_mean": None, "low": 1.0, "high": 99.0}},
+    "videos": {"target_eval": {**dict.fromkeys(("overall", "class_mean", "low", "high"), 50.0)}},
+    "text": {
+        "target_eval": {
+            **dict.fromkeys(("overall", "class_mean", "low", "high"), 50.0),
+            "videos": "2",
+        }
+    },
+    "nan": {
+        "target_eval": {
+            **dict.fromkeys(("overall", "class_mean", "low"), 50.0),
+            **{"high": math.nan, "videos": 2},
+        }
+    },
+    "epoch": {"epoch": "last"},
+    "selection": {"selection": None},
+    "predicted": {"predicted": {"walk": None}},
+    "predicted, a list": {"predicted": [1]},
+    "rules": {"rules": {"last": {"epoch": None}}},
+    "rules, a list": {"rules": {"last": []}},
+    "digest": {"checkpoint_sha256": 0},
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED_DONE)
+def test_a_damaged_done_mark_is_damage_wherever_a_run_is_read(
+    cli, tmp_path: Path, case: str
+) -> None:
+    whole, run = make_run(tmp_path / "whole", [True, False]), make_run(tmp_path / "cut")
+    with edited_json(run / "done.json") as done:
+        done |= DAMAGED_DONE[case]
+    said = f"{run / 'done.json'} is damaged: it does not hold"
+    listed = cli("runs", "list", tmp_path)
+    assert listed.exit_code == 0 and f"{run} is damaged: {said}" in listed.output
+    for arguments in (
+        ("runs", "compare", whole, run),
+        ("report", run, "--out", tmp_path / "page.html"),
+    ):
+        result = cli(*arguments)
+        assert result.exit_code == 1 and said in result.output, result.output
+
+
+@pytest.mark.parametrize("text", ['{"epoch', "{}", "null", '{"epoch": 1, "seconds": null}'])
+def test_damaged_metrics_are_said(tmp_path: Path, text: str) -> None:
+    path = make_run(tmp_path / "run") / "metrics.jsonl"
+    path.write_text(f'{{"epoch": 1, "seconds": 0.5}}\n{text}\n')
+    with pytest.raises(RunError, match=r"metrics\.jsonl is damaged: .*\. Train again\."):
+        RunFolder(path.parent).metrics()
+
+
+def test_a_run_below_a_folder_whose_name_is_not_utf8(cli, tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    root.mkdir()
+    make_problem(root)
+    trained = cli(*toy_arguments(root, "run", "--epochs", 1))
+    assert trained.exit_code == 0, trained.output
+    (root / "run" / "config.json").read_text(encoding="utf-8")
+    assert RunFolder(root / "run").read()[1].features == str((root / "features").resolve())
+    again = cli("evaluate", root / "run", "--device", "cpu")
+    assert again.exit_code == 0 and "the same as the run recorded" in again.output
 
 
 def test_seeds_with_other_options_are_listed_one_by_one(cli, tmp_path: Path) -> None:

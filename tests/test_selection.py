@@ -15,6 +15,7 @@ from test_robust import outcome
 
 from adapt import checkpoint, selection
 from adapt.rules import CHOICES, RULES, best_epochs, by_rule
+from adapt.run_files import read_done
 from adapt.runs import RunFolder
 from store.datasets import manifest_path
 from store.manifest import read_manifest
@@ -72,7 +73,7 @@ def test_each_rule_keeps_the_model_of_its_epoch(cli, tmp_path: Path) -> None:
     assert set(chosen) == set(CHOICES) and len(set(chosen.values())) > 1, chosen
     assert set(checkpoint.candidates(whole)) == set(chosen.values())
     for name, epoch in chosen.items():
-        found = whole.rules()[name]
+        found = read_done(whole.path).rules[name]
         shown = f"{name:<11} {found['overall']:6.2f} %  epoch {epoch}"
         assert shown in output
     other = next(name for name, epoch in chosen.items() if epoch != 6)
@@ -102,7 +103,7 @@ def test_a_run_that_goes_on_chooses_as_one_that_never_stopped(
         assert cli(*toy_arguments(tmp_path, "run", *EVERY, *more)).exit_code == 130
     gone_on, _ = run(cli, tmp_path, "run", *more, "--resume")
     assert outcome(gone_on.path) == outcome(calm.path)
-    assert gone_on.rules() == calm.rules()
+    assert read_done(gone_on.path).rules == read_done(calm.path).rules
     assert checkpoint.candidates(gone_on).keys() == checkpoint.candidates(calm).keys()
 
 
@@ -155,7 +156,7 @@ def test_what_a_rule_needs_is_refused_before_anything_is_trained(cli, problem: P
     assert "--select dev needs held-out source videos, and the left manifest" in refused.output
     assert not (problem / "run").exists()
     run(cli, problem, "run", "--select", "snd")
-    assert "source-val" not in RunFolder(problem / "run").rules()
+    assert "source-val" not in read_done(problem / "run").rules
     never = cli(*toy_arguments(problem, "no", "--select", "im", "--score-every", 0))
     assert never.exit_code == 2 and "--score-every 0 computes none" in never.output
 

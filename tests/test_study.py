@@ -71,9 +71,10 @@ def test_seeds_share_the_features_and_are_the_single_runs(cli, problem: Path, mo
     [
         (("--seeds", "0,1,"), "--seeds must be numbers or ranges like 0,1,5-7, got '0,1,'."),
         (("--seeds", "a"), "--seeds must be numbers or ranges like 0,1,5-7, got 'a'."),
+        (("--seeds", "9" * 5000), "--seeds must be numbers or ranges like 0,1,5-7, got '999"),
         (("--seeds", "0,1", "--seed", 2), "Give either --seed or --seeds."),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_bad_seeds(cli, problem: Path, more: tuple[Any, ...], text: str) -> None:
     result = cli(*toy_arguments(problem, "run", *more))
