@@ -65,6 +65,8 @@ class StoreIndex:
                 found = path.stat()
             except FileNotFoundError:
                 continue
+            except OSError as error:  # a link to itself
+                raise StoreError(f"{path} cannot be opened ({error.strerror}).") from error
             identity = (found.st_ino, found.st_size, found.st_mtime_ns)
             known = before.get(path.name)
             if known is None or known[0] != identity:

@@ -62,7 +62,8 @@ class FeatureStore:
         foreign = sorted({record.shard for record in self.records.values()} - set(self._shards))
         if foreign:
             raise StoreError(
-                f"{self.folder}: videos.csv names shards that the index lacks {first_of(foreign)}."
+                f"{self.folder}: videos.csv names shards that the index lacks {first_of(foreign)}. "
+                "Run extract again: it writes both anew."
             )
 
     def __contains__(self, video: object) -> bool:

@@ -25,7 +25,7 @@ from store.errors import StoreError, counted
 from store.files import sync_folder
 from store.format import canonical, stored_dtype
 from store.locks import is_held, lock, remove_leftovers, temporary
-from store.records import VideoRecord
+from store.records import ERROR_LETTERS, VideoRecord
 from store.shards import records_in
 
 log = logging.getLogger(__name__)
@@ -127,6 +127,7 @@ class ShardWriter:
             shard=self.path.name,
             frames=filled,
             crc32=f"{crc32:08x}",
+            error=record.error[:ERROR_LETTERS],
             fps=record.fps if math.isfinite(record.fps) else 0.0,
             seconds=record.seconds if math.isfinite(record.seconds) else 0.0,
         )
