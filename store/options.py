@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -63,7 +63,7 @@ def check_option(name: str, kind: str, metadata: Mapping[str, Any], value: Any) 
     if kind in ("int", "float"):
         least = metadata.get("least", 0)
         most = metadata.get("most", LARGEST if kind == "int" else None)
-        if not math.isfinite(value):
+        if not abs(value) <= sys.float_info.max:  # NaN, infinity, or an integer beyond all floats
             raise ConfigError(f"{flag(name)} must be a finite number, got {value}.")
         if value < least:
             raise ConfigError(f"{flag(name)} must be {least} or more, got {value}.")

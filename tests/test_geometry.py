@@ -93,6 +93,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.parametrize("name", ["epochs", "dropout"])
+def test_a_number_beyond_all_floats_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"--{name} must be a finite number, got 1000"):
+        make(**{name: 10**400})
+
+
 @pytest.mark.parametrize(("given", "text"), REFUSED, ids=[str(i) for i, _ in REFUSED])
 def test_refusals(given: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError) as caught:
