@@ -49,8 +49,8 @@ class HttpRemote:
         page = self._small("", _LISTING_BYTES)
         if page is None:
             raise StoreError(
-                f"{self.url} has no store, and the server does not list its folders. Give the URL of the "
-                "store itself, the folder with index.json in it."
+                f"{self.url} has no store, and the server does not list its folders. Give store pull the "
+                "URL of the store itself, the folder with index.json in it."
             )
         links = _Links()
         links.feed(page.decode("utf-8", "replace"))

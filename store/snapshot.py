@@ -63,4 +63,9 @@ def read_tables(folder: Path) -> tuple[dict[str, Any], list[VideoRecord]]:
             )
         records += records_in(path, index["config"]).values()
     stored = {record.video for record in records}
-    return index, records + [row for row in rows if not row.stored and row.video not in stored]
+    error = f"its shard is not in {INDEX} yet"
+    return index, records + [
+        VideoRecord(video=row.video, status="pending", error=error) if row.stored else row
+        for row in rows
+        if row.video not in stored
+    ]

@@ -21,7 +21,7 @@ from store import locks, read, rewrite
 from store import tables as indexing
 from store.check import CHECKS, verify
 from store.contents import Kind
-from store.errors import StoreError
+from store.errors import StoreError, UnknownVideoError
 from store.files import write_text
 from store.format import read_index, store_folder
 from store.index import StoreIndex
@@ -253,6 +253,10 @@ def test_a_writer_killed_between_the_tables_and_the_index(
     with caplog.at_level(logging.WARNING), FeatureStore(index.folder) as reader:
         assert set(reader.records) == {"a", "b"}  # what the index names, no more
         assert reader.read("b").shape == (4, 6)
+        with pytest.raises(
+            UnknownVideoError, match=r"c: pending \(its shard is not in index\.json yet"
+        ):
+            reader.read("c")
     assert "index.json and videos.csv are not of one state" in caplog.text
     assert "Run extract again" in caplog.text
     (index.folder / "shard-00000.h5").unlink()

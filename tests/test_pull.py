@@ -589,7 +589,10 @@ def test_a_page_without_a_store_is_said(cli, tmp_path: Path) -> None:
     with serving(tmp_path) as (_, url):
         result = cli("store", "pull", f"{url}/nothing", tmp_path / "here")
     assert result.exit_code == 1
-    assert "the server does not list its folders. Give the URL of the store" in result.output
+    assert (
+        "the server does not list its folders. Give store pull the URL of the store"
+        in result.output
+    )
 
 
 @pytest.mark.parametrize(
