@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from store.errors import StoreError, UnreachableError
 from store.remote import WORKERS, patiently
@@ -40,7 +41,9 @@ class FsspecRemote:
 
             if fs is None:
                 kind = fsspec.get_filesystem_class(url.protocol)
-                options = kind._get_kwargs_from_urls(url.secret)
+                options = dict(kind._get_kwargs_from_urls(url.secret))
+                for name in options.keys() & {"username", "password"}:
+                    options[name] = unquote(options[name])  # fsspec takes them as they are written
                 fs = kind(**options)
             self.fs: Any = fs
             self.path = str(fs._strip_protocol(url.secret)).rstrip("/")
