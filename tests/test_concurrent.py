@@ -301,6 +301,20 @@ def test_a_reader_follows_a_store_that_is_rewritten(tmp_path: Path) -> None:
             reader.read("a")
 
 
+def test_a_shard_that_was_made_again_is_not_called_damaged(tmp_path: Path) -> None:
+    """Of the same name and size; the advice to delete it would lose what is sound."""
+    folder = make_store(tmp_path, "toy", {"a": matrix(0, 3)})
+    readers = [FeatureStore(folder) for _ in range(2)]
+    (folder / "shard-00000.h5").unlink()
+    fill(folder, 0, {"a": matrix(7, 3)})
+    StoreIndex(folder, "toy", CONFIG, 6).write(["a"], {}, RUN)
+    for look in (lambda: readers[0].read("a"), lambda: readers[1].check_shards(["a"])):
+        with pytest.raises(StoreError, match="was changed by another command while it was read"):
+            look()
+    with FeatureStore(folder) as reader:
+        np.testing.assert_array_equal(reader.read("a"), matrix(7, 3).astype(np.float16))
+
+
 def test_no_reader_ever_misses_a_shard_of_a_store_that_is_rewritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
