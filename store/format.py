@@ -26,7 +26,7 @@ import numpy as np
 from store.errors import FormatError, StoreError, counted, first_of, shortened
 from store.ids import why_no_name
 from store.plain import read_plain
-from store.records import LARGEST_INTEGER, REBUILD, VideoRecord, load_json, parse_records
+from store.records import LARGEST_INTEGER, REBUILD, REMAKE, VideoRecord, load_json, parse_records
 
 FORMAT = 2
 INDEX, VIDEOS, FAILURES, SUMS = "index.json", "videos.csv", "failures.csv", "SHA256SUMS"
@@ -149,7 +149,7 @@ def read_table(path: Path) -> bytes:
             raise StoreError(
                 f"{path.parent} has no {INDEX}: it is no store, or its extraction has not finished a shard."
             ) from None
-        raise StoreError(f"There is no {path}. {REBUILD}") from None
+        raise StoreError(f"There is no {path}. {REMAKE.capitalize()}: it is made anew.") from None
 
 
 def read_index(folder: Path) -> dict[str, Any]:

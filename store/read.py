@@ -18,7 +18,7 @@ from store.format import INDEX, VIDEOS, read_index, renamed, stored_dtype
 from store.ids import near_ids
 from store.locks import writers
 from store.plain import size_of
-from store.records import VideoRecord
+from store.records import REMAKE, VideoRecord
 from store.shards import crc32_of, open_shard, plain_dataset, readable
 from store.snapshot import PAUSE_SECONDS, WRITING_SECONDS, read_tables
 
@@ -63,7 +63,7 @@ class FeatureStore:
         if foreign:
             raise StoreError(
                 f"{self.folder}: videos.csv names shards that the index lacks {first_of(foreign)}. "
-                "Run extract again: it writes both anew."
+                f"{REMAKE.capitalize()}: it writes both anew."
             )
 
     def __contains__(self, video: object) -> bool:
@@ -98,7 +98,7 @@ class FeatureStore:
                 raise self._changed(video)
             raise StoreError(
                 f"{path}: the features of {video} were damaged after they were written. "
-                "Delete that shard and run extract again."
+                f"Delete that shard and {REMAKE}."
             )
         return features
 
@@ -224,7 +224,7 @@ class FeatureStore:
             found = "absent" if size is None else f"{size} bytes long"
             raise StoreError(
                 f"{path} is {found}, the index says {expected} bytes. "
-                "Delete what is left of it and run extract again."
+                f"Delete what is left of it and {REMAKE}."
             )
 
 

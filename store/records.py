@@ -20,7 +20,9 @@ from store.errors import StoreError
 STORED = ("ok", "damaged")
 """The statuses of videos that have features."""
 STATUSES = (*STORED, "missing", "failed", "pending")
-REBUILD = "Delete it and run extract again: it is made anew from the shards."
+REMAKE = "run extract again, or what else made the store (store import, store pull)"
+"""What mends a store once what is damaged was deleted: only what is missing is made."""
+REBUILD = f"Delete it and {REMAKE}: it is made anew from the shards."
 LARGEST_INTEGER = 2**63 - 1
 _INTEGERS = range(-LARGEST_INTEGER - 1, LARGEST_INTEGER + 1)
 ERROR_LETTERS = 2000

@@ -557,6 +557,19 @@ def test_a_damaged_array_header_fails_its_own_video_alone(imported, tmp_path, he
     }
 
 
+def test_a_damaged_shard_is_made_again_as_the_message_says(imported, tmp_path) -> None:
+    write_t7(tmp_path / "x", features())
+    assert imported("t7", tmp_path / "x").exit_code == 0
+    with stored(tmp_path) as store:
+        path = store.folder / "shard-00000.h5"
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(StoreError, match=r"Delete what is left of it and .*\(store import,"):
+            store["v_a_0"]
+    path.unlink()
+    assert imported("t7", tmp_path / "x").exit_code == 0
+    check_all(tmp_path, features())
+
+
 def test_tables_of_pandas_are_not_taken_for_more_features(imported, tmp_path) -> None:
     (tmp_path / "x").mkdir()
     for video, x_TD in features().items():  # the first line is 0,1,2,3,4,5
