@@ -186,7 +186,7 @@ class _Links(html.parser.HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Take note of a link."""
         target = dict(attrs).get("href") or "" if tag == "a" else ""
-        name = urllib.parse.unquote(target[:-1])
+        name = urllib.parse.unquote(target[:-1].removeprefix("./"))
         if target.endswith("/") and "/" not in name and name not in ("", ".", ".."):
             self.folders.add(name)
 

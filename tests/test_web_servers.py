@@ -69,6 +69,12 @@ def test_sftp_gets_the_password_that_was_encoded(monkeypatch: pytest.MonkeyPatch
     assert remote.path == "/a%20b"
 
 
+def test_links_may_begin_with_a_dot(cli, there: Path, tmp_path: Path) -> None:
+    result, _ = pulled_from(cli, tmp_path, dotted=True)
+    assert result.exit_code == 0, result.output
+    assert contents(tmp_path / "here" / "mine" / there.name) == contents(there)
+
+
 def test_an_argument_too_many_is_repeated_without_its_password(cli) -> None:
     result = cli("store", "list", "features", "https://me:s3cr3t@host/features")
     assert result.exit_code == 2 and "https://***@host/features" in result.output
