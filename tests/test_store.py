@@ -13,7 +13,7 @@ from adapt.choose import choose_stores
 from extract.videos import VideoFolder
 from store.check import CHECKS, verify
 from store.errors import StoreError
-from store.files import replacing
+from store.files import explained, replacing
 from store.format import config_sha256, store_folder
 from store.index import StoreIndex
 from store.read import FeatureStore, find_stores
@@ -271,3 +271,19 @@ def test_a_long_reason_is_the_same_in_the_table_and_beside_the_features(tmp_path
         writer.add(record, np.ones((3, 6)))
     StoreIndex(folder, "toy", CONFIG, 6).write(["a"], {}, {})
     assert list(verify(folder, CHECKS)) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(28, "x"), "No space left on device"),
+        (OSError("one\ntwo"), "one"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_a_write_that_fails_says_why(error: OSError, reason: str) -> None:
+    with (
+        pytest.raises(StoreError, match=rf"^Cannot write x: {reason}\. Make room\.$"),
+        explained(Path("x"), StoreError, "Make room."),
+    ):
+        raise error
