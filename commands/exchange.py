@@ -26,6 +26,7 @@ from store.importing import Importer, ImportReport
 from store.layouts import LAYOUTS, sources_in
 from store.list_files import ListFile, read_class_names
 from store.origin import config_of, width_in
+from store.source_files import as_listed
 
 WORKERS = click.option(
     "--workers",
@@ -155,11 +156,13 @@ def store_import(
         files = [ListFile.parse(text) for text in lists]
         videos = videos_of_lists(files, names, sources, column)
         listed = {video.id: video.frames for video in videos}
+        sources = as_listed(sources, listed)
         width = width_in(sources, list(listed))
         path, new = write_own_manifest(videos, benchmark, dataset, root)
         say(f"{path}: {counted(len(videos), 'video')}{'' if new else ', as before'}")
     else:
         listed = listed_elsewhere(dataset, benchmark, sources, root)
+        sources = as_listed(sources, listed)
         width = width_in(sources, list(listed))
     chosen = (modality or "RGB") if layout == "epic" else (modality or "")
     config = config_of(name, origin or folder.resolve().name, layout, width, dtype, chosen)

@@ -18,6 +18,7 @@ from typing import Any
 from store.errors import StoreError, counted
 from store.files import write_text
 from store.plain import hash_plain, read_plain
+from store.records import REMAKE
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +56,11 @@ def check(expected: Mapping[Path, str]) -> None:
         try:
             found, stat = hash_plain(path)
         except FileNotFoundError:
-            raise StoreError(f"{path} has disappeared. Run extract again.") from None
+            raise StoreError(f"{path} has disappeared. {REMAKE.capitalize()}.") from None
         if found != expected[path]:
             raise StoreError(
                 f"{path} is damaged: its sha256 is {found[:8]}..., the index says {expected[path][:8]}.... "
-                "Delete it and run extract again."
+                f"Delete it and {REMAKE}."
             )
         real = str(path.resolve())
         remembered.pop(real, None)

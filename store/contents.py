@@ -17,7 +17,7 @@ from store.errors import StoreError
 from store.format import CARD, FAILURES, INDEX, SUMS, VIDEOS, is_shard_name, parse_index, read_table
 from store.locks import LOCK, is_held, is_live, writers
 from store.plain import hash_plain, size_of
-from store.records import VideoRecord, parse_records
+from store.records import REBUILD, REMAKE, VideoRecord, parse_records
 
 TABLES = (INDEX, VIDEOS, FAILURES)
 _LEFTOVER = re.compile(r"\..+\.partial|\.lock|\.nfs[0-9a-f]+")
@@ -32,16 +32,16 @@ T = TypeVar("T")
 class Kind(enum.Enum):
     """A kind of problem: a label, and advice on what to do."""
 
-    ABSENT = ("absent file", "Run extract again: tables are rebuilt, lost shards made anew.")
+    ABSENT = ("absent file", f"{REMAKE.capitalize()}: tables are rebuilt, lost shards made anew.")
     UNREADABLE = ("unreadable file", "Check its permissions and the disk.")
     LINK = ("not a plain file", "Put the file itself in its place.")
     LEFTOVER = ("leftover of a killed run", "Delete it, unless an extraction is running there now.")
     FOREIGN = ("foreign file", "Move it out of the store.")
-    SUMS = ("damaged SHA256SUMS", "Delete it and run extract again.")
-    TABLE = ("damaged table", "Delete it and run extract again: it is made anew from the shards.")
-    SHARD = ("damaged shard", "Delete it, then run extract again.")
+    SUMS = ("damaged SHA256SUMS", f"Delete it and {REMAKE}.")
+    TABLE = ("damaged table", REBUILD)
+    SHARD = ("damaged shard", f"Delete it and {REMAKE}.")
     REPLACED = ("older features beside newer ones", "Run store repack: it removes the older ones.")
-    CONTRADICTION = ("contradiction", "Delete index.json, then run extract again.")
+    CONTRADICTION = ("contradiction", f"Delete index.json and {REMAKE}.")
     WRITING = ("extraction in progress", "Verify again when it has ended.")
     SOURCE = ("source that is not the extracted one", "Restore it, or extract the video again.")
 

@@ -51,15 +51,31 @@ def manifest_path(
     return _folders(root, built_in).get(benchmark, root / benchmark) / f"{domain}.csv"
 
 
+def fed_by(dataset: str, root: Path = OWN_MANIFESTS, built_in: Path = MANIFESTS) -> str:
+    """Return the domain that a data set feeds, whether or not a benchmark has it: `ucf101` -> `ucf`.
+
+    Raises:
+        ManifestError: that is the name of a domain which another data set feeds, so that nothing would look
+            for features under it.
+    """
+    table = dataset_table(root, built_in)
+    if dataset not in table and dataset in table.values():
+        raise ManifestError(
+            f"{dataset} is a domain and no data set. Its videos are those of the data set "
+            f"{dataset_of(dataset, root, built_in)}: name that one."
+        )
+    return table.get(dataset, dataset)
+
+
 def domain_of(dataset: str, root: Path = OWN_MANIFESTS, built_in: Path = MANIFESTS) -> str:
-    """Return the domain that a data set feeds: `ucf101` -> `ucf`.
+    """Return the domain of a benchmark that a data set feeds; see `fed_by`.
 
     Raises:
         ManifestError: no benchmark has that domain; the message lists the known data sets.
     """
     table = dataset_table(root, built_in)
     known = {domain for domains in benchmarks(root, built_in).values() for domain in domains}
-    domain = table.get(dataset, dataset)
+    domain = fed_by(dataset, root, built_in)
     if domain not in known:
         names = {name for name, fed in table.items() if fed in known}
         names |= known - set(table.values())
@@ -122,7 +138,7 @@ def manifests_of(
     Raises:
         ManifestError: the named one does not have it.
     """
-    domain = dataset_table(root).get(dataset, dataset)
+    domain = fed_by(dataset, root)
     having = [name for name, domains in benchmarks(root).items() if domain in domains]
     if benchmark is not None and benchmark not in having:
         raise ManifestError(

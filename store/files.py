@@ -24,7 +24,8 @@ def explained(path: Path, kind: type[Ma2lError], remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+        text = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = os.strerror(error.errno) if error.errno else text
         raise kind(f"Cannot write {path}: {reason}. {remedy}") from error
 
 

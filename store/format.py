@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from store.errors import FormatError, StoreError, counted, first_of, shortened
+from store.ids import why_no_name
 from store.plain import read_plain
-from store.records import LARGEST_INTEGER, REBUILD, VideoRecord, load_json, parse_records
+from store.records import LARGEST_INTEGER, REBUILD, REMAKE, VideoRecord, load_json, parse_records
 
 FORMAT = 2
 INDEX, VIDEOS, FAILURES, SUMS = "index.json", "videos.csv", "failures.csv", "SHA256SUMS"
@@ -84,8 +85,22 @@ def stored_dtype(config: Mapping[str, Any]) -> np.dtype[Any]:
 
 
 def store_folder(features: Path, dataset: str, config: Mapping[str, Any]) -> Path:
-    """Return `features/<dataset>/<backbone>-<first 8 hex digits of the config's sha256>`."""
-    return features / dataset / f"{folder_stem(config['backbone'])}-{config_sha256(config)[:8]}"
+    """Return `features/<dataset>/<backbone>-<first 8 hex digits of the config's sha256>`.
+
+    Raises:
+        StoreError: the data set or the backbone, which may be a stranger's, has a name that no folder can
+            have or that leads elsewhere.
+    """
+    name = store_name(config)
+    for what, text in (("data set", dataset), ("backbone", name)):
+        if reason := why_no_name(text):
+            raise StoreError(f"The store's index names a {what} that is refused: {reason}")
+    return features / dataset / name
+
+
+def store_name(config: Mapping[str, Any]) -> str:
+    """Return how the folder of a store with this config is called; `why_no_name` says if none can be."""
+    return f"{folder_stem(str(config.get('backbone', '')))}-{config_sha256(config)[:8]}"
 
 
 def folder_stem(backbone: str) -> str:
@@ -134,7 +149,7 @@ def read_table(path: Path) -> bytes:
             raise StoreError(
                 f"{path.parent} has no {INDEX}: it is no store, or its extraction has not finished a shard."
             ) from None
-        raise StoreError(f"There is no {path}. {REBUILD}") from None
+        raise StoreError(f"There is no {path}. {REMAKE.capitalize()}: it is made anew.") from None
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -157,14 +172,16 @@ def standing_index(folder: Path) -> dict[str, Any] | None:
 
 
 def standing_failures(folder: Path) -> dict[str, VideoRecord]:
-    """Return the rows of failures.csv by video before it is written again; none if it is damaged.
+    """Return the rows of videos without features in failures.csv before it is written again, by video.
 
-    Videos that a damaged table named are tried again.
+    None if it is damaged: the videos that it named are tried again. A `damaged` video has features, so what
+    is known of it stands in its shard, and nothing is known once that shard is gone.
     """
     try:
-        return {record.video: record for record in read_records(folder / FAILURES)}
+        rows = read_records(folder / FAILURES)
     except StoreError:
         return {}
+    return {row.video: row for row in rows if not row.stored}
 
 
 def parse_index(data: bytes, path: Path | str, remedy: str = REBUILD) -> dict[str, Any]:

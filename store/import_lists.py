@@ -10,8 +10,8 @@ from pathlib import Path
 
 from store.datasets import (
     benchmarks,
-    dataset_table,
     dataset_videos,
+    fed_by,
     manifest_path,
     manifests_of,
 )
@@ -37,7 +37,7 @@ def id_of(row: Listed, known: Collection[str]) -> str:
 
 def videos_of_lists(
     lists: Sequence[ListFile],
-    classes: Sequence[str] | None,
+    classes: Mapping[int, str] | None,
     known: Collection[str],
     column: str | None = None,
 ) -> tuple[Video, ...]:
@@ -65,7 +65,7 @@ def write_own_manifest(
     Raises:
         ManifestError: another one stands there, or it contradicts another domain or benchmark.
     """
-    domain = dataset_table(root).get(dataset, dataset)
+    domain = fed_by(dataset, root)
     path = root / benchmark / f"{domain}.csv"
     known = benchmarks(root)
     tables = {
@@ -144,7 +144,7 @@ def listed_elsewhere(
     if benchmark is not None:
         rows = manifests_of(dataset, benchmark, root, remedy=" Or give its lists: --list FILE.")
         return {video.id: video.frames for video in rows[benchmark]}
-    domain = dataset_table(root).get(dataset, dataset)
+    domain = fed_by(dataset, root)
     if any(domain in domains for domains in benchmarks(root).values()):
         return dataset_videos(dataset, root)
     for video in found:

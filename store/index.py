@@ -65,6 +65,8 @@ class StoreIndex:
                 found = path.stat()
             except FileNotFoundError:
                 continue
+            except OSError as error:  # a link to itself
+                raise StoreError(f"{path} cannot be opened ({error.strerror}).") from error
             identity = (found.st_ino, found.st_size, found.st_mtime_ns)
             known = before.get(path.name)
             if known is None or known[0] != identity:
@@ -142,10 +144,9 @@ class StoreIndex:
             records = {
                 v: VideoRecord(video=v, status="pending", error="not extracted yet") for v in listed
             }
-            records |= {v: r for v, r in standing_failures(self.folder).items() if v in records}
-            records |= {
-                v: r for v, r in failures.items() if r.status != "pending" or v not in records
-            }
+            known = {v: r for v, r in standing_failures(self.folder).items() if v in records}
+            records |= {**failures, **known}
+            records |= {v: r for v, r in failures.items() if r.status != "pending"}
             kept = {
                 name: found for name, (_, found) in self._by_shard.items() if name not in without
             }

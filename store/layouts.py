@@ -148,7 +148,7 @@ def _video_features(root: Path, modality: str) -> Iterator[Source]:
         )
     for path in paths:
         video, _, model = below(root, path).removesuffix(".npy").rpartition("_")
-        if video and model == (modality or model):
+        if video and "/" not in model and model == (modality or model):
             yield Source(
                 video=video,
                 path=below(root, path),

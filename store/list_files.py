@@ -120,13 +120,13 @@ def _parse(line: str, where: str) -> Listed:
     return Listed(where=where, names=tuple(names), frames=int(parts[1]), label=int(parts[2]))
 
 
-def read_class_names(path: Path) -> tuple[str, ...]:
-    """Read a file with a number and a class name a line; the numbers count from 0 or from 1.
+def read_class_names(path: Path) -> dict[int, str]:
+    """Read a file with a number and a class name a line: number -> name. Numbers count from 0 or from 1.
 
     Raises:
         ManifestError: it is absent, or a line has another form or another number.
     """
-    names: list[str] = []
+    names: dict[int, str] = {}
     first = 0
     for number, line in _lines(path):
         digits, _, name = line.partition(" ")
@@ -137,24 +137,26 @@ def read_class_names(path: Path) -> tuple[str, ...]:
                 f"{printable(path)}, line {number}: expected '{len(names) + first} NAME', got "
                 f"{shortened(line)}. A line has a label and its class."
             )
-        names.append(name.strip())
-    return tuple(names)
+        names[len(names) + first] = name.strip()
+    return names
 
 
 def manifest_rows(
     lists: Mapping[ListFile, Sequence[Listed]],
-    classes: Sequence[str] | None,
+    classes: Mapping[int, str] | None,
     id_of: Callable[[Listed], str],
 ) -> tuple[Video, ...]:
     """Make the manifest of list files.
 
     Args:
-        classes: names by label; None names each class by its number.
+        classes: number -> name, as `read_class_names` gives them; None names each class by its number.
         id_of: what a line's video is called.
 
     Raises:
-        ManifestError: a video stands there twice, or a label has no name.
+        ManifestError: a video stands there twice, a label has no name, or it is not clear which.
     """
+    if classes and 0 not in classes:
+        classes = _from_zero(classes, lists)
     seen: dict[str, Listed] = {}
     videos = []
     for file, rows in lists.items():
@@ -183,6 +185,24 @@ def manifest_rows(
                 )
             )
     return tuple(videos)
+
+
+def _from_zero(
+    classes: Mapping[int, str], lists: Mapping[ListFile, Sequence[Listed]]
+) -> dict[int, str]:
+    """Return the names of a file that counts from 1 by labels that count from 0, as TA3N reads them.
+
+    Raises:
+        ManifestError: no list has the label 0, so the labels may be the numbers of the file.
+    """
+    rows = [row for inside in lists.values() for row in inside]
+    if all(row.label for row in rows):
+        raise ManifestError(
+            f"The file of class names counts from 1 and no list has the label 0, so it is not clear whether "
+            f"label 1 is {shortened(classes[1])} or the class after it. If it is, put the "
+            "line '0 unused' first in that file; else number its lines from 0."
+        )
+    return {number - 1: name for number, name in classes.items()}
 
 
 def list_lines(videos: Sequence[Video], frames: Mapping[str, int], prefix: str) -> str:

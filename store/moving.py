@@ -14,7 +14,7 @@ from store.errors import StoreError, counted, first_of
 from store.format import shard_numbers, stored_dtype
 from store.index import StoreIndex
 from store.locks import folder_lock, is_live, remove_leftovers
-from store.records import VideoRecord
+from store.records import REMAKE, VideoRecord
 from store.shards import open_shard, plain_dataset, readable
 from store.write import ShardWriter, explained
 
@@ -94,7 +94,7 @@ class Mover:
         if writer.complete(record).crc32 != record.crc32:
             raise StoreError(
                 f"{part.path}: the features of {record.video} were damaged after they were written. "
-                "Delete that shard and run extract again."
+                f"Delete that shard and {REMAKE}."
             )
         self._videos += 1
         self._bytes += part.bytes(self._index)

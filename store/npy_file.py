@@ -82,12 +82,20 @@ def _parse(data: bytes, what: str) -> Any:
     """Return an array, or what the pickle of an array of objects describes."""
     if not data:
         raise StoreError(f"{what} is empty (0 bytes).")
-    file = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(file)
-        shape, fortran, dtype = _HEADER_READERS[version](file)
-    except (ValueError, KeyError, OverflowError, RecursionError, MemoryError) as error:
+        return _parsed(data, what)
+    except StoreError:
+        raise
+    except (
+        Exception
+    ) as error:  # a damaged header raises errors of many types, of the tokenizer's too
         raise StoreError(f"{what} is no .npy file, or its header is damaged.") from error
+
+
+def _parsed(data: bytes, what: str) -> Any:
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    shape, fortran, dtype = _HEADER_READERS[version](file)
     if dtype.hasobject:
         return load_pickle(data[file.tell() :], what)
     size = math.prod(shape) * dtype.itemsize
@@ -120,7 +128,9 @@ class Archive:
             if not self.path.is_file():
                 raise StoreError(f"{self.path.name} is no plain file.")
             return zipfile.ZipFile(self.path)
-        except (OSError, zipfile.BadZipFile, ValueError) as error:
+        except StoreError:
+            raise
+        except Exception as error:  # as in `bytes_of`
             raise StoreError(f"{self.path.name} is no .npz file, or is cut off.") from error
 
     def bytes_of(self, name: str) -> bytes:
@@ -145,19 +155,32 @@ class Archive:
 def parse_csv(data: bytes, what: str) -> np.ndarray:
     """Return the numbers of a .csv file, (rows, columns) float32; a first line of names is skipped.
 
+    Names may be numbers: pandas counts columns from 0 and, unless it is told otherwise, puts a column without
+    a name before them that counts the rows.
+
     Raises:
-        StoreError: it is no table of numbers.
+        StoreError: it is no table of numbers, or one of its columns counts the rows.
     """
     try:
         rows = [row for row in csv.reader(io.StringIO(data.decode("utf-8-sig"))) if row]
-        if rows and not _is_number(rows[0][0]):
-            rows = rows[1:]
-        values = np.array(rows, dtype=np.float64).astype(np.float32)
+        names = rows[0] if rows and _are_names(rows[0]) else []
+        with np.errstate(over="ignore"):  # infinity is refused later, by name
+            values = np.array(rows[bool(names) :], dtype=np.float64).astype(np.float32)
     except (ValueError, csv.Error, MemoryError) as error:
         raise StoreError(f"{what} is no table of numbers with equally many in each row.") from error
     if values.ndim != 2:
         raise StoreError(f"{what} has no rows.")
+    if names[:1] == [""] and np.array_equal(values[:, 0], np.arange(len(values))):
+        raise StoreError(
+            f"{what} has a first column without a name that counts the rows, which is no feature. Write the "
+            "table without it (in pandas: to_csv(..., index=False))."
+        )
     return values
+
+
+def _are_names(row: list[str]) -> bool:
+    """Return whether a first line names the columns: by words, or by counting three or more from 0."""
+    return not _is_number(row[0]) or (len(row) > 2 and row == [str(n) for n in range(len(row))])
 
 
 def _is_number(text: str) -> bool:

@@ -33,7 +33,9 @@ def open_plain(path: Path) -> BinaryIO:
         FileNotFoundError: there is no such file.
         StoreError: it is no plain file, a link to another folder, or unreadable.
     """
-    if path.is_symlink() and path.resolve().parent != path.parent.resolve():
+    if path.is_symlink() and os.path.dirname(os.path.realpath(path)) != os.path.realpath(
+        path.parent
+    ):
         raise StoreError(f"{path} is a link to another folder; files of a store are plain files.")
     for left in reversed(range(_REPLACED_TRIES)):
         try:

@@ -91,6 +91,7 @@ def push(
     remote = root.below(ours.index["dataset"]).below(folder.name)
     _joined(ours, _tables_there(remote, replace)[0], replace, remote)  # refused before a claim
     with claimed(remote, take_over=take_over):
+        remote.remove_partials()
         before, damage = _tables_there(remote, replace)
         if damage:
             log.warning("What is there is replaced, and cannot be read: %s", damage)

@@ -18,7 +18,7 @@ from store.format import INDEX, VIDEOS, read_index, renamed, stored_dtype
 from store.ids import near_ids
 from store.locks import writers
 from store.plain import size_of
-from store.records import VideoRecord
+from store.records import REMAKE, VideoRecord
 from store.shards import crc32_of, open_shard, plain_dataset, readable
 from store.snapshot import PAUSE_SECONDS, WRITING_SECONDS, read_tables
 
@@ -62,7 +62,8 @@ class FeatureStore:
         foreign = sorted({record.shard for record in self.records.values()} - set(self._shards))
         if foreign:
             raise StoreError(
-                f"{self.folder}: videos.csv names shards that the index lacks {first_of(foreign)}."
+                f"{self.folder}: videos.csv names shards that the index lacks {first_of(foreign)}. "
+                f"{REMAKE.capitalize()}: it writes both anew."
             )
 
     def __contains__(self, video: object) -> bool:
@@ -86,15 +87,18 @@ class FeatureStore:
 
         Raises:
             UnknownVideoError: the video is not in the store.
-            StoreError: its bytes are not those that were written.
+            StoreError: its bytes are not those that were written, or another command has replaced them since
+                the tables were read.
         """
         dataset, path = self._dataset(video)
         with readable(path):
             features: np.ndarray = dataset[()]
         if crc32_of(features) != self.records[video].crc32:
+            if self._is_changed():
+                raise self._changed(video)
             raise StoreError(
                 f"{path}: the features of {video} were damaged after they were written. "
-                "Delete that shard and run extract again."
+                f"Delete that shard and {REMAKE}."
             )
         return features
 
@@ -110,7 +114,12 @@ class FeatureStore:
         for video in videos:
             self._settled(video)
         names = sorted({self.records[video].shard for video in videos})
-        checksums.check({self.folder / name: self._shards[name]["sha256"] for name in names})
+        try:
+            checksums.check({self.folder / name: self._shards[name]["sha256"] for name in names})
+        except StoreError:
+            if self._is_changed():
+                raise self._changed(names[0]) from None
+            raise
 
     def location(self, video: str) -> tuple[Path, int]:
         """Return the shard and the byte offset of a video's rows, of `dtype`, for memory maps.
@@ -151,12 +160,15 @@ class FeatureStore:
             self._take_tables()
             record = self.records.get(video, VideoRecord(video=video))
             if (self.index["config_sha256"], record.crc32) != before:
-                raise StoreError(
-                    f"{self.folder} was changed by another command while it was read: "
-                    f"{printable(video)} has other features now, or none. Run this one again."
-                )
+                raise self._changed(video)
         self._check_size(record.shard)
         return record
+
+    def _changed(self, what: str) -> StoreError:
+        return StoreError(
+            f"{self.folder} was changed by another command while it was read: "
+            f"{printable(what)} has other features now, or none. Run this one again."
+        )
 
     def _is_changed(self) -> bool:
         """Return whether the index is another one now; while another command is writing, wait for it."""
@@ -212,7 +224,7 @@ class FeatureStore:
             found = "absent" if size is None else f"{size} bytes long"
             raise StoreError(
                 f"{path} is {found}, the index says {expected} bytes. "
-                "Delete what is left of it and run extract again."
+                f"Delete what is left of it and {REMAKE}."
             )
 
 

@@ -20,10 +20,13 @@ from store.errors import StoreError
 STORED = ("ok", "damaged")
 """The statuses of videos that have features."""
 STATUSES = (*STORED, "missing", "failed", "pending")
-REBUILD = "Delete it and run extract again: it is made anew from the shards."
+REMAKE = "run extract again, or what else made the store (store import, store pull)"
+"""What mends a store once what is damaged was deleted: only what is missing is made."""
+REBUILD = f"Delete it and {REMAKE}: it is made anew from the shards."
 LARGEST_INTEGER = 2**63 - 1
 _INTEGERS = range(-LARGEST_INTEGER - 1, LARGEST_INTEGER + 1)
-_ERROR_LETTERS = 2000
+ERROR_LETTERS = 2000
+"""Longer texts are cut, in videos.csv and beside the features alike."""
 _DEPTH = 32
 """How many levels of nesting a JSON text may have."""
 
@@ -175,8 +178,6 @@ def records_text(records: Iterable[VideoRecord]) -> str:
     }
     writers[False](RECORD_FIELDS)
     for record in records:
-        cells = dataclasses.astuple(
-            dataclasses.replace(record, error=record.error[:_ERROR_LETTERS])
-        )
+        cells = dataclasses.astuple(dataclasses.replace(record, error=record.error[:ERROR_LETTERS]))
         writers[any(type(cell) is str and "\r" in cell for cell in cells)](cells)
     return text.getvalue()

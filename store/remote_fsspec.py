@@ -6,12 +6,14 @@ fsspec finds credentials in the usual places of each service. A web server is re
 
 from __future__ import annotations
 
+import re
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from store.errors import StoreError, UnreachableError
 from store.remote import WORKERS, patiently
@@ -25,6 +27,10 @@ UPLOAD_PART = 32 << 20
 """Bytes of a part of a file that is uploaded to S3 in parts; `store/arrival.py` computes with it."""
 _OBJECTS = ("s3", "gs", "hf")
 """Protocols whose files appear whole or not at all. Elsewhere a file is renamed when it is complete."""
+_PARTIAL = re.compile(
+    r"\.(shard-\d{5}\.h5|index\.json|videos\.csv|failures\.csv|SHA256SUMS|README\.md)\.[0-9a-f]{8}\.partial"
+)
+"""What `_complete` calls its files; `store/locks.py` and `store/transfer.py` name theirs in other ways."""
 _READS_IN_PARALLEL = ("file", "hf")
 """Protocols without an asynchronous fsspec class that allow several reads at the same time. (With
 paramiko, two threads take each other's answers.)"""
@@ -40,7 +46,9 @@ class FsspecRemote:
 
             if fs is None:
                 kind = fsspec.get_filesystem_class(url.protocol)
-                options = kind._get_kwargs_from_urls(url.secret)
+                options = dict(kind._get_kwargs_from_urls(url.secret))
+                for name in options.keys() & {"username", "password"}:
+                    options[name] = unquote(options[name])  # fsspec takes them as they are written
                 fs = kind(**options)
             self.fs: Any = fs
             self.path = str(fs._strip_protocol(url.secret)).rstrip("/")
@@ -161,6 +169,12 @@ class FsspecRemote:
             with suppress(Exception):  # the error that is on its way says more
                 self.fs.rm_file(partial)
             raise
+
+    def remove_partials(self) -> None:
+        """Remove the hidden files of `_complete` that a killed process left; nobody may be writing here."""
+        for name in self.names() if self.url.protocol not in _OBJECTS else ():
+            if _PARTIAL.fullmatch(name):
+                self.remove(name)
 
     def upload(self, path: Path, name: str, callback: Any) -> None:
         """Upload a file under a name; it has that name only when it is complete.

@@ -49,8 +49,8 @@ class HttpRemote:
         page = self._small("", _LISTING_BYTES)
         if page is None:
             raise StoreError(
-                f"{self.url} has no store, and the server does not list its folders. Give the URL of the "
-                "store itself, the folder with index.json in it."
+                f"{self.url} has no store, and the server does not list its folders. Give store pull the "
+                "URL of the store itself, the folder with index.json in it."
             )
         links = _Links()
         links.feed(page.decode("utf-8", "replace"))
@@ -186,7 +186,7 @@ class _Links(html.parser.HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Take note of a link."""
         target = dict(attrs).get("href") or "" if tag == "a" else ""
-        name = urllib.parse.unquote(target[:-1])
+        name = urllib.parse.unquote(target[:-1].removeprefix("./"))
         if target.endswith("/") and "/" not in name and name not in ("", ".", ".."):
             self.folders.add(name)
 

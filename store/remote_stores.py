@@ -8,7 +8,7 @@ from pathlib import Path
 
 from store.datasets import OWN_MANIFESTS, benchmarks, dataset_of, manifest_path
 from store.errors import ManifestError, StoreError
-from store.format import is_store_name, renamed
+from store.format import is_store_name, renamed, store_name
 from store.ids import is_plain_name
 from store.manifest import read_manifest
 from store.remote import Remote
@@ -61,7 +61,7 @@ def _name_of(remote: Remote, tables: Tables) -> str:
     """The name of a store's folder: as it is there, or by its config where it is no store's name there."""
     name = remote.url.name
     if not is_store_name(name):
-        name = f"{tables.index['config'].get('backbone')}-{tables.index['config_sha256'][:8]}"
+        name = store_name(tables.index["config"])
     wrong = renamed(name, tables.index)
     if wrong or not is_plain_name(name):
         raise StoreError(f"{remote.url}: {wrong or f'{name[:60]!r} is no name of a folder'}.")

@@ -22,7 +22,7 @@ from store.format import (
     read_table,
 )
 from store.ids import is_plain_name
-from store.records import REBUILD, VideoRecord, parse_records
+from store.records import REBUILD, REMAKE, VideoRecord, parse_records
 from store.remote import Remote
 from store.tables import make_tables
 
@@ -83,7 +83,7 @@ def tables_here(folder: Path) -> Tables:
     else:
         raise StoreError(
             f"{folder}: {INDEX} and {VIDEOS} are not of one state. Let an extraction that runs there end, "
-            "or run extract again: it writes both anew."
+            f"or {REMAKE}: it writes both anew."
         )
     return _checked(index, raw, folder, REBUILD)
 

@@ -19,7 +19,7 @@ from store.format import VIDEOS, read_index, read_records, shards_in, stored_dty
 from store.index import StoreIndex
 from store.moving import Mover, Part, Report, alone_in, next_number
 from store.plan import SHARD_FRAMES, SHARD_VIDEOS, pack
-from store.write import PER_SHARD, PER_VIDEO
+from store.write import PER_SHARD, overhead_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ def _to_repack(store: StoreIndex) -> list[Path]:
         count, frames = len(records), sum(record.frames for record in records.values())
         room = (
             stored_dtype(store.config).itemsize * frames * store.width
-            + count * PER_VIDEO
+            + sum(map(overhead_of, records))
             + PER_SHARD
         )
         large = count > SHARD_VIDEOS or (frames > SHARD_FRAMES and count > 1)

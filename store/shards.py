@@ -14,7 +14,7 @@ import numpy as np
 from store.errors import StoreError
 from store.format import canonical, stored_dtype
 from store.plain import open_plain
-from store.records import VideoRecord, load_json, record_from
+from store.records import REMAKE, VideoRecord, load_json, record_from
 
 _BLOCK = 1 << 24
 """Bytes that are read at a time, so that a dataset that claims to be huge does not fill the memory."""
@@ -38,7 +38,7 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except UNREADABLE as error:
         raise StoreError(
-            f"{path} is damaged ({reason_of(error)}). Delete it and run extract again."
+            f"{path} is damaged ({reason_of(error)}). Delete it and {REMAKE}."
         ) from error
 
 
@@ -59,7 +59,7 @@ def open_shard(path: Path) -> h5py.File:
         return h5py.File(path, "r", locking=False)
     except UNREADABLE as error:
         raise StoreError(
-            f"{path} is no readable shard ({reason_of(error)}). Delete it and run extract again."
+            f"{path} is no readable shard ({reason_of(error)}). Delete it and {REMAKE}."
         ) from error
 
 
@@ -151,7 +151,7 @@ def record_of(dataset: h5py.Dataset, path: Path) -> VideoRecord:
     except (*UNREADABLE, AttributeError) as error:
         raise StoreError(
             f"{path}: {name} has no valid record ({reason_of(error)}). "
-            "Delete that shard and run extract again."
+            f"Delete that shard and {REMAKE}."
         ) from error
     return record
 

@@ -16,7 +16,7 @@ from store.errors import StoreError
 from store.format import INDEX, VIDEOS, read_index, read_table
 from store.locks import writers
 from store.plain import size_of
-from store.records import VideoRecord, parse_records
+from store.records import REMAKE, VideoRecord, parse_records
 from store.shards import records_in
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def read_tables(folder: Path) -> tuple[dict[str, Any], list[VideoRecord]]:
     rows = parse_records(table, folder / VIDEOS)
     log.warning(
         f"{folder}: {INDEX} and {VIDEOS} are not of one state, so the records are read from the "
-        "shards. Run extract again: it writes both anew."
+        f"shards. {REMAKE.capitalize()}: it writes both anew."
     )
     records: list[VideoRecord] = []
     for shard in index["shards"]:
@@ -59,8 +59,13 @@ def read_tables(folder: Path) -> tuple[dict[str, Any], list[VideoRecord]]:
         if size_of(path) != shard["bytes"]:
             raise StoreError(
                 f"{folder / VIDEOS} is damaged: it is not the one that {INDEX} names, and {path}, which "
-                "could replace it, is absent or cut. Delete both and run extract again."
+                f"could replace it, is absent or cut. Delete both and {REMAKE}."
             )
         records += records_in(path, index["config"]).values()
     stored = {record.video for record in records}
-    return index, records + [row for row in rows if not row.stored and row.video not in stored]
+    error = f"its shard is not in {INDEX} yet"
+    return index, records + [
+        VideoRecord(video=row.video, status="pending", error=error) if row.stored else row
+        for row in rows
+        if row.video not in stored
+    ]

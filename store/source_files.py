@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from store.errors import StoreError, printable
-from store.ids import text_of
+from store.ids import nfc, text_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,14 @@ class ExchangeStep:
     videos: int
     frames_done: int
     seconds: float
+
+
+def as_listed(
+    sources: Mapping[str, list[Source]], listed: Iterable[str]
+) -> dict[str, list[Source]]:
+    """Return sources by the ids of a list, which a manifest may spell in another Unicode form than NFC."""
+    spelled = {nfc(video): video for video in listed}
+    return {spelled.get(video, video): found for video, found in sources.items()}
 
 
 def paths_in(root: Path, suffix: str) -> Iterator[Path]:

@@ -25,15 +25,23 @@ from store.errors import StoreError, counted
 from store.files import sync_folder
 from store.format import canonical, stored_dtype
 from store.locks import is_held, lock, remove_leftovers, temporary
-from store.records import VideoRecord
+from store.records import ERROR_LETTERS, VideoRecord
 from store.shards import records_in
 
 log = logging.getLogger(__name__)
-PER_VIDEO, PER_SHARD = 4096, 1 << 16
-"""Bytes that are reserved for HDF5 itself; it uses about 1 kB per video (measured)."""
+PER_SHARD = 1 << 16
+"""Bytes of a shard that are reserved for HDF5 itself, beside those of its videos."""
 _LAST_NUMBER = 99_999
 _CLAIMS, _PAUSE_SECONDS = 5, 0.3
 """How often to ask for a shard that another process holds, and the longest pause in between."""
+
+
+def overhead_of(video: str) -> int:
+    """Return the bytes that are reserved for HDF5 itself for a video, by its id.
+
+    It uses about 1 kB for the video and 1 kB for each folder that the id alone is in (measured).
+    """
+    return 4096 + 2048 * video.count("/")
 
 
 class ShardWriter:
@@ -87,7 +95,7 @@ class ShardWriter:
             StoreError: the disk has no room for them.
         """
         with explained(self.path):
-            self._reserve(self._dtype.itemsize * frames * width + PER_VIDEO)
+            self._reserve(self._dtype.itemsize * frames * width + overhead_of(video))
             dataset = self._file.create_dataset(video, (frames, width), self._dtype)
         self._open[video] = (dataset, 0, 0)
 
@@ -127,6 +135,7 @@ class ShardWriter:
             shard=self.path.name,
             frames=filled,
             crc32=f"{crc32:08x}",
+            error=record.error[:ERROR_LETTERS],
             fps=record.fps if math.isfinite(record.fps) else 0.0,
             seconds=record.seconds if math.isfinite(record.seconds) else 0.0,
         )

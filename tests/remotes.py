@@ -82,6 +82,8 @@ class WebServer:
         self.breaks_after: int | None = None
         """Bytes of a shard's answer after which the connection is closed."""
         self.ranges = True
+        self.dotted = False
+        """Whether links of a folder's page begin with `./`, as Caddy's do."""
         self.shift = 0
         """By how much the answered range begins too late."""
         self.trickle: float | None = None
@@ -109,7 +111,8 @@ class WebServer:
         if self.password and handler.headers.get("Authorization") != self.password:
             return self._head(handler, 401, 0)
         if path.is_dir():
-            links = "".join(f'<a href="{p.name}/">{p.name}</a>' for p in path.iterdir())
+            dot = "./" * self.dotted
+            links = "".join(f'<a href="{dot}{p.name}/">{p.name}</a>' for p in path.iterdir())
             data = f"<a href='../'>up</a><a href='/x/'>x</a>{links}".encode()
             if self.page_breaks:
                 handler.protocol_version = "HTTP/1.1"

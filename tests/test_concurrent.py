@@ -21,7 +21,7 @@ from store import locks, read, rewrite
 from store import tables as indexing
 from store.check import CHECKS, verify
 from store.contents import Kind
-from store.errors import StoreError
+from store.errors import StoreError, UnknownVideoError
 from store.files import write_text
 from store.format import read_index, store_folder
 from store.index import StoreIndex
@@ -253,6 +253,10 @@ def test_a_writer_killed_between_the_tables_and_the_index(
     with caplog.at_level(logging.WARNING), FeatureStore(index.folder) as reader:
         assert set(reader.records) == {"a", "b"}  # what the index names, no more
         assert reader.read("b").shape == (4, 6)
+        with pytest.raises(
+            UnknownVideoError, match=r"c: pending \(its shard is not in index\.json yet"
+        ):
+            reader.read("c")
     assert "index.json and videos.csv are not of one state" in caplog.text
     assert "Run extract again" in caplog.text
     (index.folder / "shard-00000.h5").unlink()
@@ -295,6 +299,20 @@ def test_a_reader_follows_a_store_that_is_rewritten(tmp_path: Path) -> None:
         StoreIndex(folder, "toy", CONFIG, 6).write(["a"], {}, RUN)
         with pytest.raises(StoreError, match=r"changed by another command .* a has other features"):
             reader.read("a")
+
+
+def test_a_shard_that_was_made_again_is_not_called_damaged(tmp_path: Path) -> None:
+    """Of the same name and size; the advice to delete it would lose what is sound."""
+    folder = make_store(tmp_path, "toy", {"a": matrix(0, 3)})
+    readers = [FeatureStore(folder) for _ in range(2)]
+    (folder / "shard-00000.h5").unlink()
+    fill(folder, 0, {"a": matrix(7, 3)})
+    StoreIndex(folder, "toy", CONFIG, 6).write(["a"], {}, RUN)
+    for look in (lambda: readers[0].read("a"), lambda: readers[1].check_shards(["a"])):
+        with pytest.raises(StoreError, match="was changed by another command while it was read"):
+            look()
+    with FeatureStore(folder) as reader:
+        np.testing.assert_array_equal(reader.read("a"), matrix(7, 3).astype(np.float16))
 
 
 def test_no_reader_ever_misses_a_shard_of_a_store_that_is_rewritten(

@@ -30,6 +30,8 @@ from store.read import FeatureStore, find_stores
 from store.records import VideoRecord, parse_records, records_text
 from store.rewrite import drop_videos
 from store.shards import open_shard, records_in
+from store.tables import write_index
+from store.write import ShardWriter
 
 TABLES = ("index.json", "videos.csv", "failures.csv", "SHA256SUMS")
 
@@ -57,6 +59,7 @@ NO_FILES: dict[str, Callable[[Path], None]] = {
     "is a folder; files of a store are plain files": os.mkdir,
     "is a link to another folder": lambda path: path.symlink_to("/dev/zero"),
     "is a link to another folder;": link_out,
+    "Too many levels of symbolic links": lambda path: path.symlink_to(path.name),
     "cannot be opened": bind,
 }
 
@@ -131,6 +134,33 @@ def test_the_index(folder: Path, cli, text: str) -> None:
         result = cli("store", *command)
         assert result.exit_code == (command[0] == "verify"), result.output
         assert text in result.output
+
+
+@pytest.mark.parametrize(
+    ("dataset", "backbone", "text"),
+    [
+        ("../../elsewhere", "fake", "a data set that is refused: '../../elsewhere' is no name"),
+        ("toy", "../../elsewhere", "a backbone that is refused: '../../elsewhere-"),
+        ("toy", None, "a backbone that is refused: '-"),
+    ],
+)
+@pytest.mark.parametrize("command", ["subset", "merge"])
+def test_names_in_an_index_lead_no_new_store_out_of_its_folder(
+    tmp_path: Path, cli, command: str, dataset: str, backbone: str | None, text: str
+) -> None:
+    config = {k: v for k, v in {**CONFIG, "backbone": backbone}.items() if v is not None}
+    folders = [tmp_path / "theirs" / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        with ShardWriter(folder, 0, config) as writer:
+            rows = [writer.add(VideoRecord(video=folder.name), matrix(0, 3))]
+        write_index(folder, dataset=dataset, config=config, width=6, records=rows, run={})
+    (tmp_path / "list.txt").write_text("a\n")
+    before = sorted(tmp_path.rglob("*"))
+    options = (*folders[:1], "--videos", tmp_path / "list.txt") if command == "subset" else folders
+    refused = cli("store", command, *options, "--out", tmp_path / "new" / "features")
+    assert refused.exit_code == 1 and text in refused.output, refused.output
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("text", ["1e999", "9" * 5000, '{"a":' * 90_000, '"\\ud800'])

@@ -8,13 +8,16 @@ import io
 import os
 import pickle
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import REPOSITORY
@@ -25,7 +28,7 @@ from store.import_lists import write_own_manifest
 from store.importing import Importer
 from store.layouts import sources_in
 from store.list_files import ListFile, read_class_names, read_list
-from store.manifest import Video, classes_of, read_manifest
+from store.manifest import Video, classes_of, read_manifest, write_manifest
 from store.npy_file import parse_npy
 from store.origin import config_of
 from store.read import FeatureStore
@@ -532,6 +535,99 @@ def test_an_array_header_that_promises_more_takes_no_memory() -> None:
     np.lib.format.write_array_header_1_0(file, header)
     with pytest.raises(StoreError, match="is cut off or damaged"):
         parse_npy(file.getvalue() + b"1234", "x.npy")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': (",
+        "{1: 2, 'a': 3}",
+        "{'descr': '|S0', 'fortran_order': False, 'shape': (5,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (True,)}",
+    ],
+)
+def test_a_damaged_array_header_fails_its_own_video_alone(imported, tmp_path, header) -> None:
+    (tmp_path / "x").mkdir()
+    np.save(tmp_path / "x" / "good.npy", features()["v_a_0"])
+    bytes_ = b"\x93NUMPY\1\0" + struct.pack("<H", len(header) + 1) + header.encode() + b"\n"
+    (tmp_path / "x" / "bad.npy").write_bytes(bytes_ + b"1234" * ("<f4" in header))
+    assert imported("npy", tmp_path / "x").exit_code == 3
+    assert failures(tmp_path) == {
+        "bad": "bad.npy: bad.npy is no .npy file, or its header is damaged."
+    }
+
+
+def test_a_damaged_shard_is_made_again_as_the_message_says(imported, tmp_path) -> None:
+    write_t7(tmp_path / "x", features())
+    assert imported("t7", tmp_path / "x").exit_code == 0
+    with stored(tmp_path) as store:
+        path = store.folder / "shard-00000.h5"
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(StoreError, match=r"Delete what is left of it and .*\(store import,"):
+            store["v_a_0"]
+    path.unlink()
+    assert imported("t7", tmp_path / "x").exit_code == 0
+    check_all(tmp_path, features())
+
+
+def test_tables_of_pandas_are_not_taken_for_more_features(imported, tmp_path) -> None:
+    (tmp_path / "x").mkdir()
+    for video, x_TD in features().items():  # the first line is 0,1,2,3,4,5
+        pd.DataFrame(x_TD).to_csv(tmp_path / "x" / f"{video}.csv", index=False)
+    pd.DataFrame(features()["v_a_0"]).to_csv(tmp_path / "x" / "numbered.csv")
+    assert imported("csv", tmp_path / "x", "--dtype", "float32").exit_code == 3
+    assert list(failures(tmp_path)) == ["numbered"]
+    assert "a first column without a name that counts the rows" in failures(tmp_path)["numbered"]
+    with stored(tmp_path) as store:
+        for video, x_TD in features().items():
+            np.testing.assert_array_equal(store[video], x_TD)
+
+
+def test_ids_that_a_manifest_spells_in_another_unicode_form_are_found(imported, tmp_path) -> None:
+    spelled = unicodedata.normalize("NFD", "caf\u00e9")
+    write_manifest(
+        tmp_path / "manifests" / "toy" / "d.csv",
+        [Video(id=spelled, label=0, class_name="a", split="train", frames=None)],
+    )
+    (tmp_path / "x").mkdir()
+    np.save(tmp_path / "x" / f"{spelled}.npy", features()["v_a_0"])
+    result = imported("npy", tmp_path / "x")
+    assert result.exit_code == 0, result.output
+    with stored(tmp_path) as store:
+        assert list(store) == [spelled]
+
+
+def test_a_file_that_names_no_model_is_none_of_video_features(imported, tmp_path) -> None:
+    for name in ("a_b/clip.npy", "a_b/clip_resnet.npy"):
+        (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "x" / name, features()["v_a_0"])
+    assert imported("video-features", tmp_path / "x").exit_code == 0
+    with stored(tmp_path) as store:
+        assert list(store) == ["a_b/clip"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("1 a\n2 b\n", None), ("0 unused\n1 a\n2 b\n", ("a", "b"))]
+)
+def test_class_names_from_one_need_the_label_0(imported, tmp_path, text, expected) -> None:
+    write_t7(tmp_path / "x", features())
+    first, *rest = LENGTHS
+    lists = [
+        write_list(tmp_path / "a_train.txt", {v: LENGTHS[v] for v in rest}, 1),
+        write_list(tmp_path / "b_val.txt", {first: LENGTHS[first]}, 2),
+    ]
+    (tmp_path / "names.txt").write_text(text)
+    result = imported(
+        *("t7", tmp_path / "x", "--benchmark", "toy", "--classes", tmp_path / "names.txt"),
+        *("--list", lists[0], "--list", lists[1]),
+    )
+    if expected is None:
+        assert result.exit_code == 1 and "whether label 1 is 'a' or the class after it" in (
+            " ".join(result.output.split())
+        )
+    else:
+        assert result.exit_code == 0, result.output
+        assert classes_of(read_manifest(tmp_path / "manifests" / "toy" / "d.csv")) == expected
 
 
 def test_an_import_that_was_killed_goes_on(tmp_path) -> None:

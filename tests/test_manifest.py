@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from store.datasets import (
@@ -130,6 +131,17 @@ def test_unknown_data_set_lists_the_known_ones() -> None:
     ) as error:
         domain_of("ucf1010", NONE)
     assert "from-folder" in str(error.value)
+
+
+@pytest.mark.parametrize("command", ["extract", "manifest check", "store import --format npy"])
+def test_a_domain_is_not_taken_for_its_data_set(cli, tmp_path: Path, command: str) -> None:
+    place = ("--videos", tmp_path) if "import" not in command else (tmp_path,)
+    np.save(tmp_path / "v_Archery_g08_c01.npy", np.ones((3, 4), np.float32))
+    refused = cli(*command.split(), *place, "--dataset", "ucf")
+    assert refused.exit_code == 1
+    assert "ucf is a domain and no data set. Its videos are those of the data set ucf101" in (
+        refused.output
+    )
 
 
 def test_benchmark_defaults_to_the_fullest() -> None:

@@ -14,8 +14,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import CONFIG, REPOSITORY
+from conftest import CONFIG, REPOSITORY, make_store
 from remotes import WIDTH, change_index, contents, make_shards, pulled_from, serving
 
 from store import remote as remote_module
@@ -77,6 +78,14 @@ def test_a_url_names_all_features_or_a_data_set_or_a_store(
     place = tmp_path / "there" / below.format(name=there.name)
     assert cli("store", "pull", place, tmp_path / "here").exit_code == 0
     assert contents(tmp_path / "here" / "mine" / there.name) == contents(there)
+
+
+def test_a_store_in_a_folder_of_another_name_gets_its_own(cli, tmp_path: Path) -> None:
+    config = {**CONFIG, "backbone": "timm:vit_tiny.x"}
+    folder = make_store(tmp_path / "made", "mine", {"a": np.ones((3, 4))}, config)
+    folder.rename(tmp_path / "there")
+    assert cli("store", "pull", tmp_path / "there", tmp_path / "here").exit_code == 0
+    assert [path.name for path in (tmp_path / "here" / "mine").iterdir()] == [folder.name]
 
 
 def test_only_what_is_missing_is_fetched(cli, there: Path, tmp_path: Path) -> None:
@@ -580,7 +589,10 @@ def test_a_page_without_a_store_is_said(cli, tmp_path: Path) -> None:
     with serving(tmp_path) as (_, url):
         result = cli("store", "pull", f"{url}/nothing", tmp_path / "here")
     assert result.exit_code == 1
-    assert "the server does not list its folders. Give the URL of the store" in result.output
+    assert (
+        "the server does not list its folders. Give store pull the URL of the store"
+        in result.output
+    )
 
 
 @pytest.mark.parametrize(

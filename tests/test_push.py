@@ -101,6 +101,21 @@ def pulled(cli: Any, place: object, to: Path, folder: Path) -> Path:
     return to / "mine" / folder.name
 
 
+def test_what_a_killed_push_left_on_a_disk_is_removed(cli, tmp_path: Path) -> None:
+    mine = make_shards(tmp_path / "mine")
+    there = tmp_path / "there" / "mine" / mine.name
+    there.mkdir(parents=True)
+    left = [there / f".{name}.1a2b3c4d.partial" for name in ("shard-00001.h5", "SHA256SUMS")]
+    others = [
+        there / ".shard-00001.h5.1a2b3c4d.12.1a2b3c4d.partial",  # of an extraction elsewhere
+        there / ".shard-00001.h5.1a2b3c4d1a2b3c4d.partial",  # of a pull
+    ]
+    for path in (*left, *others):
+        path.write_bytes(b"half")
+    pushed(cli, tmp_path / "mine", tmp_path / "there")
+    assert not any(path.exists() for path in left) and all(path.exists() for path in others)
+
+
 def test_there_and_back_every_byte_is_the_same(cli, place: str, tmp_path: Path) -> None:
     mine = make_shards(tmp_path / "mine")
     assert "3 of 3 shards sent" in pushed(cli, tmp_path / "mine", place)

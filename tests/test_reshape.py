@@ -289,6 +289,15 @@ def test_subset(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+def test_why_a_video_was_not_pulled_goes_along(tmp_path: Path) -> None:
+    folder = store_of(tmp_path / "part", videos("ab"))
+    reason = "its shard was not pulled from s3://bucket/features/toy/fake-1a2b3c4d"
+    left = VideoRecord(video="c", status="pending", error=reason)
+    StoreIndex(folder, "toy", CONFIG, 6).write(["a", "b", "c"], {"c": left}, RUN)
+    with FeatureStore(subset(folder, ["a", "c"], tmp_path / "new").folder) as store:
+        assert store.absent["c"].error == reason
+
+
 def test_the_commands(tmp_path: Path, cli) -> None:
     every = videos("abcdef")
     mine = store_of(tmp_path / "mine", {v: every[v] for v in "abc"}, rows={"d": "pending"})

@@ -132,6 +132,16 @@ def test_of_a_video_in_two_shards_the_higher_number_counts(tmp_path: Path) -> No
     assert "shard-50001.h5: 0b is in it, though videos.csv does not say so" in found
 
 
+def test_a_store_of_deep_ids_that_was_repacked_stays_as_it_is(tmp_path: Path) -> None:
+    folder = three_shards(tmp_path).folder
+    deep = {"/".join(f"{level}-{n}" for level in range(9)): matrix(n, 1) for n in range(30)}
+    fill(folder, 50_000, deep)
+    index = StoreIndex(folder, "toy", CONFIG, 6)
+    index.write(list(index.stored), {}, RUN)
+    rewrite.repack(folder)
+    assert rewrite.repack(folder).moved == 0
+
+
 def test_a_drop_is_refused_while_shards_are_filled(tmp_path: Path) -> None:
     folder = three_shards(tmp_path).folder
     living = partial(folder, locks.machine(), os.getppid(), "shard-00007.h5")

@@ -13,8 +13,8 @@ from adapt.choose import choose_stores
 from extract.videos import VideoFolder
 from store.check import CHECKS, verify
 from store.errors import StoreError
-from store.files import replacing
-from store.format import config_sha256
+from store.files import explained, replacing
+from store.format import config_sha256, store_folder
 from store.index import StoreIndex
 from store.read import FeatureStore, find_stores
 from store.records import VideoRecord
@@ -247,3 +247,43 @@ def test_what_the_writer_makes_of_strange_records(tmp_path: Path) -> None:
         assert (store.records["a"].fps, store.records["a"].seconds) == (0.0, 0.0)
         assert store.records["a"].source == "\udcff\r.avi"
     assert list(verify(folder, CHECKS)) == []
+
+
+def test_a_damaged_video_whose_shard_was_deleted_is_not_stored_any_more(tmp_path: Path) -> None:
+    folder = store_folder(tmp_path, "toy", CONFIG)
+    folder.mkdir(parents=True)
+    for number, (video, status) in enumerate([("a", "ok"), ("b", "damaged")]):
+        with ShardWriter(folder, number, CONFIG) as writer:
+            writer.add(VideoRecord(video=video, status=status), np.ones((3, 6)))
+    StoreIndex(folder, "toy", CONFIG, 6).write(["a", "b"], {}, {})
+    (folder / "shard-00001.h5").unlink()  # as a message about a damaged shard advises
+    index, _ = StoreIndex(folder, "toy", CONFIG, 6).write(["a", "b"], {}, {})
+    assert not index["complete"]
+    with FeatureStore(folder) as store:
+        assert set(store) == {"a"} and store.absent["b"].status == "pending"
+
+
+def test_a_long_reason_is_the_same_in_the_table_and_beside_the_features(tmp_path: Path) -> None:
+    folder = store_folder(tmp_path, "toy", CONFIG)
+    folder.mkdir(parents=True)
+    record = VideoRecord(video="a", status="damaged", error="x" * 70_000)
+    with ShardWriter(folder, 0, CONFIG) as writer:
+        writer.add(record, np.ones((3, 6)))
+    StoreIndex(folder, "toy", CONFIG, 6).write(["a"], {}, {})
+    assert list(verify(folder, CHECKS)) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(28, "x"), "No space left on device"),
+        (OSError("one\ntwo"), "one"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_a_write_that_fails_says_why(error: OSError, reason: str) -> None:
+    with (
+        pytest.raises(StoreError, match=rf"^Cannot write x: {reason}\. Make room\.$"),
+        explained(Path("x"), StoreError, "Make room."),
+    ):
+        raise error

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.utils import infer_storage_options
 from remotes import contents, make_shards, pulled_from, serving
 
 from adapt import environment
 from store import remote as remote_module
 from store.errors import ConfigError
+from store.remote_fsspec import FsspecRemote
 from store.remote_url import RemoteUrl, redacted, redacted_url
 
 
@@ -48,6 +51,28 @@ def test_a_password_that_must_be_encoded_is_refused_and_not_shown(cli, secret: s
         assert result.exit_code == 2
         assert "cr3t" not in result.output and "https://***@host/features" in result.output
     assert "Write %20 for a space and %2F for a slash" in cli("store", "pull", url).output
+
+
+def test_sftp_gets_the_password_that_was_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Server(fsspec.AbstractFileSystem):
+        _strip_protocol = staticmethod(lambda path: infer_storage_options(path)["path"])
+
+        @staticmethod
+        def _get_kwargs_from_urls(path: str) -> dict[str, object]:  # as fsspec's class for SFTP
+            options = infer_storage_options(path)
+            return {n: v for n, v in options.items() if n not in ("path", "protocol")}
+
+    monkeypatch.setattr(fsspec, "get_filesystem_class", lambda protocol: Server)
+    remote = FsspecRemote(RemoteUrl.of("sftp://me%40home:s3%2Fcr%203t@host:22/a%20b"))
+    given = remote.fs.storage_options
+    assert given == {"host": "host", "port": 22, "username": "me@home", "password": "s3/cr 3t"}
+    assert remote.path == "/a%20b"
+
+
+def test_links_may_begin_with_a_dot(cli, there: Path, tmp_path: Path) -> None:
+    result, _ = pulled_from(cli, tmp_path, dotted=True)
+    assert result.exit_code == 0, result.output
+    assert contents(tmp_path / "here" / "mine" / there.name) == contents(there)
 
 
 def test_an_argument_too_many_is_repeated_without_its_password(cli) -> None:
