@@ -131,7 +131,7 @@ class Backbone:
         """
         features = self.forward(frames.to(self.device, non_blocking=True))
         if self.device.type != "cuda":
-            return features.numpy
+            return lambda: features.cpu().numpy()
         copied = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
         copied.copy_(features, non_blocking=True)
         done = torch.cuda.Event()

@@ -7,6 +7,7 @@ file is decoded twice: once to count the frames and to find damage, once for the
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -83,24 +84,24 @@ class PyavReader:
 
     def _decode(self) -> Iterator[tuple[Any, bool]]:
         """Every frame and whether it is whole. After an error none is, up to the next key frame."""
-        with av.logging.Capture() as log, open_container(self._path) as container:
+        with av.logging.Capture() as log, open_container(self._path, log) as container:
             video = choose_stream(container)
             video.codec_context.thread_count = 1
-            broken_until: float | None = None
+            broken, until = False, -np.inf
             try:
                 for packet, damaged in self._read(container, video, log):
                     time, heard = _time_of(packet), len(log)
                     frames, failed = _decoded(packet)
                     said = (text for _, _, text in log[heard:])
                     if failed or damaged or any(map(_PICTURE_IS_BROKEN.search, said)):
-                        broken_until = max(time, broken_until or time)
+                        broken, until = True, max(time, until)
                     for frame in frames:
                         shown = _time_of(frame)
                         if frame.is_corrupt:
-                            broken_until = max(shown, broken_until or shown)
-                        elif broken_until is not None and frame.key_frame and shown > broken_until:
-                            broken_until = None
-                        yield frame, broken_until is None
+                            broken, until = True, max(shown, until)
+                        elif frame.key_frame and shown > until:
+                            broken = False
+                        yield frame, not broken
             except (av.FFmpegError, DecodeError) as error:
                 self._stopped = f"reading stops after frame {len(self._whole)} ({error})"
 
@@ -155,6 +156,18 @@ class PyavReader:
         return text, missing
 
 
+def is_mirrored(path: Path) -> bool:
+    """Whether a file asks to show its first frame as in a mirror, as some telephones' front cameras do."""
+    with av.logging.Capture() as log, open_container(path, log) as container:
+        video = choose_stream(container)
+        video.codec_context.thread_count = 1
+        for packet in packets_of(container):
+            for frame in _decoded(packet)[0] if packet.stream.index == video.index else ():
+                a, b, c, d = _display_matrix(frame)
+                return a * d < b * c
+    return False
+
+
 def _decoded(packet: Any) -> tuple[list[Any], bool]:
     try:
         return packet.decode(), False
@@ -170,15 +183,28 @@ def _time_of(thing: Any) -> float:
 
 def _image_of(frame: Any) -> Image.Image:
     pixels = frame.to_ndarray(format="rgb24")
-    turns = _quarter_turns(frame)
-    return Image.fromarray(np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels)
+    a, b, c, d = _display_matrix(frame)
+    if _lies(frame):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    pixels = pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def _turned_size(frame: Any) -> tuple[int, int]:
     sides = (frame.width, frame.height)
-    return sides[::-1] if _quarter_turns(frame) % 2 else sides
+    return sides[::-1] if _lies(frame) else sides
 
 
-def _quarter_turns(frame: Any) -> int:
-    """Anticlockwise, as the file's display matrix asks."""
-    return round(frame.rotation / 90) % 4
+def _lies(frame: Any) -> bool:
+    """Whether width and height are to be exchanged."""
+    a, b, c, d = map(abs, _display_matrix(frame))
+    return b + c > a + d
+
+
+def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
+    """a, b, c, d: a pixel at (x, y) is to be shown at (a x + c y, b x + d y), but for scale and place."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
+    return a, b, c, d

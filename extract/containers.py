@@ -17,6 +17,9 @@ _BOXES = (
 )
 """What an MP4 consists of; anything else behind these was appended by another program."""
 _END_OF_JPEG = b"\xff\xd9"
+_SYNC = 0x47
+_TRANSPORT_PACKETS = ((188, 0), (192, 4), (204, 0))
+"""Bytes of a packet, and how many of them stand before its sync byte: MPEG-TS, M2TS, MPEG-TS with a code."""
 
 
 def bytes_missing(path: Path) -> int:
@@ -41,22 +44,31 @@ def bytes_missing(path: Path) -> int:
     return max(0, claimed - size)
 
 
-def stops_within_a_picture(path: Path, container: str) -> bool:
-    """Whether a GIF, or a file of nothing but JPEG pictures, ends before its last picture does.
+def stops_within(path: Path, container: str, picture_bytes: int) -> str:
+    """What a file ends within, of the containers that have pictures or packets one after another; else "".
 
-    Decoders fill the rest of such a picture with what was there before, and raise nothing.
+    Decoders fill the rest of such a picture with what was there before, or leave it out, and raise nothing.
 
     Args:
         container: FFmpeg's name.
+        picture_bytes: size of the last packet, where all have one size.
     """
-    ends: dict[str, Callable[[mmap.mmap], bool]] = {
-        "gif": _gif_ends,
-        "mjpeg": lambda data: data[-4096:].rstrip(b"\0\r\n").endswith(_END_OF_JPEG),
+    ends: dict[str, tuple[str, Callable[[mmap.mmap], bool]]] = {
+        "gif": ("a picture", _gif_ends),
+        "mjpeg": (
+            "a picture",
+            lambda data: data[-4096:].rstrip(b"\0\r\n").endswith(_END_OF_JPEG),
+        ),
+        "dv": ("a picture", lambda data: len(data) % picture_bytes == 0),
+        "yuv4mpegpipe": ("a picture", lambda data: _y4m_ends(data, picture_bytes)),
+        "mpegts": ("a packet of the transport stream", _transport_ends),
+        "ogg": ("a page", _ogg_ends),
     }
     if container not in ends:
-        return False
+        return ""
+    what, is_whole = ends[container]
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return not ends[container](data)
+        return "" if is_whole(data) else what
 
 
 def _end_of_fragments(file: BinaryIO, size: int) -> int:
@@ -77,6 +89,36 @@ def _end_of_fragments(file: BinaryIO, size: int) -> int:
         if kind == b"moof" or (end and kind == b"mdat"):
             end = at
     return end
+
+
+def _y4m_ends(data: mmap.mmap, picture_bytes: int) -> bool:
+    header = data.find(b"\n") + 1
+    return (len(data) - header) % (len(b"FRAME\n") + picture_bytes) == 0
+
+
+def _transport_ends(data: mmap.mmap) -> bool:
+    """Whether a transport stream ends with a whole packet, or where its last packets begin is not known.
+
+    They begin with 0x47 each; in M2TS four bytes of time stand before it.
+    """
+    known = False
+    for length, ahead in _TRANSPORT_PACKETS:
+        tail = data[max(0, len(data) - 16 * length) :]
+        for first in range(min(length, len(tail) - 8 * length)):
+            begins = range(first, len(tail), length)
+            if all(tail[at] == _SYNC for at in begins):
+                known = True
+                if begins[-1] - ahead + length <= len(tail):
+                    return True
+    return not known
+
+
+def _ogg_ends(data: mmap.mmap) -> bool:
+    """Whether the last page of an Ogg file is whole: its header has the sizes of its parts."""
+    at = data.rfind(b"OggS")
+    parts = data[at + 26] if at + 26 < len(data) else 0
+    sizes = data[at + 27 : at + 27 + parts]
+    return at + 26 < len(data) and at + 27 + parts + sum(sizes) <= len(data)
 
 
 def _gif_ends(data: mmap.mmap) -> bool:

@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from extract.by_decord import DecordReader, Inexact
-from extract.by_pyav import PyavReader
+from extract.by_pyav import PyavReader, is_mirrored
 from extract.images import ImageFolder
 from extract.sources import images_in, size_and_sha256_of
-from extract.survey import survey
+from extract.survey import Survey, survey
 from store.errors import DecodeError, counted
 
 DECODER = "decord where exact, else pyav"
@@ -207,12 +207,17 @@ def _reader_of(path: Path, decoder: str, tick: Callable[[], None], log: int | No
         return ImageFolder(path, tick)
     check_file(path)
     found = survey(path, tick)
-    if decoder == "auto" and not found.why_not_decord:
+    if decoder == "auto" and not found.why_not_decord and not _mirrored(path, found):
         try:
             return DecordReader(path, found, tick, log)
         except Inexact:
             tick()
     return PyavReader(path, found, tick)
+
+
+def _mirrored(path: Path, found: Survey) -> bool:
+    """Whether the file asks for what decord does not do: it turns pictures, but mirrors none."""
+    return found.container in ("mov", "matroska") and is_mirrored(path)
 
 
 @dataclass(frozen=True)

@@ -24,30 +24,32 @@ a demuxer open other files and addresses."""
 _BROKEN = re.compile(
     r"read error|ebml number|invalid as first byte|exceeds containing|truncating packet|track number|"
     r"packet mismatch|bad header|asf skip|invalid packet_length|resync|packet corrupt|partial file|"
-    r"size mismatch|continuity|crc|corrupt",
+    r"size mismatch|continuity check|crc|corrupt",
     re.IGNORECASE,
 )
 """How FFmpeg's demuxers say that bytes are not what they should be."""
 _MOST_RETRIES = 10_000
 
 
-def open_container(path: Path) -> Any:
+def open_container(path: Path, log: list[Any]) -> Any:
     """The file opened by PyAV, as a plain file of a known format.
+
+    Args:
+        log: the list of an `av.logging.Capture` that is running. FFmpeg reads up to 5 MB while it opens a
+            file and not again, so what it finds wrong in them it says now or never.
 
     Raises:
         DecodeError: FFmpeg finds no video format in it.
     """
     av.logging.set_level(av.logging.WARNING)  # for `Capture`; nothing is printed
     av.logging.set_skip_repeated(False)
-    log: list[Any] = []
     try:
         # An absolute path: FFmpeg would take "a:b.mp4" for a protocol.
-        with av.logging.Capture() as log:
-            return av.open(
-                str(path.absolute()),
-                metadata_errors="ignore",
-                options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"},
-            )
+        return av.open(
+            str(path.absolute()),
+            metadata_errors="ignore",
+            options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"},
+        )
     except (av.FFmpegError, ValueError) as error:
         said = [text.strip() for _, _, text in log]
         if any("moov atom not found" in text for text in said) and _is_mp4(path):
@@ -101,6 +103,19 @@ def packets_of(container: Any) -> Iterator[Any]:
 def says_damage(line: tuple[int, str, str]) -> bool:
     """Whether a line of FFmpeg's log (level, name, text) is about bytes that are not as they should be."""
     return _BROKEN.search(line[2]) is not None
+
+
+def says_end(line: tuple[int, str, str]) -> bool:
+    """Whether a line of FFmpeg's log says that the file ends where a packet does not."""
+    return "ended prematurely" in line[2]
+
+
+def seeks_while_opening(name: str) -> bool:
+    """Whether FFmpeg looks for the last times of a file while it opens it.
+
+    What it says then is of the places that it jumped to: packets begin before these.
+    """
+    return name in ("mpeg", "mpegts")
 
 
 def convert(path: Path) -> str:

@@ -130,6 +130,7 @@ def _may_overwrite(
 ) -> bool:
     """Whether only convolutions that are computed before `conv` read `other` besides the addition.
 
+    A convolution moves to the addition of its result, so their results must be used before this one too.
     Memory that a convolution has just allocated has no other name, and a convolution gives it none.
     """
 
@@ -139,8 +140,10 @@ def _may_overwrite(
     if not convolves(other) or other is conv or other is conv.args[0]:
         return False
     # What was replaced already stands before this addition and has no place in `order`.
-    earlier = [other, *(user for user in other.users if user is not node)]
-    return all(convolves(n) and order.get(n, -1) < order[conv] for n in earlier)
+    readers = [user for user in other.users if user is not node]
+    if any(order.get(user, -1) > order[node] for reader in readers for user in reader.users):
+        return False
+    return all(convolves(n) and order.get(n, -1) < order[conv] for n in (other, *readers))
 
 
 def _replace(graph: fx.GraphModule, conv: fx.Node, last: fx.Node, other: Any) -> None:

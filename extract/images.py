@@ -15,6 +15,8 @@ from extract.sources import images_in, natural_places
 from store.errors import DecodeError
 
 _OF_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_SIXTEEN_AS_I = ("PNG", "PPM")
+"""Formats of which PIL reads 16 bits as mode I, from 0 to 65,535."""
 
 
 class ImageFolder:
@@ -73,7 +75,9 @@ def read_image(path: Path) -> Image.Image:
                     f"{path.name} has {pages} pages. A frame is one image: split it, or pass an "
                     "animation as a video file"
                 )
-            if image.mode in _OF_SIXTEEN_BITS or (image.mode == "I" and file.format == "PNG"):
+            if image.mode in _OF_SIXTEEN_BITS or (
+                image.mode == "I" and file.format in _SIXTEEN_AS_I
+            ):
                 grey = np.asarray(image).astype(np.uint32)
                 image = Image.fromarray((grey >> 8).astype(np.uint8))
             elif image.mode in ("I", "F"):

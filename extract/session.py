@@ -75,6 +75,7 @@ class Session:
         self._filled: list[_Shard] = []  # shards that are being filled
         self._live: dict[Attempt, int] = {}  # attempts whose frames count -> rows that are written
         self._decoded: set[Attempt] = set()
+        self._refused: dict[Attempt, str] = {}  # attempts whose features cannot be stored -> why
         self._batches = Batches(backbone, self._append)
         self._begin_seconds = 0.0
         self._expected: int | None = 0
@@ -167,12 +168,17 @@ class Session:
             if error.__cause__ is not None:  # the disk, not the features
                 raise
             self._forget(attempt)
-            self._fail(attempt, str(error))
+            self._refused[attempt] = str(
+                error
+            )  # counts when the decoder is at its end: it may begin again
+            self._complete(attempt)
             return
         self._live[attempt] += len(rows_FD)
         self._complete(attempt)
 
     def _complete(self, attempt: Attempt) -> None:
+        if attempt in self._decoded and attempt in self._refused:
+            return self._fail(attempt, self._refused.pop(attempt))
         if attempt not in self._decoded or attempt not in self._live:
             return
         assert attempt.facts is not None
@@ -193,6 +199,7 @@ class Session:
         shard.waiting.discard(attempt.video)
 
     def _forget(self, attempt: Attempt) -> None:
+        self._refused.pop(attempt, None)
         if self._live.pop(attempt, None) is not None:
             self._writer(self._shards[attempt.video]).discard(attempt.video)
 

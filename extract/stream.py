@@ -46,6 +46,8 @@ class _Taken:
     """Decoded frames."""
     written: int = 0
     """Rows of `features_KD` that have come back from the backbone."""
+    too_large: bool = False
+    """Whether float16 cannot hold one of them."""
 
 
 def stream(
@@ -127,11 +129,7 @@ class _Stream:
             return
         with np.errstate(over="ignore"):
             rounded_FD = rows_FD.astype(np.float16)
-        if not np.isfinite(rounded_FD).all():
-            del self._live[attempt]
-            reason = "its features are not finite, or too large for float16"
-            self._done.append(Unreadable(attempt.video, reason))
-            return
+        taken.too_large |= not np.isfinite(rounded_FD).all()
         taken.features_KD[taken.written : taken.written + len(rows_FD)] = rounded_FD
         taken.written += len(rows_FD)
         self._complete(attempt)
@@ -143,5 +141,9 @@ class _Stream:
         del self._live[attempt]
         self._decoded.discard(attempt)
         assert attempt.facts is not None
+        if taken.too_large:
+            reason = "its features are not finite, or too large for float16"
+            self._done.append(Unreadable(attempt.video, reason))
+            return
         kept = attempt.facts.kept_frames
         self._done.append(Extracted(attempt.video, kept, taken.numbers_K, taken.features_KD))

@@ -15,8 +15,15 @@ from typing import Any
 import av
 import av.logging
 
-from extract.containers import bytes_missing, stops_within_a_picture
-from extract.demux import choose_stream, open_container, packets_of, says_damage
+from extract.containers import bytes_missing, stops_within
+from extract.demux import (
+    choose_stream,
+    open_container,
+    packets_of,
+    says_damage,
+    says_end,
+    seeks_while_opening,
+)
 from extract.packets import PacketRules
 from store.errors import DecodeError, counted
 
@@ -30,7 +37,7 @@ _EXACT = {
 """Containers and codecs in which decord gave PyAV's frames where nothing else spoke against it."""
 _EXACT_PIXELS = ("yuv420p", "yuvj420p")
 """Of others decord's conversion to RGB differs (10 bits: by up to 168 of 255 at edges, measured)."""
-_DURATION_IS_DECLARED = ("matroska", "flv", "asf")
+_DURATION_IS_DECLARED = ("matroska", "flv", "asf", "mxf", "ivf")
 _REGULAR = ("mpeg", "mpegts", "asf")
 """Containers in which a gap between packets is the only trace of some damage, and not a usual thing."""
 
@@ -54,6 +61,8 @@ class Survey:
     """Packets in the index of a file that has one."""
     shown: int = 0
     """Packets that are not marked as to be discarded."""
+    last_bytes: int = 0
+    """Size of the last packet."""
     seconds: float = 0.0
     """End of the last packet."""
     end: float = 0.0
@@ -84,15 +93,22 @@ def survey(path: Path, tick: Callable[[], None] = lambda: None) -> Survey:
     Raises:
         DecodeError: not a video, or no video stream.
     """
-    with av.logging.Capture() as log, open_container(path) as container:
+    with av.logging.Capture() as log, open_container(path, log) as container:
+        # What is said up to here by others is of decoders that FFmpeg tries on the first packets.
+        name = container.format.name
+        heard = [] if seeks_while_opening(name) else [line for line in log if line[1] == name]
+        opened = len(log)
         video = choose_stream(container)
         found = _headline(container, video)
         # Numbers, not the entries: those are views into memory that reading packets moves.
         listed = [(entry.pos, entry.size) for entry in video.index_entries if entry.size]
         _read_packets(container, video, found, tick)
-    errors = [line[2].strip() for line in log if says_damage(line)]
+    heard += log[opened:]
+    errors = [line[2].strip() for line in heard if says_damage(line)]
     found.broken = found.broken or (errors[0] if errors else "")
     found.cut = _cut(path, found, len(listed), max((at + size for at, size in listed), default=0))
+    if not (found.cut or found.claimed_seconds) and any(map(says_end, heard)):
+        found.cut = "cut off: it ends within a packet"
     found.listed = len(listed)
     if found.packets < found.listed:
         header = 8 if found.container == "avi" else 0
@@ -108,8 +124,10 @@ def _headline(container: Any, video: Any) -> Survey:
     context = video.codec_context
     if context is None:
         raise DecodeError("its video codec is not known here")
-    rate = video.average_rate or video.guessed_rate
     name = container.format.name.split(",")[0]
+    rate = video.average_rate or video.guessed_rate
+    if name == "dv":  # its average is FFmpeg's unit of time, 60,000 a second
+        rate = video.guessed_rate
     declared = container.duration if name in _DURATION_IS_DECLARED else None
     return Survey(
         container=name,
@@ -150,6 +168,7 @@ def _read_packets(container: Any, video: Any, found: Survey, tick: Callable[[], 
             if packet.stream_index != video.index:
                 continue
             found.packets += 1
+            found.last_bytes = packet.size
             if packet.dts is not None:
                 times.append(float(packet.dts * packet.time_base))
             if time is not None:
@@ -189,8 +208,8 @@ def _cut(path: Path, found: Survey, listed: int, listed_end: int) -> str:
         all_there = found.container == "avi" and found.packets >= found.claimed_frames > 0
         if not all_there:
             return f"cut off: by its header the file would be {missing:,} bytes longer"
-    if stops_within_a_picture(path, found.container):
-        return "cut off: it ends within a picture"
+    if what := stops_within(path, found.container, found.last_bytes or size):
+        return f"cut off: it ends within {what}"
     if listed_end > size:
         return (
             "cut off: only "
@@ -202,7 +221,9 @@ def _cut(path: Path, found: Survey, listed: int, listed_end: int) -> str:
     if found.container == "avi" and no_index and found.packets + 2 < found.claimed_frames:
         return f"cut off: its header says {counted(found.claimed_frames, 'frame')}, {found.packets} came"
     frame = 1 / found.fps if found.fps else 0.04
-    if found.claimed_seconds - found.end > max(0.25, 2.5 * frame):
+    # IVF's one number is of frames or of seconds: both must be lacking.
+    all_there = found.container == "ivf" and found.packets >= found.claimed_frames
+    if found.claimed_seconds - found.end > max(0.25, 2.5 * frame) and not all_there:
         return (
             f"cut off: its header says {found.claimed_seconds:.2f} s, "
             f"the last packet ends at {found.end:.2f} s"

@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import logging
 import math
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from extract.config import TIMM, ExtractConfig
 from extract.decode import FrameOptions
 from extract.state_dicts import read_state_dict, short_network_timeout, state_sha256
-from extract.untrained import calibrate_batch_norms
+from extract.untrained import calibrate_batch_norms, seed_of
 from store.errors import ConfigError, WeightsError
 
 _LAYER = "pooled, before the classifier (timm, num_classes=0)"
@@ -107,11 +106,11 @@ def load(name: str, weights: str) -> tuple[nn.Module, str, str]:
     Raises:
         WeightsError: the weights cannot be found, read or used.
     """
-    if seed := re.fullmatch(r"random:(\d+)", weights):
-        model = _random(name, int(seed[1]))
+    if (seed := seed_of(weights)) is not None:
+        model = _random(name, seed)
         digest = state_sha256(model.state_dict())
         _, side, _ = _data_config(name)["input_size"]
-        calibrate_batch_norms(model, int(seed[1]), side=side)
+        calibrate_batch_norms(model, seed, side=side)
         return model, digest, weights
     if weights == name.partition(".")[2]:
         model, note = _published(name), weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -10,8 +11,26 @@ from torch import nn
 from torchvision.transforms import functional as F
 
 from extract.pixels import IMAGENET_MEAN, IMAGENET_STD
+from store.errors import WeightsError, shortened
 
 _CALIBRATION_IMAGES = 32
+
+
+def seed_of(weights: str) -> int | None:
+    """The seed that `random:SEED` names; None for other weights.
+
+    Raises:
+        WeightsError: torch takes no seed that large.
+    """
+    found = re.fullmatch(r"random:(\d+)", weights)
+    if found is None:
+        return None
+    digits = found[1].lstrip("0") or "0"
+    if len(digits) > 20 or int(digits) >= 1 << 64:
+        raise WeightsError(
+            f"--weights random:SEED takes a seed below 2^64, got {shortened(weights)}."
+        )
+    return int(digits)
 
 
 def build_model(backbone: str, *, seed: int | None = None) -> nn.Module:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from extract import timm_models
 from extract.config import ExtractConfig, is_timm
 from extract.state_dicts import read_state_dict, short_network_timeout, state_sha256
-from extract.untrained import build_model, calibrate_batch_norms
+from extract.untrained import build_model, calibrate_batch_norms, seed_of
 from store.errors import ConfigError, WeightsError
 
 
@@ -53,12 +53,12 @@ def load_model(backbone: str, weights: str) -> tuple[nn.Module, str, str]:
             f"torchvision has no classification model {backbone!r}. Examples: {', '.join(examples)}. "
             "Models of timm are named timm:NAME."
         )
-    if seed := re.fullmatch(r"random:(\d+)", weights):
-        model = build_model(backbone, seed=int(seed[1]))
+    if (seed := seed_of(weights)) is not None:
+        model = build_model(backbone, seed=seed)
         # Before the calibration: its sums differ in the last bit between machines, and `random:0`
         # should name the same store on all of them.
         digest = state_sha256(model.state_dict())
-        calibrate_batch_norms(model, int(seed[1]))
+        calibrate_batch_norms(model, seed)
         return model, digest, weights
     model = build_model(backbone)
     if re.fullmatch(r"imagenet1k_\w+", weights):

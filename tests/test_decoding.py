@@ -6,6 +6,7 @@ import dataclasses
 import os
 import random
 import shutil
+import struct
 from pathlib import Path
 
 import av
@@ -17,6 +18,7 @@ from PIL import Image
 from extract.check_sources import sources_in
 from extract.config import CHANGED, ExtractConfig
 from extract.decode import FrameOptions, Video
+from extract.demux import says_damage
 from extract.events import Broken, Decoded
 from extract.pool import DecoderPool
 from extract.run import extract
@@ -244,6 +246,85 @@ def test_a_cut_anywhere_leaves_no_false_frame(tmp_path: Path, name: str, options
         assert 0 < len(shown) < FRAMES and set(shown) <= true
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("small.ts", {"kind": "mpegts"}),
+        ("hevc.ts", {"kind": "mpegts", "codec": "libx265", "x265_params": "log-level=none"}),
+        ("camera.m2ts", {"kind": "mpegts", "container": {"mpegts_m2ts_mode": "1"}}),
+        ("recorded.mkv", {"container": {"live": "1"}, "bf": 3}),
+        ("browser.webm", {"codec": "libvpx", "container": {"live": "1"}}),
+        ("free.ogv", {"codec": "libvpx"}),
+        ("pictures.y4m", {"codec": "wrapped_avframe"}),
+        ("tape.dv", {"codec": "dvvideo", "width": 720, "height": 576, "count": 12}),
+        ("studio.mxf", {"codec": "mpeg2video", "pixels": "yuv422p"}),
+        ("small.ivf", {"codec": "libvpx"}),
+    ],
+)
+def test_a_cut_within_a_packet_is_noticed_though_no_length_is_declared(
+    tmp_path: Path, name: str, options: dict
+) -> None:
+    path = write(tmp_path / name, **options)
+    whole = path.read_bytes()
+    images, video = images_of(path, decoder="pyav")
+    count = options.get("count", FRAMES)
+    assert (len(images), video.facts.damage, video.facts.fps) == (count, "", 25)
+    true = {image.tobytes() for image in images}
+    for share in (0.4, 0.55, 0.7, 0.85, 0.95):
+        path.write_bytes(whole[: int(len(whole) * share) | 1])
+        found = survey(path)
+        assert found.cut.startswith("cut off") or "incomplete" in found.broken, share
+        kept = Video(path, dataclasses.replace(OPTIONS, keep_damaged=True))
+        shown = [np.asarray(image).tobytes() for image in kept._reader.images()]
+        assert 0 < len(shown) < count and set(shown) <= true
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("small.ts", {"kind": "mpegts"}),
+        ("camera.m2ts", {"kind": "mpegts", "container": {"mpegts_m2ts_mode": "1"}}),
+        ("free.ogv", {"codec": "libvpx"}),
+    ],
+)
+def test_what_another_program_appended_is_no_cut(tmp_path: Path, name: str, options: dict) -> None:
+    path = write(tmp_path / name, **options)
+    path.write_bytes(path.read_bytes() + bytes(100))
+    images, video = images_of(path)
+    assert numbers_of(images) == list(ALL) and not video.facts.damage
+
+
+def test_times_that_jump_are_no_damage() -> None:
+    assert says_damage((24, "mpegts", "Packet corrupt (stream = 0, dts = 7)."))
+    assert not says_damage((24, "mov", "DTS discontinuity in stream 1: packet 4 with DTS 3009"))
+
+
+ONE = 1 << 16
+UPRIGHT = picture(grids()[0])
+SHOWN = {
+    "mirrored": ((-ONE, 0, 0, ONE), UPRIGHT[:, ::-1]),
+    "upside down in a mirror": ((ONE, 0, 0, -ONE), UPRIGHT[::-1]),
+    "lying, mirrored": ((0, ONE, ONE, 0), UPRIGHT.swapaxes(0, 1)),
+    "half a turn": ((-ONE, 0, 0, -ONE), UPRIGHT[::-1, ::-1]),
+    "a quarter": ((0, ONE, -ONE, 0), np.rot90(UPRIGHT, -1)),
+    "three quarters": ((0, -ONE, ONE, 0), np.rot90(UPRIGHT)),
+}
+
+
+@pytest.mark.parametrize("how", SHOWN)
+def test_pictures_are_turned_and_mirrored_as_the_file_asks(tmp_path: Path, how: str) -> None:
+    (a, b, c, d), expected = SHOWN[how]
+    path = write(tmp_path / "telephone.mp4", count=3, bf=0)
+    data = bytearray(path.read_bytes())
+    at = data.find(b"tkhd") + 44
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    for decoder in ("auto", "pyav"):
+        images, video = images_of(path, decoder=decoder)
+        assert (video.facts.height, video.facts.width) == expected.shape[:2]
+        assert np.abs(images[0].astype(int) - expected).mean() < 10
+
+
 def test_a_header_that_claims_too_much_is_no_damage(tmp_path: Path) -> None:
     path = write(tmp_path / "long.avi", "mpeg4")
     data = bytearray(path.read_bytes())
@@ -348,6 +429,7 @@ def test_images_are_read_as_a_viewer_shows_them(tmp_path: Path) -> None:
     grey = (np.arange(64 * 96) * 10).astype(np.uint16).reshape(64, 96)
     save(tmp_path / "deep", "1.png", Image.fromarray(grey))
     save(tmp_path / "deep", "2.tif", Image.fromarray(grey))
+    (tmp_path / "deep" / "3.pgm").write_bytes(b"P5 96 64 65535\n" + grey.astype(">u2").tobytes())
     for image in images_of(tmp_path / "deep")[0]:
         np.testing.assert_array_equal(image, np.repeat((grey >> 8)[..., None], 3, 2))
     exif = Image.Exif()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 import torch
 from conftest import config_for, toy_arguments
@@ -83,6 +84,23 @@ def test_apples_device_is_taken_where_it_is(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert pick_device("mps") == torch.device("mps")
     assert pick_device("auto") == torch.device("cpu")  # only who names it gets it
+
+
+class _Elsewhere(torch.Tensor):
+    """In memory that numpy cannot read, as Apple's."""
+
+    def numpy(self, *, force: bool = False) -> np.ndarray:
+        raise TypeError("can't convert mps:0 device type tensor to numpy")
+
+    def cpu(self, *_: object) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+def test_features_come_back_from_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = Backbone(ExtractConfig(backbone="mobilenet_v2", weights="random:0", device="cpu"))
+    features_FD = torch.ones(2, 3).as_subclass(_Elsewhere)
+    monkeypatch.setattr(backbone, "forward", lambda frames: features_FD)
+    np.testing.assert_array_equal(backbone.submit(backbone.staging())(), np.ones((2, 3)))
 
 
 @pytest.mark.parametrize("name", sorted(COMPUTING))

@@ -578,6 +578,9 @@ def test_weights_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     known = "no imagenet1k_v9 weights for resnet18, only: imagenet1k_v1"
     with pytest.raises(WeightsError, match=known):
         load("imagenet1k_v9")
+    for seed in (str(1 << 64), "9" * 5000):
+        with pytest.raises(WeightsError, match=r"takes a seed below 2\^64, got 'random:"):
+            load(f"random:{seed}")
     with pytest.raises(ConfigError, match="no classification model 'resnet9000'"):
         load("random:0", "resnet9000")
     with pytest.raises(ConfigError, match="no linear layer at its end"):

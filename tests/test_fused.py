@@ -84,10 +84,15 @@ class Odd(nn.Module):
     def __init__(self, way: str) -> None:
         super().__init__()
         torch.manual_seed(1)
-        self.way, self.stem, self.a, self.b = way, conv(3), conv(), conv()
+        self.way, self.stem, self.a, self.b, self.c = way, conv(3), conv(), conv(), conv(3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
+        image, x = x, self.stem(x)
+        if self.way == "read by a convolution whose own sum is later":
+            y = self.c(image)
+            late = self.a(x)
+            first = self.b(image[:, :1].expand(-1, 8, -1, -1)) + x
+            return late + y - first
         if self.way == "read by the sum's own convolution":
             return torch.relu(self.a(x) + x)
         if self.way == "read later by a convolution":
@@ -116,7 +121,8 @@ class Odd(nn.Module):
     "way",
     ["read by the sum's own convolution", "read later by a convolution", "viewed before"]
     + ["read later by something else", "added to itself", "scaled", "the result"]
-    + ["two sums, the other's activation later", "broadcast", "free"],
+    + ["two sums, the other's activation later", "broadcast", "free"]
+    + ["read by a convolution whose own sum is later"],
 )
 def test_what_is_read_again_is_not_overwritten(way: str) -> None:
     model = Odd(way).eval()

@@ -7,17 +7,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from conftest import REPOSITORY, alive
 
-from extract.decode import FrameOptions, Video
-from extract.events import Broken, Decoded, Frames, Opened
+from extract.decode import FrameOptions, SourceFacts, Video, VideoFacts
+from extract.events import Attempt, Broken, Decoded, Frames, Opened, Restarted
 from extract.pool import DecoderPool
 from extract.ring import SLOT_FRAMES
+from extract.session import Session
+from extract.stream import Extracted, Unreadable, _Stream
 from extract.synthetic import ACTIONS, make_collection, write_video
+from extract.videos import VideoFolder
+from store.index import StoreIndex
+from store.machine import Process
 
 OPTIONS = FrameOptions(resize=32, crop=32)
 
@@ -156,3 +164,59 @@ def test_decoders_die_with_their_parent(tmp_path: Path) -> None:
             return
         time.sleep(0.1)
     pytest.fail("the decoder outlived its parent")
+
+
+class _Reds:
+    """In place of a backbone: a frame's feature is its red value times 1,000."""
+
+    batch, width, device, frames = 4, 1, torch.device("cpu"), OPTIONS
+    config: ClassVar = {"backbone": "reds", "stored_dtype": "float16"}
+
+    def staging(self) -> torch.Tensor:
+        return torch.zeros((self.batch, 32, 32, 3), dtype=torch.uint8)
+
+    def submit(self, frames: torch.Tensor) -> Callable[[], np.ndarray]:
+        features_FD = frames[:, 0, 0, :1].float().numpy() * 1000
+        return lambda: features_FD
+
+
+class _Pool(list):
+    """Events that are known before."""
+
+    waited = 0.0
+
+
+def _tries(*reds: int) -> _Pool:
+    """A video whose decoder begins again after every try but the last; `reds` are those of the tries."""
+    pool = _Pool()
+    facts = VideoFacts(
+        decoder="pyav",
+        fps=25,
+        width=32,
+        height=32,
+        container_frames=8,
+        expected_frames=8,
+        kept_frames=8,
+    )
+    for number, red in enumerate(reds):
+        attempt = Attempt("a", Path("a.avi"), facts=facts, decoded_frames=8)
+        attempt.source = SourceFacts(bytes=1, mtime_ns=1, sha256="0" * 64)
+        frames = Frames(attempt, np.full((8, 32, 32, 3), red, np.uint8))
+        last = number + 1 == len(reds)
+        pool += [Opened(attempt), frames, Decoded(attempt) if last else Restarted(attempt)]
+    return pool
+
+
+@pytest.mark.parametrize(("second", "stored"), [(7, 1), (255, 0)])
+def test_features_that_cannot_be_stored_count_when_the_decoder_is_at_its_end(
+    tmp_path: Path, second: int, stored: int
+) -> None:
+    (tmp_path / "a.avi").touch()
+    index = StoreIndex(tmp_path, "mine", _Reds.config, _Reds.width)
+    session = Session(_Reds(), index, {"a": None}, Process(), {}, lambda progress: None)
+    session.plan(VideoFolder([tmp_path]), 0)
+    session.work(_tries(255, second))
+    assert (session.videos_done, session.stored) == (1, stored)
+    assert len(session.failures) == 1 - stored
+    told = list(_Stream(_Reds(), np.arange).results(_tries(255, second)))
+    assert [type(one) for one in told] == [Extracted if stored else Unreadable]
