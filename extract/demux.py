@@ -36,7 +36,7 @@ def open_container(path: Path, log: list[Any]) -> Any:
 
     Args:
         log: the list of an `av.logging.Capture` that is running. FFmpeg reads up to 5 MB while it opens a
-            file and not again, so what it finds wrong in them it says now or never.
+            file, and says only then that a small one ends too early.
 
     Raises:
         DecodeError: FFmpeg finds no video format in it.
@@ -108,14 +108,6 @@ def says_damage(line: tuple[int, str, str]) -> bool:
 def says_end(line: tuple[int, str, str]) -> bool:
     """Whether a line of FFmpeg's log says that the file ends where a packet does not."""
     return "ended prematurely" in line[2]
-
-
-def seeks_while_opening(name: str) -> bool:
-    """Whether FFmpeg looks for the last times of a file while it opens it.
-
-    What it says then is of the places that it jumped to: packets begin before these.
-    """
-    return name in ("mpeg", "mpegts")
 
 
 def convert(path: Path) -> str:

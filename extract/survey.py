@@ -16,14 +16,7 @@ import av
 import av.logging
 
 from extract.containers import bytes_missing, stops_within
-from extract.demux import (
-    choose_stream,
-    open_container,
-    packets_of,
-    says_damage,
-    says_end,
-    seeks_while_opening,
-)
+from extract.demux import choose_stream, open_container, packets_of, says_damage, says_end
 from extract.packets import PacketRules
 from store.errors import DecodeError, counted
 
@@ -94,20 +87,17 @@ def survey(path: Path, tick: Callable[[], None] = lambda: None) -> Survey:
         DecodeError: not a video, or no video stream.
     """
     with av.logging.Capture() as log, open_container(path, log) as container:
-        # What is said up to here by others is of decoders that FFmpeg tries on the first packets.
-        name = container.format.name
-        heard = [] if seeks_while_opening(name) else [line for line in log if line[1] == name]
         opened = len(log)
         video = choose_stream(container)
         found = _headline(container, video)
         # Numbers, not the entries: those are views into memory that reading packets moves.
         listed = [(entry.pos, entry.size) for entry in video.index_entries if entry.size]
         _read_packets(container, video, found, tick)
-    heard += log[opened:]
-    errors = [line[2].strip() for line in heard if says_damage(line)]
+    # While it opens a file FFmpeg also tries decoders, and jumps into packets to find the last times.
+    errors = [line[2].strip() for line in log[opened:] if says_damage(line)]
     found.broken = found.broken or (errors[0] if errors else "")
     found.cut = _cut(path, found, len(listed), max((at + size for at, size in listed), default=0))
-    if not (found.cut or found.claimed_seconds) and any(map(says_end, heard)):
+    if not (found.cut or found.claimed_seconds) and any(map(says_end, log)):
         found.cut = "cut off: it ends within a packet"
     found.listed = len(listed)
     if found.packets < found.listed:
