@@ -9,7 +9,6 @@ larger than memory. Each shard is checked once on opening, by its sha256, and th
 from __future__ import annotations
 
 import mmap
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +21,7 @@ from adapt.config import BANKS
 from adapt.parallel import world
 from adapt.sampling import centred, jittered
 from store.errors import ConfigError
+from store.machine import available_memory
 from store.manifest import Video
 from store.read import FeatureStore
 
@@ -201,16 +201,6 @@ def load_bank(
         return MappedBank(store, videos, device)
     features = [store.read(video.id) for video in videos]
     return FeatureBank(features, device, on_host=kind == "host")
-
-
-def available_memory() -> int:
-    """Bytes of main memory that can be had without swapping."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            fields = dict(line.split(":") for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):  # not Linux: half of what is built in
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _to(picked: Tensor, device: torch.device) -> Tensor:

@@ -78,9 +78,9 @@ class _Features:
         import torch
 
         from adapt.loading import load
-        from adapt.standing import pair_of
+        from adapt.standing import videos_key
 
-        key = (pair_of(config), config.select)  # a rule may need videos that others do without
+        key = videos_key(config)
         if self._loaded is None or key != self._key:
             self._loaded = None  # two at once may not fit into memory
             self._loaded = load(config, self._options, torch.device(self._device))

@@ -16,19 +16,28 @@ def videos_text(
     source: Mapping[str, Sequence[Video]],
     target: Sequence[Video],
     held_out: Sequence[Video],
+    choosing: Mapping[str, Sequence[Video]],
 ) -> str:
     """Say which videos decide a run's numbers, in their order; labels where they are looked at.
 
     The ids of several sources stand with their domain, because one id may be in two of them.
+
+    Args:
+        choosing: the sources' evaluation videos, by domain, where the epoch is chosen by them; else empty.
     """
     several = len(source) > 1
-    learned = [
-        (f"{domain}:{v.id}" if several else v.id, v.label)
-        for domain, videos in source.items()
-        for v in videos
-    ]
-    used = [learned, [v.id for v in target]]
+
+    def of_sources(found: Mapping[str, Sequence[Video]]) -> list[tuple[str, int | None]]:
+        return [
+            (f"{domain}:{v.id}" if several else v.id, v.label)
+            for domain, videos in found.items()
+            for v in videos
+        ]
+
+    used = [of_sources(source), [v.id for v in target]]
     used.append([(v.id, v.label) for v in held_out])
+    if choosing:
+        used.append(of_sources(choosing))
     digest = hashlib.sha256(json.dumps(used).encode()).hexdigest()
     known = sum(video.label is not None for video in held_out)
     labels = f" ({known} with a label)" if has_no_labels(held_out) else ""

@@ -49,6 +49,8 @@ class Listed:
     """Training videos whose labels train, by domain: the sources', or the target's for a bound."""
     unseen: Mapping[str, Sequence[Video]]
     """The sources' evaluation videos, by domain."""
+    choosing: Mapping[str, Sequence[Video]]
+    """The same where they choose the epoch, so that they decide the run's numbers; else empty."""
     target: Sequence[Video]
     held_out: Sequence[Video]
     transductive: bool
@@ -79,6 +81,10 @@ def listed(config: AdaptConfig, options: DataOptions) -> Iterator[Listed]:
         target = labelled[config.target] if bound else of_target("train")
         transductive = has_no_labels(target)
         held_out = target if transductive else of_target("eval")
+        unseen = {
+            d: [] if bound else _source_held_out(config, options, d, stores[d]) for d in domains
+        }
+        choosing = unseen if config.select in NEED_SOURCE_VIDEOS else {}
         record = DataRecord(
             features=str(options.features.resolve()),
             manifests=str(options.manifests.resolve()),
@@ -86,17 +92,20 @@ def listed(config: AdaptConfig, options: DataOptions) -> Iterator[Listed]:
             feature_config_sha256=target_store.index["config_sha256"],
             recipe=Recipe.of(target_store).as_dict(),
             allow_missing=options.allow_missing,
-            videos=videos_text(config, labelled, target, held_out),
+            videos=videos_text(config, labelled, target, held_out, choosing),
             features_sha256=features_digest(
-                stores, {**labelled, config.target: [*target, *held_out]}
+                stores,
+                {
+                    **{d: [*videos, *choosing.get(d, [])] for d, videos in labelled.items()},
+                    config.target: [*target, *held_out],
+                },
             ),
         )
         yield Listed(
             stores=stores,
             labelled=labelled,
-            unseen={
-                d: [] if bound else _source_held_out(config, options, d, stores[d]) for d in domains
-            },
+            unseen=unseen,
+            choosing=choosing,
             target=target,
             held_out=held_out,
             transductive=transductive,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from adapt import methods
-from adapt.bank import available_memory
 from adapt.config import AdaptConfig
 from adapt.data import TrainingData, batch_sizes
 from store.errors import ConfigError, counted
+from store.machine import available_memory
 
 _FLOAT32 = 4
 

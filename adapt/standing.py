@@ -102,9 +102,9 @@ def videos_of_jobs(jobs: Sequence[Job], data: DataOptions) -> list[Videos]:
     Raises:
         Ma2lError: manifests or features are missing or do not fit together.
     """
-    known: dict[tuple[str, str, bool], Videos] = {}
+    known: dict[tuple[str, str, bool, str], Videos] = {}
     for job in jobs:
-        key = pair_of(job.config)
+        key = videos_key(job.config)
         if key not in known:
             with listed(job.config, data) as found:
                 if all(video.label is None for video in found.held_out):
@@ -129,7 +129,7 @@ def videos_of_jobs(jobs: Sequence[Job], data: DataOptions) -> list[Videos]:
                     width=found.stores[job.config.target].width,
                     classes=len(names),
                 )
-    return [known[pair_of(job.config)] for job in jobs]
+    return [known[videos_key(job.config)] for job in jobs]
 
 
 def _which_labels(config: AdaptConfig, found: Listed, data: DataOptions) -> str:
@@ -149,13 +149,17 @@ def _record_then(
         for video in found.held_out
         for name in [labels.get(video.id)]
     ]
-    text = videos_text(config, found.labelled, found.target, held_out)
+    text = videos_text(config, found.labelled, found.target, held_out, found.choosing)
     return dataclasses.replace(found.record, videos=text)
 
 
-def pair_of(config: AdaptConfig) -> tuple[str, str, bool]:
-    """Runs for which this is the same share their features: source, target, and whose labels are read."""
-    return config.source, config.target, methods.find(config.method).reads_target_labels
+def videos_key(config: AdaptConfig) -> tuple[str, str, bool, str]:
+    """Runs for which this is the same share their videos: source, target, whose labels are read, the rule.
+
+    A rule that chooses the epoch may need videos that others do without.
+    """
+    reads = methods.find(config.method).reads_target_labels
+    return config.source, config.target, reads, config.select
 
 
 def states_of(jobs: Sequence[Job], videos: Sequence[Videos], *, redo: bool = False) -> list[State]:

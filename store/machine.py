@@ -1,7 +1,7 @@
 """What a process needs to know about the machine it runs on. This module does not need torch.
 
-It tells which process this is among those that share the work, which device it takes, and whether the
-processor computes bfloat16 quickly, and it makes the C library keep memory that will be needed again and
+It tells which process this is among those that share the work, which device it takes, whether the
+processor computes bfloat16 quickly, and how much memory can be had, and it makes the C library keep memory that will be needed again and
 processes end with the one that started them.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 from store.errors import ConfigError
 
 _CPU_FLAGS = Path("/proc/cpuinfo")
+_OWN_GROUPS, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 _BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _KEPT_BYTES = 2_000_000_000
@@ -213,3 +214,55 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Bytes of main memory that can be had without swapping, and within the limits of control groups.
+
+    SLURM (`--mem`) and containers set such limits, and end a process that goes beyond them.
+    """
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            fields = dict(line.split(":") for line in file)
+        free = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # not Linux: half of what is built in
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return min([free, *_left_in_groups()])
+
+
+def _left_in_groups() -> list[int]:
+    """Bytes that the memory control groups of this process, of either version, still allow."""
+    left = []
+    for group, (limit, used, unused) in _memory_groups():
+        try:
+            most, now = (int((group / name).read_text()) for name in (limit, used))
+            rows = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+            of_files = {name: int(count) for name, count in rows}.get(unused, 0)
+        except (OSError, ValueError):  # not mounted, or "max": no limit
+            continue
+        left.append(max(0, most - now + of_files))
+    return left
+
+
+def _memory_groups() -> list[tuple[Path, tuple[str, str, str]]]:
+    """The folders of this process's groups and all above them, with their files of limit and use.
+
+    The third name stands in memory.stat: bytes of files that were read, which make room when asked to.
+    """
+    second = ("memory.max", "memory.current", "inactive_file")
+    first = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    try:
+        lines = _OWN_GROUPS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:  # not Linux, or hidden
+        return []
+    found = []
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        root = _GROUPS / "memory" if kinds else _GROUPS
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        group = root / path.lstrip("/")
+        while group != root.parent:
+            found.append((group, first if kinds else second))
+            group = group.parent
+    return found

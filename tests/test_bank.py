@@ -14,7 +14,7 @@ from adapt import bank as banks
 from adapt.bank import MappedBank, choose_bank, load_bank, needed_bytes, sample
 from adapt.schedule import generator
 from benchmarks.scale import peak_memory, write_stores
-from store import checksums
+from store import checksums, machine
 from store.errors import ConfigError, StoreError
 from store.manifest import Video
 from store.read import FeatureStore
@@ -165,7 +165,43 @@ def test_the_bank_is_chosen_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_available_memory_is_plausible() -> None:
-    assert 50_000_000 < banks.available_memory() < 1 << 50
+    assert 50_000_000 < machine.available_memory() < 1 << 50
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_limit_of_slurm_or_a_container_is_memory_that_is_not_there(
+    version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of both versions of control groups, as Linux's documentation describes them."""
+    free = 10 * GB
+    groups, own = tmp_path / "groups", tmp_path / "own"
+    root = groups / "memory" if version == 1 else groups
+    limit, used, unused = {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        2: ("memory.max", "memory.current", "inactive_file"),
+    }[version]
+    for group, most, now, of_files in (
+        ("job", str(3 * GB), 2 * GB, GB // 2),
+        ("job/step", {1: str(2**63 - 4096), 2: "max"}[version], GB, 0),
+        ("other", str(GB), GB, 0),
+    ):
+        (root / group).mkdir(parents=True)
+        (root / group / limit).write_text(f"{most}\n")
+        (root / group / used).write_text(f"{now}\n")
+        (root / group / "memory.stat").write_text(f"anon 1\n{unused} {of_files}\n")
+    monkeypatch.setattr(machine, "_GROUPS", groups)
+    monkeypatch.setattr(machine, "_OWN_GROUPS", own)
+    line = (
+        "0::{0}\n"
+        if version == 2
+        else "5:cpu,cpuacct:/other\n4:memory:{0}\n1:name=systemd:/other\n"
+    )
+    for path, left in (("/job/step", [3 * GB // 2]), ("/", []), ("/gone", []), ("/other", [0])):
+        own.write_text(line.format(path))
+        found = [least for least in machine._left_in_groups() if least < free]
+        assert found == left
+    own.unlink()
+    assert machine._left_in_groups() == []
 
 
 @pytest.mark.slow

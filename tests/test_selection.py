@@ -18,7 +18,7 @@ from adapt.rules import CHOICES, RULES, best_epochs, by_rule
 from adapt.run_files import read_done
 from adapt.runs import RunFolder
 from store.datasets import manifest_path
-from store.manifest import read_manifest
+from store.manifest import read_manifest, write_manifest
 from store.read import find_stores
 
 EVERY = ("--method", "infomax", "--score-every", 1, "--epochs", 6, "--learning-rate", "0.02")
@@ -132,6 +132,29 @@ def test_scores_by_hand(cli, problem: Path) -> None:
     x, labels = features_of(problem, "left", "eval", config.frames)
     right = (model(x).argmax(1) == labels).double().mean().item()
     assert scores["source-val"] == pytest.approx(100 * right)
+
+
+@pytest.mark.parametrize("rule", ["source-val", "dev", "im"])
+def test_the_source_videos_that_choose_the_epoch_are_the_runs(
+    cli, problem: Path, rule: str
+) -> None:
+    """With other ones the same command is another run; of a rule that does not look at them it is not."""
+    done, _ = run(cli, problem, "run", "--select", rule, "--epochs", 2)
+    path = manifest_path("toy", "left", problem / "manifests")
+    rows = read_manifest(path)
+    dropped = next(row.id for row in rows if row.split == "eval")
+    write_manifest(path, [row for row in rows if row.id != dropped])
+    before = {file.name: file.read_bytes() for file in done.path.iterdir() if file.is_file()}
+    again = cli(*toy_arguments(problem, "run", *EVERY, "--select", rule, "--epochs", 2), "--resume")
+    if rule == "im":
+        assert again.exit_code == 0, again.output
+    else:
+        assert again.exit_code == 1 and "a run on other videos or labels:" in again.output
+        assert before == {n: (done.path / n).read_bytes() for n in before}
+    other, _ = run(cli, problem, "other", "--select", rule, "--epochs", 2)
+    records = [json.loads((r.path / "config.json").read_text())["data"] for r in (done, other)]
+    for name in ("videos", "features_sha256"):
+        assert (records[0][name] == records[1][name]) == (rule == "im")
 
 
 def features_of(
