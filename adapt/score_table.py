@@ -107,7 +107,7 @@ def _accuracy_notes(board: Scoreboard) -> list[str]:
     if len(board.seeds) == 1:
         seeds = f"one run each, with seed {board.seeds[0]}"
     notes = [
-        f"Accuracies in % on the target's evaluation videos ({videos}): {seeds}.",
+        f"Accuracies in % on the target's evaluation videos{f' ({videos})' if videos else ''}: {seeds}.",
         "95 % interval: Wilson's, over the evaluation videos, of the mean over the seeds; it does not "
         "hold what other seeds would change.",
     ]

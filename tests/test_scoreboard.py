@@ -281,3 +281,9 @@ def test_the_summary_has_the_numbers_of_the_tables(outcomes: list[Outcome]) -> N
     assert best == ["ma2l-td"] and rows[-1]["reads_target_labels"] == "yes"
     one = scoreboard([PAIR], CONFIGS, [0], [o for o in outcomes if o.job.config.seed == 0])
     assert {r["deviation"] for r in csv.DictReader(summary_csv(one).splitlines())} == {""}
+
+
+def test_without_a_finished_run_no_number_of_videos_is_said() -> None:
+    board = scoreboard([PAIR], CONFIGS, [0], [])
+    text = as_markdown(tables("mine", board, {("dann", "own"): ["No reason."]}, ""))
+    assert "on the target's evaluation videos: one run each, with seed 0." in text

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import config_for, make_problem, make_store, toy_arguments
+from conftest import config_for, edited_json, make_problem, make_store, toy_arguments
 from test_study import ablate_arguments
 
 import adapt
@@ -172,6 +172,11 @@ def test_evaluate_finds_predictions_that_are_others(cli, bare: Path) -> None:
     other = next(name for name in CLASSES if name != first["predicted"])
     line = f"{first['video']},,{first['predicted']},"
     path.write_text(path.read_text().replace(line, f"{first['video']},,{other},"))
+    found = cli("evaluate", bare / "run", "--device", "cpu")
+    assert found.exit_code == 1 and "has other numbers of predictions of each" in found.output
+    with edited_json(bare / "run" / "done.json") as done:  # as if the run had ended so
+        done["predicted"][first["predicted"]] -= 1
+        done["predicted"][other] += 1
     found = cli("evaluate", bare / "run", "--device", "cpu")
     assert found.exit_code == 1
     assert "1 of 36 predictions is not those that the run recorded (first: right_0_0)" in (
