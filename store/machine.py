@@ -1,8 +1,8 @@
 """What a process needs to know about the machine it runs on. This module does not need torch.
 
 It tells which process this is among those that share the work, which device it takes, whether the
-processor computes bfloat16 quickly, and how much memory can be had, and it makes the C library keep memory that will be needed again and
-processes end with the one that started them.
+processor computes bfloat16 quickly, and how much memory can be had. It makes the C library keep memory
+that will be needed again, and processes end with the one that started them.
 """
 
 from __future__ import annotations
