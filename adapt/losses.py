@@ -14,6 +14,11 @@ def exact(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def float64(x: Tensor) -> Tensor:
+    """The same in float64; of Apple's GPU, which has no float64, on the CPU."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
 def source_loss(logits_BN: Tensor, labels_B: Tensor) -> Tensor:
     """L_s = mean_b -log p_b[y_b], the cross entropy on the source's labels (eq. 1).
 

@@ -16,6 +16,7 @@ from adapt.bank import Bank, sample
 from adapt.config import AdaptConfig
 from adapt.data import TrainingData
 from adapt.domain_norm import DomainBatchNorm
+from adapt.losses import float64
 from adapt.methods import Networks
 from adapt.rows import Rows
 from adapt.schedule import generator
@@ -52,7 +53,7 @@ def predict_with_features(model: nn.Module, bank: Bank, config: AdaptConfig) -> 
         features.add(torch.stack(seen).mean(dim=0))
         seen.clear()
 
-    handle = classifier.register_forward_pre_hook(lambda _, x: seen.append(x[0].double()))
+    handle = classifier.register_forward_pre_hook(lambda _, x: seen.append(float64(x[0])))
     try:
         logits_VN = _predict(model, bank, config, after_batch)
     finally:
@@ -134,7 +135,7 @@ def take_statistics(model: nn.Module, bank: Bank, frames: int) -> None:
             model(bank.gather(videos_B, sample(bank, videos_B, frames, None)))
             if not seen:
                 break
-            x = seen.pop().double()
+            x = float64(seen.pop())
             count += len(x)  # of frames or of videos, whatever this norm sees
             if sums is None:
                 sums = x.new_zeros((len(batches), 2, x.shape[1]))

@@ -25,6 +25,7 @@ from adapt.bank import Bank
 from adapt.config import CORAL_WAYS, AdaptConfig
 from adapt.data import TrainingData
 from adapt.loading import Loaded
+from adapt.losses import float64
 from adapt.parallel import averaged, rank, world
 from store.errors import RunError
 
@@ -54,9 +55,9 @@ def moments(bank: Bank, device: torch.device) -> Moments:
         RunError: there is only one frame.
     """
     width = bank.width + 1
-    sums = torch.zeros(width, width, dtype=torch.float64, device=device)
+    sums = float64(torch.zeros(width, width, device=device))
     for block_RD in _blocks(bank):
-        rows = torch.cat([block_RD, block_RD.new_ones(len(block_RD), 1)], dim=1).double()
+        rows = float64(torch.cat([block_RD, block_RD.new_ones(len(block_RD), 1)], dim=1))
         sums.addmm_(rows.T, rows)
     sums = averaged(sums) * world()
     count = sums[-1, -1]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from adapt.bank import Bank, sample
 from adapt.config import AdaptConfig
 from adapt.data import TrainingData
+from adapt.losses import float64
 from adapt.rows import Rows
 from store.errors import RunError
 from store.options import option
@@ -182,6 +183,6 @@ def mean_features(bank: Bank, frames: int) -> np.ndarray:
     means = Rows(len(bank))
     for videos_B in torch.arange(len(bank)).split(_BATCH):
         x_BTD = bank.gather(videos_B, sample(bank, videos_B, frames, None))
-        means.add(x_BTD.mean(dim=1).double())
+        means.add(float64(x_BTD.mean(dim=1)))
     result: np.ndarray = means.all().numpy()
     return result

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from adapt import parallel
 from adapt.config import AdaptConfig
+from adapt.losses import float64
 from store.errors import RunError
 
 
@@ -27,7 +28,7 @@ class LossWatch:
         """Add the losses of one step, which stay on the device."""
         self.steps += 1
         for name, loss in parts.items():
-            value = loss.detach().double()
+            value = float64(loss.detach())
             never = torch.full_like(value, math.inf)
             bad = torch.where(value.isfinite(), never, never.new_full((), self.steps))
             self._sums[name] = self._sums.get(name, 0) + value

@@ -89,7 +89,7 @@ def _check_rank(rank_name: str, rank: int, world_name: str, world: int) -> None:
 DEVICES = "auto|cpu|cuda|cuda:N|mps"
 DEVICE_HELP = (
     "auto: a GPU if there is one, else the CPU. cuda: a GPU; several processes take turns. cuda:N: the GPU "
-    "of that number, counted from 0. mps: Apple's."
+    "of that number, counted from 0. mps: Apple's, on which nothing was tried yet."
 )
 
 

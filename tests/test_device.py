@@ -12,13 +12,16 @@ import torch
 from conftest import config_for, toy_arguments
 from test_cli import commands
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from adapt import evaluation, methods
 from adapt.compute import autocast, pick_device
 from adapt.config import AdaptConfig
 from adapt.data import SourceBatch, TargetBatch
+from adapt.losses import float64
 from adapt.methods import Networks, Progress
 from adapt.plan import Job
+from adapt.watch import LossWatch
 from extract.backbone import Backbone
 from extract.config import ExtractConfig
 from store.errors import ConfigError
@@ -238,3 +241,27 @@ def test_a_step_on_a_gpu_has_all_its_tensors_there(name: str, preset: str) -> No
                     losses(networks, source, target, config, Progress(1, 2, 0, 10)).total
                 )
     assert descended and all(loss.device == device for loss in descended)
+
+
+class NoFloat64OnMps(TorchDispatchMode):
+    """As Apple's GPU refuses it."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and found.device.type == "mps":
+            assert found.dtype != torch.float64, function
+        return found
+
+
+def test_losses_are_added_up_where_float64_exists() -> None:
+    """Played, as above: there is no Apple device here, and the rest of a training was not tried on one."""
+    config = config_for({}, source="a", target="b")
+    with FakeTensorMode(), NoFloat64OnMps():
+        loss = torch.zeros((), device="mps")
+        with pytest.raises(AssertionError):
+            loss.double()
+        assert (float64(loss).dtype, float64(loss).device.type) == (torch.float64, "cpu")
+        watch = LossWatch(config)
+        for _ in range(2):
+            watch.add({"source": loss})
+    assert watch.steps == 2 and float64(torch.ones(1)).dtype == torch.float64
