@@ -487,8 +487,8 @@ def test_one_error_ends_all_without_waiting_for_the_server(there: Path, tmp_path
 def test_ctrl_c_does_not_wait_for_a_server_that_stalls(there: Path, tmp_path: Path) -> None:
     """Its answers come after ten minutes; who stops the pull waits for none of them."""
     code = (
-        "import sys, time; sys.path.insert(0, '.'); from store import transfer; "
-        "transfer.read_range = lambda *_: print('waiting', flush=True) or time.sleep(600); "
+        "import os, sys, time; sys.path.insert(0, '.'); from store import transfer; "
+        "transfer.read_range = lambda *_: os.write(1, b'waiting\\n') and time.sleep(600); "
         f"import cli; cli.main(['store', 'pull', {str(there)!r}, {str(tmp_path / 'here')!r}])"
     )
     stopped = subprocess.Popen(
@@ -497,9 +497,10 @@ def test_ctrl_c_does_not_wait_for_a_server_that_stalls(there: Path, tmp_path: Pa
         stdout=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    assert stopped.stdout is not None and stopped.stdout.readline() == b"waiting\n"
-    stopped.send_signal(signal.SIGINT)
+    assert stopped.stdout is not None
     try:
+        assert stopped.stdout.readline() == b"waiting\n"
+        stopped.send_signal(signal.SIGINT)
         assert stopped.wait(timeout=60) == 130
     finally:
         stopped.kill()
