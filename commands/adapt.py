@@ -107,13 +107,14 @@ def _say(
     from adapt.study import Seeds
     from commands.beside import say_beside
 
-    predicted = [read_done(run).predicted for run in runs]
+    done = [read_done(run) for run in runs]
+    predicted = [one.predicted for one in done]
     if isinstance(trained, Seeds):
         say_seeds(config, trained, predicted, folder)
     else:
         say_accuracy(config, trained, predicted[0], folder)
     say_beside(runs)
-    say_rules(config, runs)
+    say_rules(config, [one.rules for one in done])
 
 
 def _options() -> dict[str, list[click.Option]]:

@@ -116,8 +116,7 @@ def _matrix(repeated: Repeated) -> str:
 
 
 def _compared(run: RunFolder, now: Repeated) -> str:
-    """Compare with what the run recorded: videos and accuracies, or where labels may have been added the
-    predictions.
+    """Compare videos and accuracies with what the run recorded; the predictions, where labels may be new.
 
     Raises:
         RunError: it is not the same.

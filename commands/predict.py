@@ -80,7 +80,7 @@ def predict_command(
     and the exit code is 3.
 
     RUN is a run's folder, or a folder of several seeds, whose probabilities are averaged: better
-    than one seed by 0.2 to 9 points on average (docs/results.md). A checkpoint.pt is enough for paths.
+    than one seed by 1.0 to 10.2 points on average (docs/results.md). A checkpoint.pt is enough for paths.
 
     \b
     Example:

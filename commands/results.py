@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from adapt.config import AdaptConfig
 from adapt.rules import CHOICES, RULES, selection_of
-from adapt.run_files import read_done
 from commands.text import say
 from commands.training import method_and_preset
 from store.errors import counted, printable
@@ -89,11 +88,14 @@ def _bound(config: AdaptConfig) -> str:
     return ""
 
 
-def say_rules(config: AdaptConfig, runs: Sequence[Path]) -> None:
-    """Print which epoch each rule would have chosen, and what accuracy that had; the mean over runs."""
+def say_rules(config: AdaptConfig, found: Sequence[Mapping[str, Mapping[str, float]]]) -> None:
+    """Print which epoch each rule would have chosen, and what accuracy that had; the mean over runs.
+
+    Args:
+        found: of each run `adapt.run_files.Done.rules`.
+    """
     from adapt.study import mean
 
-    found = [read_done(run).rules for run in runs]
     names = [name for name in CHOICES if all("overall" in rules.get(name, {}) for rules in found)]
     if len(names) < 2 or {rules[name]["epoch"] for rules in found for name in names} == {1}:
         return

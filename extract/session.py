@@ -168,9 +168,8 @@ class Session:
             if error.__cause__ is not None:  # the disk, not the features
                 raise
             self._forget(attempt)
-            self._refused[attempt] = str(
-                error
-            )  # counts when the decoder is at its end: it may begin again
+            # It counts when the decoder is at its end, which may begin again before.
+            self._refused[attempt] = str(error)
             self._complete(attempt)
             return
         self._live[attempt] += len(rows_FD)

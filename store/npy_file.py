@@ -86,9 +86,7 @@ def _parse(data: bytes, what: str) -> Any:
         return _parsed(data, what)
     except StoreError:
         raise
-    except (
-        Exception
-    ) as error:  # a damaged header raises errors of many types, of the tokenizer's too
+    except Exception as error:  # damaged headers raise errors of many types
         raise StoreError(f"{what} is no .npy file, or its header is damaged.") from error
 
 

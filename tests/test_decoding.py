@@ -28,6 +28,7 @@ from store.errors import DecodeError, StoreError
 from store.read import FeatureStore
 
 OPTIONS = FrameOptions(resize=96, crop=96)
+KEEPING = dataclasses.replace(OPTIONS, keep_damaged=True)
 SMALL = dict(backbone="mobilenet_v3_small", weights="random:0", device="cpu", precision="float32")
 ALL = range(FRAMES)
 MOST_UNLIKE = 2
@@ -35,9 +36,11 @@ MOST_UNLIKE = 2
 other processors, differ by up to 2 of 255 in about one of 100,000 values (measured)."""
 
 
-def images_of(path: Path, **more) -> tuple[list[np.ndarray], Video]:
+def images_of(
+    path: Path, options: FrameOptions = OPTIONS, **more
+) -> tuple[list[np.ndarray], Video]:
     """The whole frames of a video before they are resized."""
-    video = Video(path, OPTIONS, **more)
+    video = Video(path, options, **more)
     return [np.asarray(image) for image in video._reader.images()], video
 
 
@@ -213,8 +216,8 @@ def test_damage_is_noticed_and_only_true_frames_are_kept(damaged, refused, name,
         return
     assert "missing or broken" in reason and "--keep-damaged" in reason
     whole = {image.tobytes() for image in by_plain_pyav(path.with_name(name))}
-    video = Video(path, dataclasses.replace(OPTIONS, keep_damaged=True), decoder="pyav")
-    images = [np.asarray(image).tobytes() for image in video._reader.images()]
+    kept, video = images_of(path, KEEPING, decoder="pyav")
+    images = [image.tobytes() for image in kept]
     assert 0 < len(images) < FRAMES and video.facts.missing_frames > 0
     false = sum(image not in whole for image in images)
     assert false == 0, f"{false} of {len(images)} kept frames are not those of the whole file"
@@ -241,8 +244,7 @@ def test_a_cut_anywhere_leaves_no_false_frame(tmp_path: Path, name: str, options
         path.write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(DecodeError, match="cut off"):
             Video(path, OPTIONS)
-        kept = Video(path, dataclasses.replace(OPTIONS, keep_damaged=True))
-        shown = [np.asarray(image).tobytes() for image in kept._reader.images()]
+        shown = [image.tobytes() for image in images_of(path, KEEPING)[0]]
         assert 0 < len(shown) < FRAMES and set(shown) <= true
 
 
@@ -274,8 +276,7 @@ def test_a_cut_within_a_packet_is_noticed_though_no_length_is_declared(
         path.write_bytes(whole[: int(len(whole) * share) | 1])
         found = survey(path)
         assert found.cut.startswith("cut off") or "incomplete" in found.broken, share
-        kept = Video(path, dataclasses.replace(OPTIONS, keep_damaged=True))
-        shown = [np.asarray(image).tobytes() for image in kept._reader.images()]
+        shown = [image.tobytes() for image in images_of(path, KEEPING)[0]]
         assert 0 < len(shown) < count and set(shown) <= true
 
 
