@@ -27,9 +27,8 @@ from store.errors import RunError
 FILE = "baselines.json"
 SOURCE_ONLY, TARGET_STATISTICS = "source only", "source only, target's statistics"
 ROWS: Mapping[str, str] = {
-    SOURCE_ONLY: "source only with the run's options, as far as both read them: encoder and classifier, "
-    "trained on the source's labels alone and predicting with the running batch norm statistics of that "
-    "training",
+    SOURCE_ONLY: "encoder and classifier with the run's options, as far as source only reads them, trained "
+    "on the source's labels alone and predicting with the running batch norm statistics of that training",
     TARGET_STATISTICS: "the same network, whose batch norms take the statistics of the target's training "
     "videos after training, without labels (AdaBN, Li et al. 2018)",
 }

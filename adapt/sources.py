@@ -107,8 +107,9 @@ def warn_of_untaught(source: str, classes: Sequence[str], learned: Sequence[Vide
     """
     untaught = sorted(set(range(len(classes))) - {video.label for video in learned})
     if untaught:
+        lack = counted(len(untaught), "class", "has", of=len(classes))
+        they = "it" if len(untaught) == 1 else "they"
         log.warning(
-            f"{counted(len(untaught), 'class', 'has', of=len(classes))} "
-            f"no {source} training video {first_of([classes[n] for n in untaught])}: it "
-            "cannot be learned."
+            f"{lack} no {source} training video {first_of([classes[n] for n in untaught])}: "
+            f"{they} cannot be learned."
         )

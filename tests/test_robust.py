@@ -266,12 +266,20 @@ def test_awkward_domains_work(cli, tmp_path: Path, name: str, preset: str) -> No
     assert cli("evaluate", tmp_path / "run", "--device", "cpu").exit_code == 0
 
 
-def test_a_class_that_the_source_cannot_teach_is_said(cli, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("taught", "said"),
+    [
+        (2, "1 of 3 classes has no left training video (first: c2): it cannot be learned."),
+        (1, "2 of 3 classes have no left training video (first: c1): they cannot be learned."),
+    ],
+)
+def test_a_class_that_the_source_cannot_teach_is_said(
+    cli, tmp_path: Path, taught: int, said: str
+) -> None:
     eval_ = split(2, 2, 2, of="eval")
-    make_domains(tmp_path, {"left": split(5, 5), "right": split(5, 5, 5) + eval_})
+    make_domains(tmp_path, {"left": split(*[5] * taught), "right": split(5, 5, 5) + eval_})
     result = cli(*toy_arguments(tmp_path, "run"))
     assert result.exit_code == 0
-    said = "1 of 3 classes has no left training video (first: c2): it cannot be learned."
     assert said in result.output
 
 
