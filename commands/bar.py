@@ -32,6 +32,11 @@ class Lines:
         if self._bar is not None:
             self._bar.render_finish()
 
+    def give_way(self) -> None:
+        """Leave the bar where it is drawn: what is printed next begins on a line of its own."""
+        if self._bar is not None:
+            click.echo(err=True)
+
     def show(self, done: int, total: int, detail: str, left: str) -> None:
         """Show that `done` of `total` are done, with a detail and the time left."""
         if self._quiet:

@@ -64,19 +64,21 @@ def evaluate_command(
     progress = CountProgress("evaluate", len(folders), "runs")
     evaluator = Evaluator(pick_device(device), features, root)
     found = []
-    for number, folder in enumerate(folders, 1):
-        repeated = evaluator.evaluate(RunFolder(folder))
-        found.append(repeated)
-        if len(folders) > 1:
-            progress(number)
-        counts = Counter(repeated.predicted.values())
-        predicted = {name: counts[name] for name in repeated.classes}
-        say_accuracy(repeated.config, repeated.result, predicted, folder)
-        say(f"  {_compared(RunFolder(folder), repeated)}")
-        if repeated.details is not None:
-            say_details(repeated.details, every_class=len(folders) == 1)
-        if confusion is not None:
-            write_result(confusion, _matrix(repeated))
+    with progress:
+        for number, folder in enumerate(folders, 1):
+            repeated = evaluator.evaluate(RunFolder(folder))
+            found.append(repeated)
+            if len(folders) > 1:
+                progress(number)
+                progress.give_way()
+            counts = Counter(repeated.predicted.values())
+            predicted = {name: counts[name] for name in repeated.classes}
+            say_accuracy(repeated.config, repeated.result, predicted, folder)
+            say(f"  {_compared(RunFolder(folder), repeated)}")
+            if repeated.details is not None:
+                say_details(repeated.details, every_class=len(folders) == 1)
+            if confusion is not None:
+                write_result(confusion, _matrix(repeated))
     if len(found) > 1 and not unlike_but_for_seed([RunFolder(folder) for folder in folders]):
         seeds = [(folder.name, one.config.seed) for folder, one in zip(folders, found)]
         if copies := repeated_seed(seeds):

@@ -76,6 +76,7 @@ def test_every_long_command_can_be_quiet() -> None:
     assert quiet.keys() == LONG
 
 
+@pytest.mark.slow
 def test_a_bar_on_a_terminal_lines_elsewhere_and_nothing_when_quiet(problem: Path) -> None:
     code, result, drawn = on_terminal(*toy_arguments(problem, "a"))
     assert code == 0 and "overall" in result
@@ -102,6 +103,7 @@ def test_verify_compare_and_prune_show_how_far_they_are(folder: Path, tmp_path: 
         assert re.search(r"(?m)left$", piped(*arguments).stderr)
 
 
+@pytest.mark.slow
 def test_report_shows_its_stages_and_predict_its_videos(cli, problem: Path) -> None:
     assert cli(*toy_arguments(problem, "run")).exit_code == 0
     out = problem / "a.html"
@@ -118,6 +120,16 @@ def test_report_shows_its_stages_and_predict_its_videos(cli, problem: Path) -> N
     assert code == 0 and re.search(r"predict.*36/36.*videos/s", drawn)
     quiet = cli("predict", problem / "run", "--quiet")
     assert (quiet.exit_code, quiet.stdout, quiet.stderr) == (0, result, "")
+
+
+@pytest.mark.slow
+def test_each_seed_stands_on_lines_of_its_own_and_the_cursor_comes_back(cli, problem: Path) -> None:
+    assert cli(*toy_arguments(problem, "seeds", "--seeds", "0,1")).exit_code == 0
+    code, result, drawn = on_terminal("evaluate", problem / "seeds")
+    assert code == 0 and "2 seeds: mean" in result
+    assert re.search(r"1/2[^\n]*\r\n.*2/2[^\n]*\r\n", drawn, flags=re.DOTALL), repr(drawn)
+    hidden, shown = "\x1b[?25l", "\x1b[?25h"
+    assert drawn.rindex(shown) > drawn.rindex(hidden)
 
 
 def test_errors_are_said_even_if_quiet(problem: Path, tmp_path: Path) -> None:
