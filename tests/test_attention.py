@@ -156,7 +156,7 @@ def test_many_videos_are_each_weighed_alone() -> None:
     assert not networks.training
 
 
-@pytest.mark.parametrize("method", ["ma2l-td", "ta3n"])
+@pytest.mark.parametrize("method", ["ma2l-td", pytest.param("ta3n", marks=pytest.mark.slow)])
 def test_the_report_shows_what_the_run_kept(
     cli, problem: Path, tmp_path: Path, method: str
 ) -> None:

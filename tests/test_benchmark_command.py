@@ -127,6 +127,7 @@ def test_the_whole_plan_and_again_without_features(cli, problem: Path) -> None:
     assert (out / "table.html").read_text() == page and rows_of(out) == rows
 
 
+@pytest.mark.slow
 def test_two_at_a_time_give_what_one_does_and_what_adapt_does(cli, problem: Path) -> None:
     more = ("--methods", "source-only,infomax", "--seeds", "0-2")
     for jobs in (1, 2):
@@ -220,6 +221,7 @@ def copy(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_methods_that_fail_are_named_and_the_others_are_done(copy: Path, problem: Path) -> None:
     methods = copy / "adapt" / "methods"
     (methods / "odd.py").write_text(BAD % ("divides by zero", "return 1 / 0"))
@@ -264,6 +266,7 @@ def test_methods_that_fail_are_named_and_the_others_are_done(copy: Path, problem
     assert not (out / "failures.txt").exists()
 
 
+@pytest.mark.slow
 def test_options_that_changed_are_refused_and_redone_on_demand(cli, problem: Path) -> None:
     more = ("--methods", "source-only", "--seeds", "0,1", "--jobs", 1)
     assert cli(*arguments(problem, *more)).exit_code == 0
@@ -521,6 +524,7 @@ def test_the_users_own_benchmark_needs_no_option(cli, tmp_path: Path, monkeypatc
     assert (tmp_path / "runs" / "benchmarks" / "toy" / "table.html").exists()
 
 
+@pytest.mark.slow
 def test_runs_of_other_code_are_said_and_stay(cli, problem: Path) -> None:
     more = ("--methods", "source-only", "--seeds", "0,1")
     assert cli(*arguments(problem, *more)).exit_code == 0

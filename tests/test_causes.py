@@ -159,11 +159,11 @@ NONE, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     ("change", "said"),
     [
         ({"bgr": True}, "the channel order BGR (error"),
-        ({"resize": 256}, "the preset torchvision (shorter side 256, crop 224) (error"),
-        ({"mean": NONE, "std": ONE}, "pixels from 0 to 1 that are not normalised (error"),
+        slow({"resize": 256}, "the preset torchvision (shorter side 256, crop 224) (error"),
+        slow({"mean": NONE, "std": ONE}, "pixels from 0 to 1 that are not normalised (error"),
         slow({"mean": NONE, "std": ONE, "scale": 255}, "pixels from 0 to 255 that are not normalised (err"),
         slow({"mean": (0.5,) * 3, "std": (0.5,) * 3}, "pixels from -1 to 1 in place of ImageNet's"),
-        ({"dtype": "bfloat16"}, "bfloat16 in place of float32 (error"),
+        slow({"dtype": "bfloat16"}, "bfloat16 in place of float32 (error"),
         ({"weights": "random:7"}, "none of the ways gives its features"),
     ],
 )  # fmt: skip

@@ -189,6 +189,7 @@ def test_without_locks_no_shard_and_no_failure_is_lost(tmp_path: Path) -> None:
     assert (totals["stored"], totals["failed"], totals["pending"]) == (32, 32, 0)
 
 
+@pytest.mark.slow
 def test_readers_beside_writers_see_one_state(tmp_path: Path) -> None:
     folder = new_index(tmp_path).folder
     processes = start_writers(folder, world=2, count=80)

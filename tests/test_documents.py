@@ -269,6 +269,7 @@ def test_the_commands_of_a_block(
     carry_out(block)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FROM_THE_START)
 def test_the_commands_of_a_page_from_its_start(
     name: str, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -67,6 +67,7 @@ def turn(path: Path) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_from_a_video_with_the_lines_of_the_documentation(cli, road: Road, tmp_path: Path) -> None:
     result = cli("export", road.run, "--with-backbone", "--out", tmp_path / "frames.pt2")
     assert result.exit_code == 0, result.output
@@ -106,7 +107,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = ("abg", "transferattn")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in CASES]
+)
 def test_every_method_with_any_number_of_frames_and_videos(cli, problem: Path, case: str) -> None:
     more = CASES[case]
     reads = methods.find(

@@ -509,11 +509,11 @@ def test_random_weights_are_seeded_and_useful() -> None:
 @pytest.mark.parametrize(
     ("name", "width", "sizes", "interpolation"),
     [
-        ("resnet50", 2048, (256, 224), "bilinear"),
-        ("resnet101", 2048, (256, 224), "bilinear"),
+        pytest.param("resnet50", 2048, (256, 224), "bilinear", marks=pytest.mark.slow),
+        pytest.param("resnet101", 2048, (256, 224), "bilinear", marks=pytest.mark.slow),
         ("mobilenet_v2", 1280, (256, 224), "bilinear"),
         ("convnext_tiny", 768, (236, 224), "bilinear"),
-        ("vit_b_16", 768, (256, 224), "bilinear"),
+        pytest.param("vit_b_16", 768, (256, 224), "bilinear", marks=pytest.mark.slow),
         ("swin_t", 768, (232, 224), "bicubic"),
     ],
 )
@@ -587,6 +587,7 @@ def test_weights_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         load("random:0", "squeezenet1_0")
 
 
+@pytest.mark.slow
 def test_an_image_size_that_a_model_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     small = (FrameOptions(resize=192, crop=192), [0.5] * 3, [0.5] * 3)
     monkeypatch.setattr("extract.backbone.preprocessing", lambda options: small)

@@ -47,11 +47,11 @@ def images(count: int = 4, side: int = 64) -> Tensor:
 @pytest.mark.parametrize(
     "name",
     [
-        *("resnet18", "mobilenet_v3_small", "googlenet", "shufflenet_v2_x1_0"),
+        *("resnet18", "mobilenet_v3_small", "shufflenet_v2_x1_0"),
         *(
             pytest.param(name, marks=pytest.mark.slow)
             for name in ("resnext50_32x4d", "mobilenet_v2", "densenet121", "regnet_y_400mf")
-            + ("efficientnet_b0", "vgg11", "inception_v3")
+            + ("efficientnet_b0", "vgg11", "inception_v3", "googlenet")
         ),
     ],
 )
@@ -66,10 +66,10 @@ def test_fusing_adds_no_error_to_that_of_bfloat16(name: str) -> None:
 
 
 def test_a_resnet_is_nothing_but_fused_convolutions() -> None:
-    form = fused.fuse(load_model("resnet50", "random:0")[0].eval())
+    form = fused.fuse(load_model("resnet18", "random:0")[0].eval())
     kinds = Counter(type(module) for module in form.modules() if not list(module.children()))
-    # 53 convolutions; batch norms, ReLUs and additions are computed with them.
-    expected = {fused.FusedConv: 53, nn.MaxPool2d: 1, nn.AdaptiveAvgPool2d: 1, nn.Linear: 1}
+    # 20 convolutions; batch norms, ReLUs and additions are computed with them.
+    expected = {fused.FusedConv: 20, nn.MaxPool2d: 1, nn.AdaptiveAvgPool2d: 1, nn.Linear: 1}
     assert kinds == expected
     assert not [n for n in form.graph.nodes if "add" in str(n.target)]
 
@@ -151,9 +151,11 @@ def test_a_convolution_that_is_called_twice_is_left_alone() -> None:
     assert error(run(fused.fuse(model), images()), exact) < 0.02
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v3_small", pytest.param("resnet18", marks=pytest.mark.slow)]
+)
 def test_a_fused_feature_is_the_same_wherever_its_frame_stands_in_a_batch(name: str) -> None:
-    frames = np.random.default_rng(0).integers(0, 256, (24, 224, 224, 3), np.uint8)
+    frames = np.random.default_rng(0).integers(0, 256, (12, 224, 224, 3), np.uint8)
     backbone = Backbone(dataclasses.replace(BFLOAT16, backbone=name))
     whole = backbone(frames)
     np.testing.assert_array_equal(backbone(frames[5:9]), whole[5:9])
@@ -162,7 +164,8 @@ def test_a_fused_feature_is_the_same_wherever_its_frame_stands_in_a_batch(name: 
     np.testing.assert_array_equal(again(frames), whole)
 
 
-@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet101", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "resnet101"])
 def test_the_error_on_real_frames_is_what_the_documentation_says(clips: Path, name: str) -> None:
     options = FrameOptions(resize=224, crop=224)
     paths = sorted((clips / "ucf101").rglob("*.avi"))[:8]

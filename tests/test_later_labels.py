@@ -307,6 +307,7 @@ def benchmarked(cli, root: Path, *more: object) -> tuple[dict[str, dict[str, str
         return {row["method"]: row for row in csv.DictReader(file)}, result.output
 
 
+@pytest.mark.slow
 def test_benchmark_takes_the_labels_of_now(cli, problem: Path) -> None:
     truth = take_labels_away(problem)
     _, output = benchmarked(cli, problem)

@@ -59,7 +59,10 @@ def check(
     assert tries == {(video, again) for video, _ in marked for again in (True, False)}
 
 
-@pytest.mark.parametrize(("workers", "take_turns"), [(2, True), (3, True), (2, False)])
+@pytest.mark.parametrize(
+    ("workers", "take_turns"),
+    [(2, True), pytest.param(3, True, marks=pytest.mark.slow), (2, False)],
+)
 def test_videos_beside_processes_that_die(
     healthy, marked, expected, monkeypatch, workers: int, take_turns: bool
 ) -> None:

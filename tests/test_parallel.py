@@ -100,6 +100,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path, case: str) -> None:
             torch.testing.assert_close(two["parameters"][name], parameter, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_what_is_joined_over_the_processes(tmp_path: Path) -> None:
     script = Path(__file__).with_name("gathered_rows.py")
     found = {}
@@ -123,7 +124,8 @@ def same_run(one: Path, two: Path) -> None:
     assert abs(results[0]["overall"] - results[1]["overall"]) < 20
 
 
-@pytest.mark.parametrize("preset", ["paper", pytest.param("released", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["paper", "released"])
 def test_torchrun_trains_the_run_of_one_process(cli, problem: Path, preset: str) -> None:
     assert cli(*toy_arguments(problem, "one", "--preset", preset)).exit_code == 0
     process = run(*TORCHRUN, 2, "--", "cli.py", *toy_arguments(problem, "two", "--preset", preset))
@@ -169,7 +171,7 @@ def test_several_seeds_on_several_processes(problem: Path) -> None:
     ("more", "message"),
     [
         (("--batch-size", 7), "cannot share a batch of 7 videos equally. Choose --batch-size"),
-        (("--run", "."), ". is not empty."),
+        pytest.param(("--run", "."), ". is not empty.", marks=pytest.mark.slow),
     ],
     ids=["batch", "folder"],
 )

@@ -473,7 +473,7 @@ def test_nothing_is_replaced_and_what_is_no_run_is_refused(cli, toy: Path, tmp_p
         ("infomax", (), ""),
         ("infomax", ("--input-coral", "target-to-source"), ""),
         ("infomax", ("--input-coral", "source-to-target"), "a checkpoint does not hold that map"),
-        ("abg", (), "made for the target's videos alone"),
+        pytest.param("abg", (), "made for the target's videos alone", marks=pytest.mark.slow),
         ("coral", (), "no layer called classifier"),
     ],
 )
@@ -525,6 +525,7 @@ def test_source_videos_are_seen_with_their_own_statistics(tmp_path: Path) -> Non
     assert apart < 0.2 * with_targets, (apart, with_targets)
 
 
+@pytest.mark.slow
 def test_middle_frames_of_the_listed_videos_are_shown(cli, road: Road, tmp_path: Path) -> None:
     target = road.root / DOMAINS[1]
     text, page, output = write(cli, tmp_path / "a.html", road.run, "--videos", target)

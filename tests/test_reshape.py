@@ -213,7 +213,7 @@ def found(folder: Path) -> dict[str, bytes]:
         return {video: store[video].tobytes() for video in store}
 
 
-@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("in_place", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_merge_that_is_killed_at_any_point_is_ended_by_the_same_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_shards: None, in_place: bool
 ) -> None:

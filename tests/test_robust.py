@@ -152,6 +152,7 @@ def test_a_run_is_not_resumed_with_other_videos(
         )
 
 
+@pytest.mark.slow
 def test_two_processes_in_one_run_folder(cli, problem: Path) -> None:
     process = start(problem, "run")
     while process.poll() is None and not epochs_logged(problem / "run"):

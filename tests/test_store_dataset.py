@@ -70,7 +70,7 @@ def _read_in_child(store: FeatureStore, queue: multiprocessing.Queue) -> None:
     queue.put({video: store[video].tobytes() for video in store})
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_store_goes_to_other_processes(folder: Path, method: str) -> None:
     expected = {video: x.tobytes() for video, x in by_h5py(folder).items()}
     context = multiprocessing.get_context(method)

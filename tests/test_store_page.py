@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
     return make_store(tmp_path / "features", "ucf101", videos, config)
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_code_of_the_page_runs_as_it_stands(tmp_path: Path, folder: Path, number: int) -> None:
     assert len(CODE) == 3
     (tmp_path / "page.py").write_text(CODE[number], encoding="utf-8")
@@ -58,6 +58,7 @@ def test_the_code_of_the_page_runs_as_it_stands(tmp_path: Path, folder: Path, nu
         assert not re.search("store|adapt|extract", CODE[1])
 
 
+@pytest.mark.slow
 def test_the_reader_of_the_page_reads_a_repacked_store(tmp_path: Path, folder: Path) -> None:
     """Its code, with a record of what it reads, after all videos have moved to other shards."""
     count = len(read_records(folder / "videos.csv"))

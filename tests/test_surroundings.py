@@ -67,6 +67,7 @@ def test_a_closed_stream_does_not_stop_the_work(tmp_path: Path, closed: str) -> 
     assert (tmp_path / "code").read_text() == "exit code 2\n"
 
 
+@pytest.mark.slow
 def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path, problem: Path) -> None:
     """What a library prints would otherwise go into a shard or a checkpoint."""
     code = """
@@ -154,6 +155,7 @@ def test_ranks_that_do_not_exist_are_wrong_usage(
     assert not (problem / "run").exists()
 
 
+@pytest.mark.slow
 def test_without_proc_all_works_but_what_pytorch_refuses(tmp_path: Path, problem: Path) -> None:
     """In a mount namespace in which an empty folder lies over /proc. PyTorch's indexing needs cpuinfo."""
     namespace = ["unshare", "--mount", "--map-root-user", "sh", "-c"]

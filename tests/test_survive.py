@@ -210,6 +210,7 @@ def test_a_stop_keeps_what_is_complete(root: Path, undisturbed, tmp_path: Path, 
     assert contents(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
 def test_two_in_one_folder(root: Path, undisturbed, tmp_path: Path) -> None:
     with start(root, tmp_path) as first:
         stop_in_a_shard(first, tmp_path)  # it holds its shard while the second one tries
@@ -227,6 +228,7 @@ def test_two_in_one_folder(root: Path, undisturbed, tmp_path: Path) -> None:
     assert contents(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_full_disk_says_so_and_a_rerun_completes(root: Path, undisturbed, tmp_path: Path) -> None:
     """In a file system of its own with room for some shards only."""
     script = (
@@ -254,6 +256,7 @@ def test_a_full_disk_says_so_and_a_rerun_completes(root: Path, undisturbed, tmp_
     assert contents(tmp_path / "features") == undisturbed
 
 
+@pytest.mark.slow
 def test_a_folder_that_refuses_says_so(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for features in (tmp_path / "file" / "below", Path("/proc/features")):
@@ -263,6 +266,7 @@ def test_a_folder_that_refuses_says_so(root: Path, tmp_path: Path) -> None:
         assert f"Cannot write {features}" in output and "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_torchrun_shares_the_work(root: Path, undisturbed, tmp_path: Path) -> None:
     ranks = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     process = subprocess.run(
@@ -274,7 +278,8 @@ def test_torchrun_shares_the_work(root: Path, undisturbed, tmp_path: Path) -> No
     assert contents(tmp_path) == undisturbed
 
 
-@pytest.mark.parametrize("ranks", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [3, 1])
 def test_where_locks_do_nothing(root: Path, undisturbed, tmp_path: Path, ranks: int) -> None:
     """Three ranks beside each other; and two processes that do all of the same work."""
     places = [("--rank", r, "--world", ranks) for r in range(ranks)] if ranks > 1 else [()] * 2
@@ -309,6 +314,7 @@ def test_a_rank_that_was_killed_is_repaired_by_running_again(
     assert contents(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
 def test_no_process_is_left_behind(root: Path, tmp_path: Path) -> None:
     with start(root, tmp_path) as process:
         wait_until_working(process, tmp_path)
@@ -320,6 +326,7 @@ def test_no_process_is_left_behind(root: Path, tmp_path: Path) -> None:
     assert not any(alive(int(child)) for child in children)
 
 
+@pytest.mark.slow
 def test_the_odd_files(clips: Path, tmp_path: Path, cli) -> None:
     """Eighty files from test suites of media libraries: each is stored or refused with a reason."""
     files = sorted(p for p in (clips / "odd").iterdir() if p.suffix not in (".csv", ".md"))

@@ -55,6 +55,7 @@ def test_halves_by_rank(tmp_path: Path, extract, cli) -> None:
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*")} == before
 
 
+@pytest.mark.slow
 def test_halves_by_what_each_has(tmp_path: Path, extract, cli) -> None:
     whole = plain(extract("whole"))
     paths = sorted((tmp_path / "videos").rglob("*.mp4"))

@@ -120,6 +120,7 @@ def test_the_tag_decides_the_pixels_and_stands_in_the_name_or_in_the_weights() -
         resolved(options("vit_base_patch16_224.mae", "dino"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not fused.is_available(), reason="no bfloat16 convolutions with oneDNN")
 def test_the_fused_form_where_torch_can_trace_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = Backbone(options("convnextv2_atto"))

@@ -276,7 +276,8 @@ def test_prediction_needs_no_companion() -> None:
     torch.testing.assert_close(model(target.features_BTD), alone)
 
 
-@pytest.mark.parametrize("preset", ["released", pytest.param("shared", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["released", "shared"])
 def test_stopped_resumed_and_evaluated(cli, problem, preset: str) -> None:
     more = ("--method", "transferattn", "--preset", preset, "--frames", 4, "--checkpoint-every", 1)
     assert cli(*toy_arguments(problem, "calm", *more)).exit_code == 0

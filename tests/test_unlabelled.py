@@ -69,7 +69,10 @@ SMALL = {
 
 @pytest.mark.parametrize(
     "method",
-    [pytest.param(m, marks=pytest.mark.slow) if m == "transferattn" else m for m in ADAPTING],
+    [
+        pytest.param(m, marks=pytest.mark.slow) if m in ("abg", "transferattn") else m
+        for m in ADAPTING
+    ],
 )
 def test_a_run_ends_with_predictions_and_no_accuracy(cli, bare: Path, method: str) -> None:
     reads = methods.find(method).reads
