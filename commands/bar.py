@@ -35,7 +35,7 @@ class Lines:
     def give_way(self) -> None:
         """Leave the bar where it is drawn: what is printed next begins on a line of its own."""
         if self._bar is not None:
-            click.echo(err=True)
+            say("", err=True)
 
     def show(self, done: int, total: int, detail: str, left: str) -> None:
         """Show that `done` of `total` are done, with a detail and the time left."""

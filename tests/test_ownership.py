@@ -115,10 +115,10 @@ def test_the_store_is_the_same_to_the_byte_without_the_files_that_kill(
 
 def test_a_process_that_dies_before_it_is_ready_is_replaced(healthy, expected, monkeypatch) -> None:
     monkeypatch.setattr("extract.decoder.serve", marked_worker.harmless)
+    # Three such starts in a row end a run, and here about every second one is such a start.
+    monkeypatch.setattr("extract.pool._MOST_FAILED_STARTS", 1000)
     broken: list[Broken] = []
     with DecoderPool(healthy, OPTIONS, workers=2) as pool:
-        # Three such starts in a row end the run; with every second one that is unlikely, not impossible.
-        pool._failed_starts = -100
         got = collect(pool, broken)
     assert not broken
     for video in expected:
