@@ -61,10 +61,9 @@ def evaluate_command(
                 f"--confusion is of one run, and {run} holds {len(folders)}. Name one."
             )
         refuse_standing(confusion, "--confusion")
-    progress = CountProgress("evaluate", len(folders), "runs")
     evaluator = Evaluator(pick_device(device), features, root)
     found = []
-    with progress:
+    with CountProgress("evaluate", len(folders), "runs") as progress:
         for number, folder in enumerate(folders, 1):
             repeated = evaluator.evaluate(RunFolder(folder))
             found.append(repeated)

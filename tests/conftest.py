@@ -83,6 +83,11 @@ def cli():
     return run
 
 
+def slow(*values: object) -> Any:
+    """A case of a parametrised test that `make slow` alone tries."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @contextmanager
 def edited_json(path: Path) -> Iterator[Any]:
     """What a JSON file holds; changes of it are written back."""

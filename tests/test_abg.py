@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import config_for, stopped_before, toy_arguments
+from conftest import config_for, slow, stopped_before, toy_arguments
 from test_robust import outcome
 from torch import Tensor, nn
 
@@ -267,7 +267,7 @@ def test_a_class_weighs_by_its_source_videos() -> None:
     assert networks.branch.class_weights.tolist() == [0.25, pytest.approx(0.2), 0.0]
 
 
-@pytest.mark.parametrize("preset", ["own", pytest.param("shared", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("preset", ["own", slow("shared")])
 def test_stopped_resumed_and_evaluated(cli, problem, preset: str) -> None:
     more = ("--method", "abg", "--preset", preset, "--checkpoint-every", 1)
     assert cli(*toy_arguments(problem, "calm", *more)).exit_code == 0

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import config_for, toy_arguments
+from conftest import config_for, slow, toy_arguments
 from test_pyramid import make_batch, make_branch, make_config
 from test_report import svg as picture_in
 from test_report import train, words, write
@@ -156,7 +156,7 @@ def test_many_videos_are_each_weighed_alone() -> None:
     assert not networks.training
 
 
-@pytest.mark.parametrize("method", ["ma2l-td", pytest.param("ta3n", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["ma2l-td", slow("ta3n")])
 def test_the_report_shows_what_the_run_kept(
     cli, problem: Path, tmp_path: Path, method: str
 ) -> None:

@@ -26,6 +26,7 @@ from conftest import (
     edited_json,
     make_problem,
     metrics,
+    slow,
     stopped_before,
     toy_arguments,
 )
@@ -169,9 +170,7 @@ def wait_until(true, seconds: float = 60.0) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
-@pytest.mark.parametrize(
-    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("number", [signal.SIGKILL, slow(signal.SIGINT)])
 def test_a_stopped_plan_goes_on_where_it_was(cli, problem: Path, number: signal.Signals) -> None:
     more = ("--methods", "source-only", "--seeds", "0,1", "--jobs", 1, "--checkpoint-every", 2)
     more = (*more, "--epochs", 40, "--set", "score_every=0")

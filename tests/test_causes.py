@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_store
+from conftest import make_store, slow
 from PIL import Image
 from test_extract import frames_by_pyav
 
@@ -145,11 +145,6 @@ def textbook(
         image = transforms.functional.normalize(image, mean, std)
         rows.append(model.compute(image[None].to(memory_format=torch.channels_last))[0].float())
     return torch.stack(rows).numpy()
-
-
-def slow(*values: object):
-    """The same kind as another case, tried by `make slow` alone."""
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 NONE, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

@@ -18,7 +18,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import CONFIG, REPOSITORY, make_store
+from conftest import CONFIG, REPOSITORY, make_store, slow
 
 from extract.check_sources import sources_in
 from store import compare as comparing
@@ -108,7 +108,7 @@ def test_a_sound_store_has_no_problem(folder: Path, cli) -> None:
         )
 
 
-@pytest.mark.parametrize("flips", [18, pytest.param(360, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("flips", [36, slow(360)])
 def test_every_flipped_byte_is_found(folder: Path, cli, flips: int) -> None:
     random = np.random.default_rng(0)
     files = sorted(folder.iterdir())

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import REPOSITORY, Road, edited_json
+from conftest import REPOSITORY, Road, edited_json, slow
 
 import adapt
 from adapt import export, methods
@@ -110,9 +110,7 @@ CASES = {
 SLOW = ("abg", "transferattn")
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in CASES]
-)
+@pytest.mark.parametrize("case", [slow(c) if c in SLOW else c for c in CASES])
 def test_every_method_with_any_number_of_frames_and_videos(cli, problem: Path, case: str) -> None:
     more = CASES[case]
     reads = methods.find(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import touch
+from conftest import slow, touch
 from PIL import Image
 from torchvision import transforms
 
@@ -509,11 +509,11 @@ def test_random_weights_are_seeded_and_useful() -> None:
 @pytest.mark.parametrize(
     ("name", "width", "sizes", "interpolation"),
     [
-        pytest.param("resnet50", 2048, (256, 224), "bilinear", marks=pytest.mark.slow),
-        pytest.param("resnet101", 2048, (256, 224), "bilinear", marks=pytest.mark.slow),
+        slow("resnet50", 2048, (256, 224), "bilinear"),
+        slow("resnet101", 2048, (256, 224), "bilinear"),
         ("mobilenet_v2", 1280, (256, 224), "bilinear"),
         ("convnext_tiny", 768, (236, 224), "bilinear"),
-        pytest.param("vit_b_16", 768, (256, 224), "bilinear", marks=pytest.mark.slow),
+        slow("vit_b_16", 768, (256, 224), "bilinear"),
         ("swin_t", 768, (232, 224), "bicubic"),
     ],
 )

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from conftest import slow
 from PIL import Image
 from test_extract import SMALL, error
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ def images(count: int = 4, side: int = 64) -> Tensor:
     [
         *("resnet18", "mobilenet_v3_small", "shufflenet_v2_x1_0"),
         *(
-            pytest.param(name, marks=pytest.mark.slow)
+            slow(name)
             for name in ("resnext50_32x4d", "mobilenet_v2", "densenet121", "regnet_y_400mf")
             + ("efficientnet_b0", "vgg11", "inception_v3", "googlenet")
         ),
@@ -151,11 +152,9 @@ def test_a_convolution_that_is_called_twice_is_left_alone() -> None:
     assert error(run(fused.fuse(model), images()), exact) < 0.02
 
 
-@pytest.mark.parametrize(
-    "name", ["mobilenet_v3_small", pytest.param("resnet18", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", slow("resnet18")])
 def test_a_fused_feature_is_the_same_wherever_its_frame_stands_in_a_batch(name: str) -> None:
-    frames = np.random.default_rng(0).integers(0, 256, (12, 224, 224, 3), np.uint8)
+    frames = np.random.default_rng(0).integers(0, 256, (24, 224, 224, 3), np.uint8)
     backbone = Backbone(dataclasses.replace(BFLOAT16, backbone=name))
     whole = backbone(frames)
     np.testing.assert_array_equal(backbone(frames[5:9]), whole[5:9])

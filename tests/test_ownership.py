@@ -9,6 +9,7 @@ from pathlib import Path
 import marked_worker
 import numpy as np
 import pytest
+from conftest import slow
 from test_pool import OPTIONS, collect
 
 from extract.config import ExtractConfig
@@ -61,7 +62,7 @@ def check(
 
 @pytest.mark.parametrize(
     ("workers", "take_turns"),
-    [(2, True), pytest.param(3, True, marks=pytest.mark.slow), (2, False)],
+    [(2, True), slow(3, True), (2, False)],
 )
 def test_videos_beside_processes_that_die(
     healthy, marked, expected, monkeypatch, workers: int, take_turns: bool

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, make_problem, metrics, toy_arguments
+from conftest import REPOSITORY, make_problem, metrics, slow, toy_arguments
 
 from adapt import checkpoint, methods
 from adapt.runs import RunFolder
@@ -77,7 +77,7 @@ def steps(path: Path, launcher: Sequence[object], given: dict[str, Any]) -> dict
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES],
+    [case if case in QUICK else slow(case) for case in CASES],
 )
 def test_two_processes_take_the_steps_of_one(tmp_path: Path, case: str) -> None:
     """Losses, gradients, parameters, statistics and random state, dropout on, in float64."""
@@ -171,7 +171,7 @@ def test_several_seeds_on_several_processes(problem: Path) -> None:
     ("more", "message"),
     [
         (("--batch-size", 7), "cannot share a batch of 7 videos equally. Choose --batch-size"),
-        pytest.param(("--run", "."), ". is not empty.", marks=pytest.mark.slow),
+        slow(("--run", "."), ". is not empty."),
     ],
     ids=["batch", "folder"],
 )

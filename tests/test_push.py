@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CONFIG, REPOSITORY, make_store
+from conftest import CONFIG, REPOSITORY, make_store, slow
 from remotes import change_index, contents, make_shards
 from test_pull import flip, problems, write_benchmark
 
@@ -71,7 +71,7 @@ def bucket(s3_server: Any, request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.slow)])
+@pytest.fixture(params=["disk", slow("s3")])
 def slow_place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """As `place`, for tests that take long on a server."""
     return _place(request, tmp_path)

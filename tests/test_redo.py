@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import slow
 from test_decoding import write
 from test_reshape import plain, statuses
 
@@ -155,9 +156,9 @@ class Killed(BaseException):
 @pytest.mark.parametrize(
     "moment",
     [
-        pytest.param("before the shard", marks=pytest.mark.slow),
+        slow("before the shard"),
         "before the index",
-        pytest.param("before the old ones go", marks=pytest.mark.slow),
+        slow("before the old ones go"),
     ],
 )
 def test_a_kill_at_any_moment_leaves_the_old_features_or_the_new(

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import Road, edited_json, make_problem, toy_arguments
+from conftest import Road, edited_json, make_problem, slow, toy_arguments
 from PIL import Image
 from scipy.stats import binomtest
 from test_unlabelled import label, take_labels_away
@@ -473,7 +473,7 @@ def test_nothing_is_replaced_and_what_is_no_run_is_refused(cli, toy: Path, tmp_p
         ("infomax", (), ""),
         ("infomax", ("--input-coral", "target-to-source"), ""),
         ("infomax", ("--input-coral", "source-to-target"), "a checkpoint does not hold that map"),
-        pytest.param("abg", (), "made for the target's videos alone", marks=pytest.mark.slow),
+        slow("abg", (), "made for the target's videos alone"),
         ("coral", (), "no layer called classifier"),
     ],
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import CONFIG, make_store
+from conftest import CONFIG, make_store, slow
 from test_check import matrix
 from test_concurrent import RUN, fill, partial
 
@@ -213,7 +213,7 @@ def found(folder: Path) -> dict[str, bytes]:
         return {video: store[video].tobytes() for video in store}
 
 
-@pytest.mark.parametrize("in_place", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("in_place", [False, slow(True)])
 def test_a_merge_that_is_killed_at_any_point_is_ended_by_the_same_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_shards: None, in_place: bool
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_problem, metrics, stopped_before, toy_arguments
+from conftest import make_problem, metrics, slow, stopped_before, toy_arguments
 from test_robust import outcome
 
 from adapt import checkpoint, selection
@@ -92,7 +92,7 @@ def test_each_rule_keeps_the_model_of_its_epoch(cli, tmp_path: Path) -> None:
     assert again.exit_code == 0 and "the same as the run recorded" in again.output
 
 
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
+@pytest.mark.parametrize("every", [slow(1), 2, 3])
 def test_a_run_that_goes_on_chooses_as_one_that_never_stopped(
     cli, tmp_path: Path, every: int
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIG, make_problem, make_store, toy_arguments
+from conftest import CONFIG, make_problem, make_store, slow, toy_arguments
 from test_unlabelled import done_of, take_labels_away
 
 import adapt
@@ -51,7 +51,7 @@ def lines(run: Path) -> list[dict]:
     return [{**json.loads(line), "seconds": 0} for line in text.splitlines()]
 
 
-@pytest.mark.parametrize("bank", ["device", pytest.param("mapped", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("bank", ["device", slow("mapped")])
 def test_it_is_the_run_on_one_domain_of_all_their_videos(cli, three: Path, bank: str) -> None:
     more = ("--bank", bank, "--score-every", 1)
     first = cli(*toy_arguments(three, "a", "--source", "left,top", *more))

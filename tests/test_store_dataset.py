@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import make_store
+from conftest import make_store, slow
 from test_check import matrix
 from test_reshape import store_of
 from torch.utils.data import DataLoader
@@ -70,7 +70,7 @@ def _read_in_child(store: FeatureStore, queue: multiprocessing.Queue) -> None:
     queue.put({video: store[video].tobytes() for video in store})
 
 
-@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["fork", slow("spawn")])
 def test_a_store_goes_to_other_processes(folder: Path, method: str) -> None:
     expected = {video: x.tobytes() for video, x in by_h5py(folder).items()}
     context = multiprocessing.get_context(method)

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import REPOSITORY, make_store
+from conftest import REPOSITORY, make_store, slow
 from test_check import matrix
 
 from extract.backbone import Backbone
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
     return make_store(tmp_path / "features", "ucf101", videos, config)
 
 
-@pytest.mark.parametrize("number", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [0, 1, slow(2)])
 def test_the_code_of_the_page_runs_as_it_stands(tmp_path: Path, folder: Path, number: int) -> None:
     assert len(CODE) == 3
     (tmp_path / "page.py").write_text(CODE[number], encoding="utf-8")

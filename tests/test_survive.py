@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, alive
+from conftest import REPOSITORY, alive, slow
 
 from extract.synthetic import ACTIONS, make_collection
 from store.check import CHECKS, verify
@@ -189,9 +189,7 @@ def test_a_kill_costs_no_finished_shard(root: Path, undisturbed, tmp_path: Path)
     assert contents(tmp_path) == undisturbed
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, slow(signal.SIGTERM)])
 def test_a_stop_keeps_what_is_complete(root: Path, undisturbed, tmp_path: Path, number) -> None:
     with start(root, tmp_path) as process:
         wait_for(tmp_path, "day/*/shard-00000.h5")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import slow
 from PIL import Image
 from test_extract import error, frames_by_pyav
 
@@ -60,8 +61,8 @@ def by_timm(name: str, state: dict[str, torch.Tensor], images: list[Image.Image]
     "name",
     [
         *SMALL,
-        pytest.param("vit_small_patch14_dinov2", marks=pytest.mark.slow),
-        pytest.param("vit_base_patch32_clip_224", marks=pytest.mark.slow),
+        slow("vit_small_patch14_dinov2"),
+        slow("vit_base_patch32_clip_224"),
     ],
 )
 def test_features_are_those_of_timm(name: str) -> None:

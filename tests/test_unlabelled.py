@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import config_for, edited_json, make_problem, make_store, toy_arguments
+from conftest import config_for, edited_json, make_problem, make_store, slow, toy_arguments
 from test_study import ablate_arguments
 
 import adapt
@@ -69,10 +69,7 @@ SMALL = {
 
 @pytest.mark.parametrize(
     "method",
-    [
-        pytest.param(m, marks=pytest.mark.slow) if m in ("abg", "transferattn") else m
-        for m in ADAPTING
-    ],
+    [slow(m) if m in ("abg", "transferattn") else m for m in ADAPTING],
 )
 def test_a_run_ends_with_predictions_and_no_accuracy(cli, bare: Path, method: str) -> None:
     reads = methods.find(method).reads
