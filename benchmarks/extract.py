@@ -141,10 +141,10 @@ def _memory() -> None:
             click.echo(f"\nPeak memory, {frames:,} frames: {result.stdout.strip()}")
 
 
-# VmHWM, because ru_maxrss also counts what the process that started this one held.
 _PEAK = """
 import sys, tempfile
 from pathlib import Path
+from benchmarks.memory import peak_memory
 from extract.config import ExtractConfig
 from extract.run import extract
 
@@ -152,8 +152,7 @@ peaks = {}
 def look(progress):
     own = Path("/proc/self/task").glob("*/children")
     for process in ["self", *" ".join(path.read_text() for path in own).split()]:
-        status = Path(f"/proc/{process}/status").read_text()
-        peaks[process] = next(l for l in status.splitlines() if l.startswith("VmHWM")).split()[1]
+        peaks[process] = peak_memory(process)
 
 if __name__ == "__main__":
     options = ExtractConfig(backbone="mobilenet_v3_small", weights="random:0", workers=1)
@@ -161,7 +160,7 @@ if __name__ == "__main__":
         report = extract(dataset="x", videos={"video": None}, features=Path(folder),
                          video_roots=[Path(sys.argv[1])], options=options, on_progress=look)
     assert report.new_videos == 1
-    print(", ".join(f"{int(peak) / 1024:,.0f} MB" for peak in peaks.values()))
+    print(", ".join(f"{peak / 1024**2:,.0f} MB" for peak in peaks.values()))
 """
 
 

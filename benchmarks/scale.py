@@ -35,12 +35,12 @@ LIMIT = 8 * GB
 CODE = """
 import sys
 import adapt.data, adapt.loop, cli
+from benchmarks.memory import peak_memory
 steps, whole = int(sys.argv.pop(1)), adapt.data.steps_of
 if steps:
     adapt.data.steps_of = adapt.loop.steps_of = lambda *given: min(steps, whole(*given))
 cli.main(sys.argv[1:], standalone_mode=False)
-held = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
-print("peak", held[0].split()[1])
+print("peak", peak_memory())
 """
 
 
@@ -106,7 +106,7 @@ def peak_memory(features: Path, run: Path, options: list[str], steps: int = 0) -
     peak = re.search(r"^peak (\d+)$", result.stdout, re.MULTILINE)
     if result.returncode or peak is None:
         raise RuntimeError(result.stderr[-2000:])
-    return int(peak[1]) * 1024
+    return int(peak[1])
 
 
 @click.command()
